@@ -1,0 +1,5 @@
+"""Packaging entry point; every setting stands in setup.cfg."""
+
+from setuptools import setup
+
+setup()

@@ -1,0 +1,38 @@
+"""KeepFIT V2 for open_clip: vision-language pretraining for retinal images (arXiv 2501.15798).
+
+Importing this package makes every KeepFIT config known to open_clip:
+
+    import open_clip, keepfit_clip
+    model, preprocess_train, preprocess = open_clip.create_model_and_transforms("keepfit-v2-lite")
+"""
+
+from importlib import import_module
+
+from keepfit_clip.registry import list_keepfit_models, register
+
+__version__ = "0.1.0"
+
+# Name -> module. Loaded on first use, so that the import stays light.
+_LAZY = {
+    "HybridLoss": "keepfit_clip.loss",
+    "KeepFIT": "keepfit_clip.model",
+    "KeepFITError": "keepfit_clip.errors",
+    "Knowledge": "keepfit_clip.knowledge",
+    "ZeroShotClassifier": "keepfit_clip.zero_shot",
+    "load_model": "keepfit_clip.loading",
+}
+
+__all__ = ["__version__", "list_keepfit_models", "register", *sorted(_LAZY)]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__
+
+
+register()

@@ -1,0 +1,101 @@
+"""Every exception the library raises on purpose.
+
+    KeepFITError
+    ├── ConfigError           a model config or an option cannot be used
+    ├── MissingWeightsError   a tower's weights or tokenizer are out of reach (no extra, no hub, wrong file)
+    ├── CheckpointError       a checkpoint or run folder cannot be read, or is of another architecture
+    ├── TableError            a table, or one row of it, cannot be read
+    ├── ImageError            one image cannot be read
+    ├── ShardError            a shard folder or a tar cannot be read or written
+    ├── KnowledgeError        the knowledge file is not valid
+    ├── CategoryError         no category, or none that matches
+    ├── TextTooLongError      a text does not fit into the model's context
+    ├── CorpusError           a text corpus cannot be used for textual pretraining
+    └── NonFiniteLossError    a loss term became NaN or infinite
+
+Errors about single images and rows carry `reason`, a sentence without any name out of the input: only `reason` may
+enter a manifest or a report. The full message, which may name the user's own file, is for the terminal.
+"""
+
+__all__ = [
+    "CategoryError",
+    "CheckpointError",
+    "ConfigError",
+    "CorpusError",
+    "ImageError",
+    "KeepFITError",
+    "KnowledgeError",
+    "MissingWeightsError",
+    "NonFiniteLossError",
+    "ShardError",
+    "TableError",
+    "TextTooLongError",
+]
+
+
+class KeepFITError(Exception):
+    """Base class: one sentence that says what is wrong, where, and what to do."""
+
+
+class ConfigError(KeepFITError, ValueError):
+    """A model config or an option cannot be used."""
+
+
+class MissingWeightsError(KeepFITError, OSError):
+    """Weights or a tokenizer are out of reach: an extra is missing, the hub is unreachable, a file is not the known one."""
+
+
+class CheckpointError(KeepFITError):
+    """A checkpoint or run folder cannot be read, or holds another architecture."""
+
+
+class TableError(KeepFITError):
+    """A table or one of its rows cannot be read.
+
+    Args:
+        message: the whole sentence, for the person at the terminal.
+        row: 1-based number of the data row (the header is not counted), or None for the table as a whole.
+        reason: the same without names out of the input; defaults to the message.
+    """
+
+    def __init__(self, message: str, row: int | None = None, reason: str | None = None):
+        super().__init__(message)
+        self.row = row
+        self.reason = reason or message
+
+
+class ImageError(KeepFITError):
+    """One image cannot be read.
+
+    Args:
+        name: the user's own name of the image (path), for the terminal.
+        reason: what is wrong, free of names.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
+
+
+class ShardError(KeepFITError):
+    """A shard folder or a tar cannot be read or written."""
+
+
+class KnowledgeError(KeepFITError):
+    """The knowledge file is not valid."""
+
+
+class CategoryError(KeepFITError):
+    """No category was given, or none of the given ones matches."""
+
+
+class TextTooLongError(KeepFITError):
+    """A text does not fit into the model's context."""
+
+
+class CorpusError(KeepFITError):
+    """A text corpus cannot be used for textual pretraining."""
+
+
+class NonFiniteLossError(KeepFITError):
+    """A loss term became NaN or infinite."""

@@ -1,0 +1,170 @@
+"""The image tower: any timm backbone, giving one projected global feature and the token map for the decoder."""
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models import group_parameters
+from timm.utils import freeze
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from keepfit_clip.config import VisionConfig
+from keepfit_clip.errors import ConfigError, MissingWeightsError
+from keepfit_clip.registry import default_preprocess
+from keepfit_clip.weights import PYPI_PREFIX, resolve_source, unreachable
+
+__all__ = ["ImageTower"]
+
+
+class ImageTower(nn.Module):
+    """A timm backbone, a linear projection to the joint space and the map of image tokens.
+
+    Args:
+        config: what backbone, at what size.
+        embed_dim: width of the joint space.
+        preprocess: the tower's own preprocessing values (mean, std, resize_mode, ...), each of which stands until a
+            user asks for another one.
+
+    Raises:
+        ConfigError: timm does not know the backbone, or it gives neither a feature map nor tokens.
+        MissingWeightsError: pretrained weights were asked for and are out of reach.
+    """
+
+    def __init__(self, config: VisionConfig, embed_dim: int, preprocess: dict | None = None):
+        super().__init__()
+        self._own_preprocess = dict(preprocess or {})
+        self.preprocess_cfg = {"size": config.image_size}
+        self.normalize_trunk = config.normalize_trunk
+        self.trunk = _create_trunk(config)
+        self.image_size = config.image_size
+        self.set_input_size(config.image_size)
+        self.token_dim: int = self.trunk.num_features
+        self.proj = nn.Linear(self.token_dim, embed_dim, bias=False)
+        nn.init.normal_(self.proj.weight, std=self.token_dim**-0.5)
+        self.register_load_state_dict_pre_hook(_resample_position_embedding)
+
+    @property
+    def preprocess_cfg(self) -> dict:
+        """The values of open_clip's `PreprocessCfg` in force."""
+        return self._preprocess_cfg
+
+    @preprocess_cfg.setter
+    def preprocess_cfg(self, values: dict) -> None:
+        # create_model fills what nobody chose with OpenAI's defaults: there the tower's own value stands.
+        default = default_preprocess()
+        chosen = {k: v for k, v in values.items() if k == "size" or _plain(v) != _plain(default.get(k))}
+        self._preprocess_cfg = {**default, **self._own_preprocess, **chosen}
+        self.image_mean, self.image_std = self._preprocess_cfg["mean"], self._preprocess_cfg["std"]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Global features (B, D), not normalised, of images (B, 3, H, W)."""
+        return self.encode(image)[0]
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Global features and image tokens.
+
+        Args:
+            image: (B, 3, H, W), normalised with this tower's mean and std.
+
+        Returns:
+            Projected global features (B, D), not normalised, and tokens (B, N, C) of the backbone's last map.
+        """
+        feature_map = self.trunk.forward_features(image)
+        pooled = self.trunk.forward_head(feature_map, pre_logits=True)  # (B, C)
+        if self.normalize_trunk:
+            pooled = F.normalize(pooled, dim=-1)
+        return self.proj(pooled), self._tokens(feature_map)
+
+    def _tokens(self, feature_map: Tensor) -> Tensor:
+        if feature_map.ndim == 3:  # (B, prefix + N, C): class and register tokens are no place in the image
+            return feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
+        if feature_map.ndim != 4:
+            raise ConfigError(f"{type(self.trunk).__name__} gives neither a feature map nor tokens")
+        if feature_map.shape[1] == self.token_dim:  # (B, C, H, W)
+            return feature_map.flatten(2).transpose(1, 2)
+        return feature_map.flatten(1, 2)  # (B, H, W, C)
+
+    def set_input_size(self, image_size: int | tuple[int, int]) -> None:
+        """Makes the backbone take images of `image_size` pixels (ViTs resample their position embedding)."""
+        self.image_size = image_size
+        if hasattr(self.trunk, "set_input_size"):
+            self.trunk.set_input_size(img_size=image_size)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the backbone's activations in the backward pass."""
+        self.trunk.set_grad_checkpointing(enable)
+
+    def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freezes the backbone (LiT, arXiv 2111.07991); the projection goes on learning.
+
+        Args:
+            unlocked_groups: leave this many of timm's last layer groups free.
+            freeze_bn_stats: freeze the running statistics of frozen BatchNorms too.
+        """
+        groups = group_parameters(self.trunk, self.trunk.group_matcher())
+        last_locked = max(groups) - unlocked_groups
+        frozen = {name for group, names in groups.items() if group <= last_locked for name in names}
+        for name, parameter in self.trunk.named_parameters():
+            if name in frozen:
+                parameter.requires_grad = False
+        if freeze_bn_stats:
+            modules = {name.rpartition(".")[0] for name in frozen}
+            batch_norms = [n for n, m in self.trunk.named_modules() if n in modules and _is_batch_norm(m)]
+            if batch_norms:
+                freeze(self.trunk, batch_norms, include_bn_running_stats=True)
+
+
+def _plain(value):
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _create_trunk(config: VisionConfig) -> nn.Module:
+    """The backbone without a classifier, with pretrained weights where the config asks for them."""
+    options = {"num_classes": 0}
+    if config.timm_pool:
+        options["global_pool"] = config.timm_pool
+    if config.patch_dropout:
+        options["patch_drop_rate"] = config.patch_dropout
+    from_wheel = config.pretrained_weights.startswith(PYPI_PREFIX)
+    from_hub = config.timm_model_pretrained and not from_wheel
+    try:
+        trunk = timm.create_model(config.timm_model_name, pretrained=from_hub, **options)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"timm cannot build {config.timm_model_name!r}: {error}") from error
+    except OSError as error:
+        raise unreachable(config.timm_model_name, error) from error
+    if config.timm_model_pretrained and from_wheel:
+        _load_in_order(trunk, resolve_source(config.pretrained_weights))
+    return trunk
+
+
+def _load_in_order(trunk: nn.Module, path: str) -> None:
+    """Loads a checkpoint of the same tensors in the same order under other names, its classifier left out.
+
+    Raises:
+        MissingWeightsError: a tensor's shape is not the one that stands at its place.
+    """
+    source = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    own = trunk.state_dict()
+    source = source[: len(own)]  # the classifier comes last
+    shapes = [tuple(t.shape) for t in source]
+    if shapes != [tuple(t.shape) for t in own.values()]:
+        raise MissingWeightsError(f"{path} does not hold the tensors of {type(trunk).__name__}")
+    trunk.load_state_dict(dict(zip(own, source, strict=True)))
+
+
+def _resample_position_embedding(tower: ImageTower, state_dict: dict, prefix: str, *_) -> None:
+    """Lets a ViT checkpoint of one image size load into a tower of another (open_clip's force_image_size)."""
+    key = f"{prefix}trunk.pos_embed"
+    own = getattr(tower.trunk, "pos_embed", None)
+    stored = state_dict.get(key)
+    if own is None or stored is None or stored.ndim != 3 or stored.shape[1] == own.shape[1]:
+        return
+    prefix_tokens = 0 if getattr(tower.trunk, "no_embed_class", False) else tower.trunk.num_prefix_tokens
+    state_dict[key] = resample_abs_pos_embed(
+        stored, new_size=list(tower.trunk.patch_embed.grid_size), num_prefix_tokens=prefix_tokens
+    )

@@ -1,0 +1,88 @@
+"""What the tests share: one thread, no network, pictures, shards, a tiny model and a tiny finished run."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import open_clip
+import pytest
+import torch
+
+import keepfit_clip  # noqa: F401 - registers the models
+from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.export import export_model
+from keepfit_clip.training.main import main as train
+from tests.pictures import write_elite, write_public
+
+torch.set_num_threads(1)
+
+MODEL = "keepfit-v2-test"
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder with public.csv and elite.csv and their pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_public(folder, 24)
+    write_elite(folder, 16)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(pictures, tmp_path_factory):
+    """Folders of shards: public and elite."""
+    folder = tmp_path_factory.mktemp("shards")
+    for kind in ("public", "elite"):
+        options = ShardOptions(kind=kind, modality="CFP", samples_per_shard=10)
+        build_shards(pictures / f"{kind}.csv", pictures, folder / kind, options)
+    return folder
+
+
+@pytest.fixture
+def model():
+    """A fresh tiny model in eval mode."""
+    torch.manual_seed(0)
+    return open_clip.create_model(MODEL).eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return open_clip.get_tokenizer(MODEL)
+
+
+def train_flags(shards, logs, name, **more):
+    """Flags of a short run on the tiny model."""
+    flags = {
+        "model": MODEL,
+        "public-data": shards / "public",
+        "elite-data": shards / "elite",
+        "logs": logs,
+        "name": name,
+        "batch-size": 8,
+        "train-num-samples": 32,
+        "epochs": 2,
+        "workers": 0,
+        "lr": 1e-3,
+        "warmup": 1,
+        "log-every-n-steps": 1,
+        **{key.replace("_", "-"): value for key, value in more.items()},
+    }
+    return [str(part) for key, value in flags.items() for part in ([f"--{key}"] if value is True else [f"--{key}", value])]
+
+
+@pytest.fixture(scope="session")
+def run(shards, tmp_path_factory):
+    """A finished run folder of two short epochs."""
+    logs = tmp_path_factory.mktemp("runs")
+    train(train_flags(shards, logs, "run", val_data=f"{shards / 'public'}::{shards / 'elite'}"))
+    return logs / "run"
+
+
+@pytest.fixture(scope="session")
+def exported(run, tmp_path_factory):
+    """The run as a model folder."""
+    out = tmp_path_factory.mktemp("export") / "model"
+    export_model(run, out)
+    return out
