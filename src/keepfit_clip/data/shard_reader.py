@@ -1,0 +1,144 @@
+"""Reading shards back: which tars a name stands for, and the samples in them.
+
+Only images, `.json` and `.txt` members are read; anything else in a tar is passed over before it could be decoded.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import braceexpand
+import webdataset as wds
+from PIL import Image
+
+from keepfit_clip.data.images import open_image
+from keepfit_clip.errors import ShardError
+
+__all__ = ["ShardSample", "count_samples", "list_shards", "read_shards"]
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_MEMBERS = (*_IMAGES, "json", "txt")
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """One sample of a shard.
+
+    Args:
+        key: its content hash.
+        image_bytes: the encoded image.
+        description: the sample's JSON, see `keepfit_clip.data.shards`.
+    """
+
+    key: str
+    image_bytes: bytes
+    description: dict
+
+    def image(self) -> Image.Image:
+        """The decoded image.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        return open_image(self.image_bytes, name=f"sample {self.key}")
+
+
+def list_shards(spec: str | Path) -> list[str]:
+    """The tars that a specification stands for, sorted within each part.
+
+    Args:
+        spec: a folder of shards, a tar, a brace pattern such as `DIR/{000000..000010}.tar`, or several of these
+            joined by `::`.
+
+    Raises:
+        ShardError: nothing there, or a tar is missing.
+    """
+    shards = []
+    for part in str(spec).split("::"):
+        if os.path.isdir(part):
+            found = sorted(str(path) for path in Path(part).glob("*.tar"))
+            if not found:
+                raise ShardError(f"{part} holds no shards (*.tar): build them with `keepfit-clip shards build`")
+        else:
+            found = list(braceexpand.braceexpand(part))
+        shards += found
+    missing = [shard for shard in shards if not os.path.isfile(shard)]
+    if missing:
+        raise ShardError(f"{missing[0]}: no such shard or shard folder")
+    return shards
+
+
+def count_samples(shards: Iterable[str]) -> int:
+    """Number of samples in shards, from the `sizes.json` beside each.
+
+    Raises:
+        ShardError: no `sizes.json`, or it does not know a shard.
+    """
+    total = 0
+    for shard in shards:
+        sizes = Path(shard).with_name("sizes.json")
+        try:
+            total += int(json.loads(sizes.read_text(encoding="utf-8"))[os.path.basename(shard)])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ShardError(
+                f"{sizes} does not tell how many samples {os.path.basename(shard)} has: "
+                "build the shards with `keepfit-clip shards build`, or give --train-num-samples"
+            ) from error
+    return total
+
+
+def read_shards(shards: Iterable[str], on_error: Callable[[Exception], None] | None = None) -> Iterator[ShardSample]:
+    """Reads shards once, in order.
+
+    Args:
+        shards: paths of tars.
+        on_error: called for each shard or sample that cannot be read, which is then left out; without it the first
+            one raises.
+
+    Raises:
+        ShardError: a shard or sample cannot be read (see `on_error`).
+    """
+
+    def handler(error: Exception) -> bool:
+        problem = error if isinstance(error, ShardError) else ShardError(_explain(error))
+        if on_error is None:
+            raise problem from error
+        on_error(problem)
+        return True
+
+    urls = ({"url": shard} for shard in shards)
+    files = wds.tariterators.tar_file_expander(
+        wds.tariterators.url_opener(urls, handler=handler), handler=handler, select_files=_is_member
+    )
+    for sample in wds.tariterators.group_by_keys(files, handler=handler):
+        try:
+            yield _parse(sample)
+        except ShardError as error:
+            handler(error)
+
+
+def _is_member(name: str) -> bool:
+    return os.path.basename(name).partition(".")[2].lower() in _MEMBERS
+
+
+def _explain(error: Exception) -> str:
+    shard = next((str(a) for a in error.args[::-1] if str(a).endswith(".tar")), "a shard")
+    return f"{shard}: the tar is cut off or damaged ({type(error).__name__}: {error.args[0] if error.args else ''})"
+
+
+def _parse(sample: dict) -> ShardSample:
+    key = sample["__key__"]
+    where = f"{sample.get('__url__', 'shard')}, sample {key}"
+    suffix = next((name for name in _IMAGES if name in sample), None)
+    if suffix is None or "json" not in sample:
+        raise ShardError(f"{where}: has no image or no .json")
+    try:
+        description = json.loads(sample["json"])
+        complete = description["kind"] in ("public", "elite") and isinstance(description["categories"], list)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{where}: its .json is not a description of a sample ({error})") from error
+    if not complete:
+        raise ShardError(f"{where}: its .json is not a description of a sample")
+    return ShardSample(key, sample[suffix], description)
