@@ -1,0 +1,110 @@
+"""From a training run or one of its checkpoints to a model folder that open_clip loads, offline, tokenizer included."""
+
+import re
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from keepfit_clip.errors import CheckpointError
+from keepfit_clip.files import new_folder
+from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config, write_model_folder
+
+__all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint"]
+
+RUN_MODEL = "model"  # the model folder inside a run folder
+RUN_CHECKPOINTS = "checkpoints"
+
+
+def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
+    """Writes the weights of a run as a model folder.
+
+    Args:
+        run_or_checkpoint: a run folder (its latest checkpoint is taken) or one checkpoint in it.
+        out: folder to make; it must not hold anything yet.
+
+    Returns:
+        The checkpoint that was exported.
+
+    Raises:
+        CheckpointError: no checkpoint, not one of ours, of another architecture, or `out` holds something.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} holds something already: choose a new folder for the export")
+    checkpoint = find_checkpoint(run_or_checkpoint)
+    source = checkpoint.parent.parent / RUN_MODEL
+    config = read_model_config(source)
+    model_cfg = _portable(config["model_cfg"])
+    name = f"local-dir:{source}"
+    model = open_clip.create_model(name, load_weights=False, pretrained_text=False, pretrained_image=False)
+    state = load_training_checkpoint(checkpoint)
+    check_state_dict(model, state, checkpoint)
+    with new_folder(out) as folder:
+        write_model_folder(folder, model_cfg, config["preprocess_cfg"], open_clip.get_tokenizer(name))
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS_NAME)
+    return checkpoint
+
+
+def find_checkpoint(run_or_checkpoint: str | Path) -> Path:
+    """The checkpoint itself, or the latest one of a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(run_or_checkpoint)
+    if path.is_file():
+        return path.resolve()
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such run folder or checkpoint")
+    folder = path / RUN_CHECKPOINTS
+    latest = folder / "epoch_latest.pt"
+    if latest.is_file():
+        return latest.resolve()
+    numbered = {int(m[1]): p for p in folder.glob("epoch_*.pt") if (m := re.fullmatch(r"epoch_(\d+)\.pt", p.name))}
+    if not numbered:
+        raise CheckpointError(f"{path} holds no checkpoint ({RUN_CHECKPOINTS}/epoch_N.pt): has the training saved one?")
+    return numbered[max(numbered)].resolve()
+
+
+def load_training_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The model's state dict out of a checkpoint of open_clip's loop, on the CPU, without DDP's prefix.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state:
+        raise CheckpointError(f"{path}: holds no state_dict, so it is no checkpoint of a training run")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def check_state_dict(model: nn.Module, state: dict[str, Tensor], name: str | Path) -> None:
+    """Raises CheckpointError, with what differs, unless the state dict fits the model exactly."""
+    own = model.state_dict()
+    problems = [f"lacks {key}" for key in own if key not in state]
+    problems += [f"has the unknown {key}" for key in state if key not in own]
+    problems += [
+        f"has {key} as {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{name} is of another architecture: it {'; it '.join(problems[:3])}{more}")
+
+
+def _portable(model_cfg: dict) -> dict:
+    """The config without paths of this machine: the weights stand in the folder, so no source is needed."""
+    text_cfg = dict(model_cfg["text_cfg"])
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        name = text_cfg.get(key, "")
+        if name and Path(name).is_absolute():
+            text_cfg[key] = Path(name).name
+    return {**model_cfg, "text_cfg": text_cfg}

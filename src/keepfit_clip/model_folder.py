@@ -1,0 +1,51 @@
+"""The folder that `open_clip.create_model('local-dir:DIR')` loads: config, tokenizer and, in an export, weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from keepfit_clip.errors import CheckpointError, ConfigError
+from keepfit_clip.files import write_json
+from keepfit_clip.registry import is_keepfit_config
+
+__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read_model_config", "write_model_folder"]
+
+CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAME = "open_clip_model.safetensors"
+
+
+def read_model_config(folder: str | Path) -> dict[str, Any]:
+    """The config of a model folder: `model_cfg` and `preprocess_cfg`.
+
+    Raises:
+        CheckpointError: there is no such folder or no config in it.
+        ConfigError: the config is not JSON, or not one of a KeepFIT model.
+    """
+    path = Path(folder) / CONFIG_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no model folder (no {CONFIG_NAME}): make one with `keepfit-clip export`")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict) or not is_keepfit_config(config.get("model_cfg")):
+        raise ConfigError(f"{path}: not the config of a KeepFIT model (no model_cfg with keepfit_cfg)")
+    return config
+
+
+def write_model_folder(folder: Path, model_cfg: dict, preprocess_cfg: dict, tokenizer, text_tower: Path | None = None):
+    """Writes config and tokenizer into an existing folder.
+
+    Args:
+        folder: where to.
+        model_cfg: an open_clip model config.
+        preprocess_cfg: open_clip preprocessing values in force.
+        tokenizer: from `open_clip.get_tokenizer`; the BPE one needs no files.
+        text_tower: a Hugging Face folder to copy in and to name as the source of the text tower's weights.
+    """
+    if text_tower is not None:
+        shutil.copytree(text_tower, folder / "text_tower", ignore=shutil.ignore_patterns("*.bin", "*.pt", "checkpoint-*"))
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(str(folder))
+    write_json(folder / CONFIG_NAME, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})

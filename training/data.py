@@ -1,0 +1,117 @@
+"""What open_clip_train's loop reads: the mixed training stream and the held-out shards."""
+
+import argparse
+import math
+from collections.abc import Iterator
+
+from open_clip_train.data import DataInfo, SharedEpoch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from keepfit_clip.data.shard_reader import count_samples, list_shards
+from keepfit_clip.data.stream import MixedStream, StreamOptions
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.preprocess import letterbox
+from keepfit_clip.tokenization import Tokenizer
+from keepfit_clip.training.validation import ValidationData
+
+__all__ = ["build_data", "samples_per_epoch"]
+
+
+class EpochLoader:
+    """A DataLoader with the two figures open_clip's loop reads and a progress bar on a terminal.
+
+    Args:
+        loader: of the mixed stream.
+        num_batches: batches that this process sees in an epoch.
+        num_samples: samples that all processes see in an epoch.
+        show: whether this process shows progress.
+    """
+
+    def __init__(self, loader: DataLoader, num_batches: int, num_samples: int, show: bool):
+        self.loader = loader
+        self.num_batches = num_batches
+        self.num_samples = num_samples
+        self.show = show
+
+    def __iter__(self) -> Iterator[tuple]:
+        # disable=None: a bar on a terminal only, so that logs stay plain lines.
+        yield from tqdm(self.loader, total=self.num_batches, unit="batch", disable=None if self.show else True)
+
+
+def samples_per_epoch(args: argparse.Namespace) -> int:
+    """Samples in an epoch: --train-num-samples, or as many as all shards hold."""
+    if args.train_num_samples:
+        return args.train_num_samples
+    return sum(count_samples(list_shards(spec)) for spec in (args.public_data, args.elite_data) if spec)
+
+
+def build_data(
+    args: argparse.Namespace, upstream: argparse.Namespace, config: dict, open_clip_tokenizer, epoch: int
+) -> dict[str, DataInfo]:
+    """The `data` of open_clip's main: `train` and, with --val-data, `val`.
+
+    Args:
+        args: our flags.
+        upstream: open_clip's, with rank, world size and workers.
+        config: of the run's model folder.
+        open_clip_tokenizer: of the model.
+        epoch: the first one.
+
+    Raises:
+        ConfigError, ShardError: the flags or shards cannot be used.
+    """
+    text_cfg, preprocess_cfg = config["model_cfg"]["text_cfg"], config["preprocess_cfg"]
+    tokenizer = Tokenizer(
+        open_clip_tokenizer, text_cfg["context_length"], text_cfg.get("pad_id", 0), text_cfg.get("eos_id", 102)
+    )
+    knowledge = Knowledge.load(args.knowledge)
+    data = {}
+    if args.public_data or args.elite_data:
+        data["train"] = _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch)
+    if args.val_data:
+        validation = ValidationData(
+            list_shards(args.val_data), upstream.batch_size, letterbox(preprocess_cfg), tokenizer, knowledge, preprocess_cfg
+        )
+        data["val"] = DataInfo(dataloader=validation)
+    return data
+
+
+def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) -> DataInfo:
+    public = list_shards(args.public_data) if args.public_data else []
+    elite = list_shards(args.elite_data) if args.elite_data else []
+    workers = max(1, upstream.workers)
+    global_batch = upstream.batch_size * upstream.world_size
+    batches_per_worker = math.ceil(math.ceil(samples_per_epoch(args) / global_batch) / workers)
+    num_batches = batches_per_worker * workers
+    if num_batches < upstream.accum_freq:
+        raise ConfigError(
+            f"an epoch has {num_batches} batches, fewer than --accum-freq {upstream.accum_freq}: raise "
+            "--train-num-samples"
+        )
+    shared_epoch = SharedEpoch(epoch)
+    stream = MixedStream(
+        public,
+        elite,
+        StreamOptions(
+            batch_size=upstream.batch_size,
+            elite_fraction=args.elite_fraction,
+            seed=args.seed,
+            rank=upstream.rank,
+            world_size=upstream.world_size,
+            augment=not args.no_augment,
+        ),
+        batches_per_worker,
+        shared_epoch.get_value,
+        letterbox(preprocess_cfg),
+        tokenizer,
+        knowledge,
+        preprocess_cfg["mean"],
+        preprocess_cfg["std"],
+    )
+    loader = DataLoader(
+        stream, batch_size=None, num_workers=upstream.workers, persistent_workers=upstream.workers > 0
+    )
+    epoch_loader = EpochLoader(loader, num_batches, num_batches * global_batch, show=upstream.rank == 0)
+    return DataInfo(dataloader=epoch_loader, shared_epoch=shared_epoch)

@@ -1,0 +1,127 @@
+"""The flags of stage 2: ours first, everything else goes to open_clip_train."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from datetime import datetime
+
+import torch
+
+from keepfit_clip.errors import ConfigError
+
+__all__ = ["UNSUPPORTED", "keepfit_parser", "upstream_argv"]
+
+# Flags of open_clip_train whose objective or model is another one.
+UNSUPPORTED = {
+    "--distill-model": "the objective has no distillation",
+    "--distill-pretrained": "the objective has no distillation",
+    "--siglip": "the objective is soft-CLIP, not the sigmoid loss",
+    "--horovod": "features are gathered with torch.distributed; start with torchrun",
+    "--trace": "a traced model cannot be trained",
+    "--torchscript": "the caption decoder cannot be scripted",
+    "--force-quick-gelu": "KeepFIT towers have no QuickGELU",
+    "--force-custom-text": "KeepFIT models always have a text tower of their own",
+    "--use-bnb-linear": "int8 layers are not supported",
+    "--train-data": "give --public-data and --elite-data",
+    "--train-data-upsampling-factors": "use --elite-fraction",
+    "--dataset-type": "training reads shards of `keepfit-clip shards build`",
+    "--imagenet-val": "evaluation is zero-shot over --val-data",
+    "--imagenet-v2": "evaluation is zero-shot over --val-data",
+}
+
+
+def keepfit_parser() -> argparse.ArgumentParser:
+    """The parser of our own flags and of those of open_clip_train that get another default here."""
+    parser = argparse.ArgumentParser(
+        prog="keepfit-clip train",
+        description="Hybrid pretraining (stage 2) of KeepFIT V2 by open_clip's training loop.",
+        epilog="All other flags are open_clip_train's own: --workers, --accum-freq, --grad-checkpointing, --resume, "
+        "--save-most-recent, --report-to, --lock-image, --lock-text, --use-bn-sync, ...",
+        allow_abbrev=False,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--public-data", metavar="SHARDS", help="shards of public samples: a folder, a brace pattern, "
+                      "or several joined by '::'")
+    data.add_argument("--elite-data", metavar="SHARDS", help="the same, of elite samples")
+    data.add_argument("--val-data", metavar="SHARDS", help="held-out shards of both kinds, evaluated after each epoch")
+    data.add_argument("--elite-fraction", type=float, default=0.5, help="share of elite samples in every batch (0.5)")
+    data.add_argument("--knowledge", metavar="FILE", help="knowledge file instead of the shipped one")
+    data.add_argument("--no-augment", action="store_true", help="train on the images as they are")
+    model = parser.add_argument_group("model")
+    model.add_argument("--text-tower", metavar="DIR", help="text tower from textual pretraining (stage 1)")
+    model.add_argument("--random-text", action="store_true", help="start from a text tower without pretrained weights")
+    loss = parser.add_argument_group("objective")
+    loss.add_argument("--contrastive-weight", type=float, default=1.0, help="of the soft-CLIP terms (1)")
+    loss.add_argument("--revision-weight", type=float, default=100.0, help="of the text revision (100)")
+    loss.add_argument("--caption-weight", type=float, default=1.0, help="of the NLL of elite captions (1)")
+    loss.add_argument("--public-caption-weight", type=float, default=0.0, help="of the NLL of public texts (0)")
+    loss.add_argument("--joint-contrast", action="store_true", help="contrast public and elite pairs in one matrix")
+    changed = parser.add_argument_group("open_clip_train's, with other defaults")
+    changed.add_argument("--model", default="keepfit-v2", help="config name or local-dir:DIR (keepfit-v2)")
+    changed.add_argument("--logs", default="runs", help="where run folders are made (runs)")
+    changed.add_argument("--name", help="name of the run folder (model and time)")
+    changed.add_argument("--seed", type=int, default=0)
+    changed.add_argument("--batch-size", type=int, default=64, help="per process (64)")
+    changed.add_argument("--epochs", type=int, default=15)
+    changed.add_argument("--workers", type=int, default=2, help="data workers per process (2)")
+    changed.add_argument("--lr", type=float, default=1e-4)
+    changed.add_argument("--wd", type=float, default=1e-5)
+    changed.add_argument("--beta1", type=float, default=0.9)
+    changed.add_argument("--beta2", type=float, default=0.98)
+    changed.add_argument("--eps", type=float, default=1e-6)
+    changed.add_argument("--warmup", type=int, help="steps (one epoch)")
+    changed.add_argument("--grad-clip-norm", type=float, default=1.0)
+    changed.add_argument("--log-every-n-steps", type=int, default=20)
+    changed.add_argument("--precision", help="fp32, amp, amp_bf16, ... (amp_bf16 on CUDA, else fp32)")
+    changed.add_argument("--resume", help="a checkpoint, or 'latest' for this run's own")
+    changed.add_argument("--pretrained", default="", help="open_clip checkpoint file to start from")
+    changed.add_argument("--train-num-samples", type=int, help="samples in one (virtual) epoch (all there are)")
+    return parser
+
+
+def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our flags, checked, and the rest for open_clip_train.
+
+    Raises:
+        ConfigError: flags that cannot work together or not with our objective.
+    """
+    args, rest = keepfit_parser().parse_known_args(argv)
+    for flag in rest:
+        name = flag.partition("=")[0]
+        if name in UNSUPPORTED:
+            raise ConfigError(f"{name} cannot be used here: {UNSUPPORTED[name]}")
+    if not (args.public_data or args.elite_data or args.val_data):
+        raise ConfigError("nothing to train on: give --public-data and --elite-data (or one of them)")
+    if args.random_text and args.text_tower:
+        raise ConfigError("--random-text and --text-tower exclude each other")
+    if min(args.contrastive_weight, args.revision_weight, args.caption_weight, args.public_caption_weight) < 0:
+        raise ConfigError("a loss weight is negative")
+    if args.name is None:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ConfigError("with several processes give --name, so that all of them share one run folder")
+        args.name = f"{args.model.rstrip('/').rpartition('/')[2]}-{datetime.now():%Y%m%d-%H%M%S}"
+    if args.precision is None:
+        args.precision = "amp_bf16" if torch.cuda.is_available() else "fp32"
+    return args, rest
+
+
+def upstream_argv(args: argparse.Namespace, rest: Sequence[str], train_data: str | None, warmup: int) -> list[str]:
+    """The argument list for open_clip_train's own parser.
+
+    Args:
+        args: ours.
+        rest: what our parser did not know.
+        train_data: set where there is something to train on; upstream makes an optimizer then.
+        warmup: steps.
+    """
+    shared = ("model", "logs", "name", "seed", "batch_size", "epochs", "workers", "lr", "wd", "beta1", "beta2", "eps",
+              "grad_clip_norm", "log_every_n_steps", "precision", "resume", "pretrained", "train_num_samples",
+              "val_data")  # fmt: skip
+    argv = ["--warmup", str(warmup)]
+    for name in shared:
+        value = getattr(args, name)
+        if value is not None and value != "":
+            argv += [f"--{name.replace('_', '-')}", str(value)]
+    if train_data:
+        argv += ["--train-data", train_data, "--dataset-type", "webdataset"]
+    return [*argv, *rest]

@@ -1,0 +1,154 @@
+"""The model part of a run folder: resolved config, tokenizer and the stage-1 text tower, written before training.
+
+`RUN/model` is a `local-dir:` without weights. It is how a new text tower reaches open_clip_train's main, and what
+export and resume read.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import open_clip
+from filelock import FileLock
+from transformers import AutoConfig, AutoTokenizer
+
+from keepfit_clip.errors import ConfigError, MissingWeightsError
+from keepfit_clip.export import RUN_MODEL
+from keepfit_clip.files import new_folder
+from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config, write_model_folder
+from keepfit_clip.preprocess import resolve_preprocess
+from keepfit_clip.registry import is_keepfit_config
+
+__all__ = ["prepare_run", "resolve_model_config", "with_text_tower"]
+
+_LOCAL = "local-dir:"
+_ENCODER_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                 "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")  # fmt: skip
+
+
+def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[str, dict]:
+    """Writes `RUN/model`, or checks that it is the same where the run goes on.
+
+    Every rank may call this at once: a lock lets the first one write.
+
+    Args:
+        args: our flags.
+        upstream: open_clip_train's parsed flags, of which the `force_*` and `image_*` ones change the config.
+
+    Returns:
+        The name to give to `open_clip.create_model`, and the folder's config.
+
+    Raises:
+        ConfigError: no KeepFIT model, or the run folder holds another config.
+    """
+    model_cfg, preprocess_cfg = resolve_model_config(args, upstream)
+    folder = Path(args.logs) / args.name / RUN_MODEL
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / ".model.lock"):
+        if not folder.exists():
+            _write(folder, args, model_cfg, preprocess_cfg)
+        stored = read_model_config(folder)
+    differing = _differing(stored["model_cfg"], _placed(model_cfg, folder, args))
+    if differing:
+        raise ConfigError(
+            f"{folder.parent} was started with another model config ({', '.join(differing)} differ): "
+            "go on with the same flags, or choose another --name"
+        )
+    weights_at_start = args.pretrained or _has_weights(args.model)
+    return (args.model if weights_at_start else f"{_LOCAL}{folder}"), stored
+
+
+def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[dict, dict]:
+    """The model config and the preprocessing values that a run's flags ask for."""
+    model_cfg = open_clip.get_model_config(args.model)
+    if not is_keepfit_config(model_cfg):
+        raise ConfigError(f"--model {args.model!r} is no KeepFIT model; see `keepfit-clip models`")
+    stored = None
+    if args.model.startswith(_LOCAL):
+        stored = read_model_config(args.model.removeprefix(_LOCAL)).get("preprocess_cfg")
+    if args.text_tower:
+        if args.pretrained or _has_weights(args.model):
+            raise ConfigError("--text-tower would be overwritten by the weights the model starts from: drop one")
+        model_cfg = with_text_tower(model_cfg, Path(args.text_tower))
+    if args.random_text:
+        model_cfg["text_cfg"]["hf_model_name"] = ""
+    size = upstream.force_image_size
+    if size:
+        model_cfg["vision_cfg"]["image_size"] = size[0] if len(size) == 1 else list(size)
+        stored = {**stored, "size": model_cfg["vision_cfg"]["image_size"]} if stored else None
+    if upstream.force_context_length:
+        model_cfg["text_cfg"]["context_length"] = upstream.force_context_length
+    preprocess_cfg = resolve_preprocess(
+        model_cfg,
+        stored,
+        mean=upstream.image_mean,
+        std=upstream.image_std,
+        interpolation=upstream.image_interpolation,
+        resize_mode=upstream.image_resize_mode,
+    )
+    return model_cfg, preprocess_cfg
+
+
+def with_text_tower(model_cfg: dict, folder: Path) -> dict:
+    """A model config whose text tower is the Hugging Face encoder in a folder.
+
+    Raises:
+        MissingWeightsError: the folder holds no encoder or no tokenizer.
+    """
+    if not (folder / "config.json").is_file():
+        raise MissingWeightsError(f"{folder} holds no text tower (config.json): make one with keepfit-clip pretrain-text")
+    try:
+        encoder, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise MissingWeightsError(f"{folder}: the text tower cannot be read ({str(error).splitlines()[0]})") from error
+    text_cfg = {
+        **model_cfg["text_cfg"],
+        "hf_model_config": {
+            "model_type": encoder.model_type,
+            **{key: getattr(encoder, key) for key in _ENCODER_KEYS if hasattr(encoder, key)},
+        },
+        "hf_model_name": str(folder.resolve()),
+        "hf_tokenizer_name": str(folder.resolve()),
+        "tokenizer_mode": "keepfit",
+        "pad_id": tokenizer.pad_token_id,
+        "bos_id": tokenizer.cls_token_id,
+        "eos_id": tokenizer.sep_token_id,
+    }
+    return {**model_cfg, "text_cfg": text_cfg}
+
+
+def _write(folder: Path, args: argparse.Namespace, model_cfg: dict, preprocess_cfg: dict) -> None:
+    tower = Path(args.text_tower) if args.text_tower else None
+    if tower is not None:
+        tokenizer = AutoTokenizer.from_pretrained(tower)
+    else:
+        tokenizer = open_clip.get_tokenizer(args.model)
+    with new_folder(folder) as partial:
+        write_model_folder(partial, _placed(model_cfg, folder, args), preprocess_cfg, tokenizer, tower)
+
+
+def _placed(model_cfg: dict, folder: Path, args: argparse.Namespace) -> dict:
+    """The config whose text tower is the copy in the run folder."""
+    if not args.text_tower:
+        return model_cfg
+    tower = str((folder / "text_tower").resolve())
+    return {**model_cfg, "text_cfg": {**model_cfg["text_cfg"], "hf_model_name": tower, "hf_tokenizer_name": tower}}
+
+
+def _has_weights(model: str) -> bool:
+    """Whether a model name stands for trained weights."""
+    if model.startswith(_LOCAL):
+        return (Path(model.removeprefix(_LOCAL)) / WEIGHTS_NAME).is_file()
+    return model.startswith("hf-hub:")
+
+
+def _differing(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
+    """Dotted names of the settings that differ between two configs."""
+    names = []
+    for key in sorted({*stored, *wanted}):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            names += _differing(old, new, f"{prefix}{key}.")
+        elif json.dumps(old) != json.dumps(new):
+            names.append(f"{prefix}{key}")
+    return names
