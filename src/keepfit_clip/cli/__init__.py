@@ -1,0 +1,35 @@
+"""The command line: `keepfit-clip`. Each command imports what it needs when it runs, so that --help is quick."""
+
+import sys
+
+import typer
+
+from keepfit_clip.cli import shards, train, use
+from keepfit_clip.cli.console import error_console
+from keepfit_clip.errors import KeepFITError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="keepfit-clip",
+    help="KeepFIT V2 for open_clip: vision-language pretraining for retinal images. Research use, not a diagnosis.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(shards.app, name="shards")
+train.add_commands(app)
+use.add_commands(app)
+
+
+def main() -> None:
+    """Runs a command; an error of ours ends in one red line and exit code 1."""
+    try:
+        app()
+    except KeepFITError as error:
+        error_console.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _escaped(error: Exception) -> str:
+    return str(error).replace("[", r"\[")
