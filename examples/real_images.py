@@ -63,6 +63,7 @@ class RetinaSet:
 
     @property
     def table(self) -> str:
+        """File name of the table."""
         return f"{self.name}.csv"
 
 

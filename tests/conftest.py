@@ -69,7 +69,9 @@ def train_flags(shards, logs, name, **more):
         "log-every-n-steps": 1,
         **{key.replace("_", "-"): value for key, value in more.items()},
     }
-    return [str(part) for key, value in flags.items() for part in ([f"--{key}"] if value is True else [f"--{key}", value])]
+    return [
+        str(part) for key, value in flags.items() for part in ([f"--{key}"] if value is True else [f"--{key}", value])
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,9 @@ def draw(condition: str, eye: str, rng: np.random.Generator, size: int = 64) -> 
             a, b = rng.uniform(size * 0.2, size * 0.8, 2)
             pen.ellipse([a - 1.5, b - 1.5, a + 1.5, b + 1.5], fill=(70, 0, 0))
     if condition == "cataract":
-        image = Image.blend(image.filter(ImageFilter.GaussianBlur(3)), Image.new("RGB", image.size, (170, 150, 130)), 0.6)
+        image = Image.blend(
+            image.filter(ImageFilter.GaussianBlur(3)), Image.new("RGB", image.size, (170, 150, 130)), 0.6
+        )
     return image
 
 

@@ -72,7 +72,12 @@ def build_data(
         data["train"] = _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch)
     if args.val_data:
         validation = ValidationData(
-            list_shards(args.val_data), upstream.batch_size, letterbox(preprocess_cfg), tokenizer, knowledge, preprocess_cfg
+            list_shards(args.val_data),
+            upstream.batch_size,
+            letterbox(preprocess_cfg),
+            tokenizer,
+            knowledge,
+            preprocess_cfg,
         )
         data["val"] = DataInfo(dataloader=validation)
     return data
@@ -110,8 +115,6 @@ def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) 
         preprocess_cfg["mean"],
         preprocess_cfg["std"],
     )
-    loader = DataLoader(
-        stream, batch_size=None, num_workers=upstream.workers, persistent_workers=upstream.workers > 0
-    )
+    loader = DataLoader(stream, batch_size=None, num_workers=upstream.workers, persistent_workers=upstream.workers > 0)
     epoch_loader = EpochLoader(loader, num_batches, num_batches * global_batch, show=upstream.rank == 0)
     return DataInfo(dataloader=epoch_loader, shared_epoch=shared_epoch)

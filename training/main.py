@@ -1,6 +1,6 @@
 """Hybrid pretraining (stage 2) by open_clip_train's own main and loop.
 
-    torchrun --nproc-per-node 2 -m keepfit_clip.training.main --model keepfit-v2-lite \
+    torchrun --nproc-per-node 2 -m keepfit_clip.training.main -- --model keepfit-v2-lite \
         --public-data DIR --elite-data DIR --val-data DIR --name my-run
 
 This is the only file that touches open_clip_train's names. While a run lasts, these are replaced:
@@ -141,6 +141,8 @@ def _patched(run: _Run) -> Iterator[None]:
     finally:
         for (module, name), function in originals.items():
             setattr(module, name, function)
+        for handler in root.handlers:  # the run's own, its log file among them
+            handler.close()
         root.handlers, root.level = handlers, level
 
 

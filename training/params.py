@@ -40,8 +40,11 @@ def keepfit_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--public-data", metavar="SHARDS", help="shards of public samples: a folder, a brace pattern, "
-                      "or several joined by '::'")
+    data.add_argument(
+        "--public-data",
+        metavar="SHARDS",
+        help="shards of public samples: a folder, a brace pattern, or several joined by '::'",
+    )
     data.add_argument("--elite-data", metavar="SHARDS", help="the same, of elite samples")
     data.add_argument("--val-data", metavar="SHARDS", help="held-out shards of both kinds, evaluated after each epoch")
     data.add_argument("--elite-fraction", type=float, default=0.5, help="share of elite samples in every batch (0.5)")
@@ -72,6 +75,7 @@ def keepfit_parser() -> argparse.ArgumentParser:
     changed.add_argument("--warmup", type=int, help="steps (one epoch)")
     changed.add_argument("--grad-clip-norm", type=float, default=1.0)
     changed.add_argument("--log-every-n-steps", type=int, default=20)
+    changed.add_argument("--device", help="cuda, cpu, ... (CUDA where there is one)")
     changed.add_argument("--precision", help="fp32, amp, amp_bf16, ... (amp_bf16 on CUDA, else fp32)")
     changed.add_argument("--resume", help="a checkpoint, or 'latest' for this run's own")
     changed.add_argument("--pretrained", default="", help="open_clip checkpoint file to start from")
@@ -100,8 +104,10 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ConfigError("with several processes give --name, so that all of them share one run folder")
         args.name = f"{args.model.rstrip('/').rpartition('/')[2]}-{datetime.now():%Y%m%d-%H%M%S}"
+    if args.device is None:
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision is None:
-        args.precision = "amp_bf16" if torch.cuda.is_available() else "fp32"
+        args.precision = "amp_bf16" if args.device.startswith("cuda") else "fp32"
     return args, rest
 
 
@@ -115,7 +121,7 @@ def upstream_argv(args: argparse.Namespace, rest: Sequence[str], train_data: str
         warmup: steps.
     """
     shared = ("model", "logs", "name", "seed", "batch_size", "epochs", "workers", "lr", "wd", "beta1", "beta2", "eps",
-              "grad_clip_norm", "log_every_n_steps", "precision", "resume", "pretrained", "train_num_samples",
+              "grad_clip_norm", "log_every_n_steps", "device", "precision", "resume", "pretrained", "train_num_samples",
               "val_data")  # fmt: skip
     argv = ["--warmup", str(warmup)]
     for name in shared:

@@ -96,7 +96,9 @@ def with_text_tower(model_cfg: dict, folder: Path) -> dict:
         MissingWeightsError: the folder holds no encoder or no tokenizer.
     """
     if not (folder / "config.json").is_file():
-        raise MissingWeightsError(f"{folder} holds no text tower (config.json): make one with keepfit-clip pretrain-text")
+        raise MissingWeightsError(
+            f"{folder} holds no text tower (config.json): make one with keepfit-clip pretrain-text"
+        )
     try:
         encoder, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:

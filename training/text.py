@@ -167,7 +167,9 @@ def _split(documents: Sequence[str], settings: TextPretraining) -> tuple[list[st
     order = random.Random(settings.seed).sample(list(documents), len(documents))
     count = max(1, round(len(order) * settings.held_out))
     if count >= len(order):
-        raise CorpusError(f"a corpus of {len(order)} lines leaves nothing to train on with {settings.held_out} held out")
+        raise CorpusError(
+            f"a corpus of {len(order)} lines leaves nothing to train on with {settings.held_out} held out"
+        )
     return order[count:], order[:count]
 
 
@@ -216,7 +218,10 @@ class _WholeWordCollator(DataCollatorForLanguageModeling):
         """A masked batch of examples of different lengths."""
         longest = max(len(example["input_ids"]) for example in examples)
         padded = [
-            {**example, "offset_mapping": [*example["offset_mapping"], *[(0, 0)] * (longest - len(example["input_ids"]))]}
+            {
+                **example,
+                "offset_mapping": [*example["offset_mapping"], *[(0, 0)] * (longest - len(example["input_ids"]))],
+            }
             for example in examples
         ]
         return super().torch_call(padded)

@@ -9,7 +9,6 @@ gradients over ranks, so 1 rank and N ranks learn the same.
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,9 +114,7 @@ class HybridLoss(nn.Module):
             NonFiniteLossError: a term is NaN or infinite.
         """
         everyone = _Everyone()
-        terms = self._contrastive(
-            everyone, image_features, text_features, logit_scale, is_elite, text_id, category_ids
-        )
+        terms = self._contrastive(everyone, image_features, text_features, logit_scale, is_elite, text_id, category_ids)
         terms["revision_loss"] = self.revision_weight * self._revision(
             everyone, text_features, is_elite, modality, revision_query, revision_key, revision_value
         )
@@ -181,12 +178,7 @@ class _Everyone:
         """(B, ...) of each rank to (G, ...), ranks in order."""
         if not self.distributed:
             return tensor
-        if tensor.requires_grad:
-            return torch.cat(torch.distributed.nn.all_gather(tensor.contiguous()))
-        plain = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
-        gathered = [torch.empty_like(plain) for _ in range(self.world_size)]
-        dist.all_gather(gathered, plain.contiguous())
-        return torch.cat(gathered).to(tensor.dtype)
+        return _GatherWithGradient.apply(tensor)
 
     def sum(self, count: Tensor) -> Tensor:
         """Sum of a count over the ranks; no gradient."""
@@ -198,6 +190,24 @@ class _Everyone:
     def mean_of_sum(self, own_sum: Tensor, global_count: Tensor) -> Tensor:
         """This rank's share of a global mean, scaled so that the average over ranks is the global mean."""
         return own_sum * self.world_size / global_count.clamp(min=1)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """All ranks' rows; in the backward pass each rank gets the sum of all ranks' gradients of its own rows."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        ctx.rows = len(tensor)
+        plain = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
+        gathered = [torch.empty_like(plain) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, plain)
+        return torch.cat(gathered).to(tensor.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
 
 
 def _mean_nll(everyone: _Everyone, nll_sum: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:

@@ -45,7 +45,9 @@ def write_model_folder(folder: Path, model_cfg: dict, preprocess_cfg: dict, toke
         text_tower: a Hugging Face folder to copy in and to name as the source of the text tower's weights.
     """
     if text_tower is not None:
-        shutil.copytree(text_tower, folder / "text_tower", ignore=shutil.ignore_patterns("*.bin", "*.pt", "checkpoint-*"))
+        shutil.copytree(
+            text_tower, folder / "text_tower", ignore=shutil.ignore_patterns("*.bin", "*.pt", "checkpoint-*")
+        )
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(str(folder))
     write_json(folder / CONFIG_NAME, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})

@@ -111,7 +111,7 @@ def _record(table: Path, number: int, cells: dict[str, str], root: Path | None) 
 
     if None in cells or None in cells.values():
         raise fail("the row has another number of cells than the header")
-    attributes = [a for a in _list(cell(*_ATTRIBUTES), "atributes", fail)]
+    attributes = _list(cell(*_ATTRIBUTES), "atributes", fail)
     categories = _list(cell("categories"), "categories", fail)
     caption = cell("caption")
     if caption.lower() in _EMPTY:

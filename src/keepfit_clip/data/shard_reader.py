@@ -5,6 +5,7 @@ Only images, `.json` and `.txt` members are read; anything else in a tar is pass
 
 import json
 import os
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def count_samples(shards: Iterable[str]) -> int:
     return total
 
 
-def read_shards(shards: Iterable[str], on_error: Callable[[Exception], None] | None = None) -> Iterator[ShardSample]:
+def read_shards(shards: Iterable[str], on_error: Callable[[ShardError], None] | None = None) -> Iterator[ShardSample]:
     """Reads shards once, in order.
 
     Args:
@@ -101,31 +102,38 @@ def read_shards(shards: Iterable[str], on_error: Callable[[Exception], None] | N
         ShardError: a shard or sample cannot be read (see `on_error`).
     """
 
-    def handler(error: Exception) -> bool:
-        problem = error if isinstance(error, ShardError) else ShardError(_explain(error))
+    def report(problem: ShardError) -> None:
         if on_error is None:
-            raise problem from error
+            raise problem
         on_error(problem)
+
+    def repeated(error: Exception) -> bool:
+        report(ShardError(f"a shard has a member twice: {error.args[0]}"))
         return True
 
-    urls = ({"url": shard} for shard in shards)
-    files = wds.tariterators.tar_file_expander(
-        wds.tariterators.url_opener(urls, handler=handler), handler=handler, select_files=_is_member
-    )
-    for sample in wds.tariterators.group_by_keys(files, handler=handler):
-        try:
-            yield _parse(sample)
-        except ShardError as error:
-            handler(error)
+    for shard in shards:
+        for sample in wds.tariterators.group_by_keys(_members(shard, report), handler=repeated):
+            try:
+                parsed = _parse(sample)
+            except ShardError as problem:
+                report(problem)
+            else:
+                yield parsed
+
+
+def _members(shard: str, report: Callable[[ShardError], None]) -> Iterator[dict]:
+    """Name and content of the members we know, up to where the tar is damaged."""
+    try:
+        with wds.gopen(shard) as stream:
+            for member in wds.tariterators.tar_file_iterator(stream, select_files=_is_member):
+                yield {**member, "__url__": shard}
+    except (OSError, EOFError, tarfile.TarError) as error:
+        cause = error.args[0] if error.args else type(error).__name__
+        report(ShardError(f"{shard}: the tar is cut off or damaged ({cause})"))
 
 
 def _is_member(name: str) -> bool:
     return os.path.basename(name).partition(".")[2].lower() in _MEMBERS
-
-
-def _explain(error: Exception) -> str:
-    shard = next((str(a) for a in error.args[::-1] if str(a).endswith(".tar")), "a shard")
-    return f"{shard}: the tar is cut off or damaged ({type(error).__name__}: {error.args[0] if error.args else ''})"
 
 
 def _parse(sample: dict) -> ShardSample:

@@ -146,8 +146,7 @@ class MixedStream(IterableDataset):
         if not shards:
             return
         own = random.Random(rng.random())  # its draws do not depend on how the two streams interleave
-        shuffle = wds.shuffle(_SHUFFLE_BUFFER, initial=_SHUFFLE_START, rng=own)
-        for sample in shuffle(self._passes(shards, own)):
+        for sample in self._passes(shards, own):
             try:
                 image = sample.image()
             except ImageError as error:
@@ -156,12 +155,13 @@ class MixedStream(IterableDataset):
             yield draw_sample(sample, image, self.letterbox, self.knowledge, own, self.options.augment)
 
     def _passes(self, shards: Sequence[str], rng: random.Random) -> Iterator[ShardSample]:
+        """Every readable sample once per pass; a small set is covered evenly."""
+        shuffle = wds.shuffle(_SHUFFLE_BUFFER, initial=_SHUFFLE_START, rng=rng)
         while True:
             order = rng.sample(list(shards), len(shards))
             found = 0
-            for found, sample in enumerate(  # noqa: B007 - counts what the pass gave
-                read_shards(order, on_error=lambda error: self._report(self.troubles.shards, error)), start=1
-            ):
+            for sample in shuffle(read_shards(order, on_error=lambda e: self._report(self.troubles.shards, e))):
+                found += 1
                 yield sample
             if not found:
                 raise ShardError(f"none of the {len(shards)} shards has a sample that can be read, e.g. {shards[0]}")

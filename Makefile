@@ -1,0 +1,29 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: test lint smoke bench clean
+
+# Everything a fresh machine needs: an environment of its own, the package and what the tests use.
+$(VENV)/.installed: setup.cfg setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[lite,test,examples]'
+	touch $@
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# A short run of the main job through the command line: shards, training, export, use.
+smoke: $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" bash tests/smoke.sh runs/smoke
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/import_time.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

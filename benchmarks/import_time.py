@@ -1,0 +1,34 @@
+"""What `import keepfit_clip` adds to `import open_clip`, side by side in fresh processes.
+
+    python benchmarks/import_time.py
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+
+RUNS = 7
+ADDED_LIMIT = 0.3  # seconds
+
+
+def seconds(code: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    pairs = []
+    seconds("import open_clip, keepfit_clip")  # warm the file cache
+    for _ in range(RUNS):
+        pairs.append((seconds("import open_clip"), seconds("import open_clip, keepfit_clip")))
+    alone, both = (statistics.median(column) for column in zip(*pairs, strict=True))
+    added = statistics.median(b - a for a, b in pairs)
+    print(f"import open_clip                {alone:.2f} s")
+    print(f"import open_clip, keepfit_clip  {both:.2f} s   ratio {both / alone:.3f}, added {added:.2f} s")
+    print(f"limit of {ADDED_LIMIT} s added: {'kept' if added <= ADDED_LIMIT else 'EXCEEDED'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The stream: both kinds in every batch, the same samples again from the same seed, trouble counted."""
+
+import numpy as np
+import pytest
+import torch
+
+from keepfit_clip.data import MixedStream, StreamOptions, list_shards
+from keepfit_clip.data.augment import augment
+from keepfit_clip.data.batch import ImageBatch, stable_id
+from keepfit_clip.errors import ConfigError, ShardError, TextTooLongError
+from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.preprocess import letterbox
+from keepfit_clip.tokenization import Tokenizer
+
+PREPROCESS = {
+    "size": 64,
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "interpolation": "bicubic",
+    "resize_mode": "longest",
+    "fill_color": 0,
+}
+
+
+@pytest.fixture
+def make_stream(shards, tokenizer):
+    def make(epoch=0, batches=4, context_length=77, public="public", elite="elite", **options):
+        return MixedStream(
+            list_shards(shards / public) if public else [],
+            list_shards(shards / elite) if elite else [],
+            StreamOptions(**{"batch_size": 8, "elite_fraction": 0.25, **options}),
+            batches,
+            lambda: epoch,
+            letterbox(PREPROCESS),
+            Tokenizer(tokenizer, context_length, pad_id=0, eos_id=49407),
+            Knowledge.load(),
+            PREPROCESS["mean"],
+            PREPROCESS["std"],
+        )
+
+    return make
+
+
+def fingerprint(stream):
+    return [(images.pixels.sum(dim=(1, 2, 3)).tolist(), texts["text_id"].tolist()) for images, texts in stream]
+
+
+def test_every_batch_has_both_kinds_at_the_ratio(make_stream):
+    for images, texts in make_stream(batches=10):
+        assert texts["is_elite"].tolist() == [False] * 6 + [True] * 2
+        assert images.pixels.shape == (8, 3, 64, 64)
+        assert images.pixels.dtype == torch.uint8
+        assert texts["input_ids"].shape[1] % 8 == 0
+        assert texts["category_ids"].shape == (8, 16)
+        assert (texts["category_ids"] == texts["text_id"][:, None]).any(dim=1).all()
+        assert (texts["modality"] == 0).all()
+
+
+def test_ids_say_what_the_text_says(make_stream):
+    categories = {stable_id("CFP", name) for name in ("normal", "diabetic retinopathy", "glaucoma", "cataract")}
+    for _, texts in make_stream():
+        elite = texts["is_elite"]
+        assert set(texts["text_id"][~elite].tolist()) <= categories
+        assert not set(texts["text_id"][elite].tolist()) & categories
+
+
+def test_same_seed_same_samples_and_everything_else_differs(make_stream):
+    first = fingerprint(make_stream())
+    assert first == fingerprint(make_stream())
+    for other in ({"epoch": 1}, {"seed": 1}, {"rank": 1}):
+        assert first != fingerprint(make_stream(**other))
+
+
+def test_persistent_workers_see_what_fresh_ones_see(make_stream):
+    epoch = torch.zeros(1, dtype=torch.long).share_memory_()
+    stream = make_stream()
+    stream.epoch = lambda: int(epoch)
+    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2, persistent_workers=True)
+    epochs = []
+    for number in (0, 1):
+        epoch.fill_(number)
+        epochs.append(fingerprint(loader))
+    fresh = make_stream(epoch=1)
+    assert epochs[1] == fingerprint(torch.utils.data.DataLoader(fresh, batch_size=None, num_workers=2))
+    assert epochs[0] != epochs[1]
+    assert len(epochs[0]) == 8  # four batches from each worker
+
+
+def test_small_sets_go_round_and_every_sample_comes_up(make_stream):
+    seen = set()
+    for images, _ in make_stream(batches=4, batch_size=8, elite_fraction=0.5, augment=False):
+        seen.update(images.pixels[4:].sum(dim=(1, 2, 3)).tolist())
+    assert len(seen) == 16
+
+
+def test_one_kind_alone(make_stream):
+    assert next(iter(make_stream(elite=None)))[1]["is_elite"].sum() == 0
+    assert next(iter(make_stream(public=None)))[1]["is_elite"].sum() == 8
+    with pytest.raises(ConfigError, match="no training data"):
+        make_stream(public=None, elite=None)
+    with pytest.raises(ConfigError, match="no room"):
+        make_stream(elite_fraction=0.01)
+
+
+def test_long_texts_are_cut_and_counted(make_stream):
+    stream = make_stream(context_length=6)
+    _, texts = next(iter(stream))
+    assert texts["input_ids"].shape[1] == 6
+    assert (texts["input_ids"][:, -1] == 49407).any()
+    assert stream.troubles.cut_texts.value > 0
+    assert "texts cut" in stream.troubles.summary()
+
+
+def test_outside_training_a_long_text_is_an_error(tokenizer):
+    with pytest.raises(TextTooLongError, match=r"context of 6 tokens.*retinal"):
+        Tokenizer(tokenizer, 6, 0, 49407)(["retinal " * 10])
+
+
+def test_a_cut_shard_is_counted_and_training_goes_on(make_stream, shards, tmp_path):
+    stream = make_stream()
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes((shards / "elite" / "000000.tar").read_bytes()[:5000])
+    stream.elite = [str(cut), *stream.elite[1:]]
+    assert len(list(stream)) == 4
+    assert stream.troubles.shards.value >= 1
+
+
+def test_nothing_readable_ends_in_an_error_not_in_a_loop(make_stream, tmp_path):
+    stream = make_stream()
+    empty = tmp_path / "empty.tar"
+    empty.write_bytes(b"")
+    stream.public = [str(empty)]
+    with pytest.raises(ShardError, match="none of the 1 shards"):
+        next(iter(stream))
+
+
+def test_images_become_normalised_floats():
+    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 1, 3, 1).expand(2, 3, 3, 1)
+    images = ImageBatch(pixels, [0.5] * 3, [0.25] * 3).to(device="cpu", dtype=None, non_blocking=True)
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images[0, 0, :, 0], torch.tensor([-2.0, (128 / 255 - 0.5) / 0.25, 2.0]))
+    assert ImageBatch(pixels, [0.5] * 3, [0.5] * 3).to(dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_only_images_without_place_words_are_mirrored():
+    import random
+
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    image[:, :, :8] = 200
+
+    def mirrored(may_flip):
+        found = [augment(image, random.Random(seed), may_flip) for seed in range(40)]
+        return sum(bool(out[:, :, -6:].float().mean() > out[:, :, :6].float().mean()) for out in found)
+
+    assert mirrored(may_flip=False) == 0
+    assert 10 <= mirrored(may_flip=True) <= 30
+
+
+def test_letterbox_is_what_the_evaluation_transform_does(pictures):
+    import open_clip
+    from PIL import Image
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8))
+    *_, preprocess = open_clip.create_model_and_transforms("keepfit-v2-test")
+    ours = ImageBatch(pil_to_tensor(letterbox(PREPROCESS)(image))[None], [0.5] * 3, [0.5] * 3).to()
+    torch.testing.assert_close(ours[0], preprocess(image), atol=1e-6, rtol=0)

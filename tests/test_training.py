@@ -1,0 +1,229 @@
+"""Stage 2 on the tiny model: the loop, its log, resume, refusals, export and use in another process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import open_clip
+import open_clip_train.main as upstream_main
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import keepfit_clip.training.main as keepfit_main
+from keepfit_clip.errors import CheckpointError, ConfigError, ShardError
+from keepfit_clip.export import export_model, load_training_checkpoint
+from keepfit_clip.loading import load_model
+from keepfit_clip.training.main import main as train
+from tests.conftest import MODEL, train_flags
+
+
+def checkpoint(run, epoch):
+    return load_training_checkpoint(run / "checkpoints" / f"epoch_{epoch}.pt")
+
+
+def test_every_term_stands_in_the_log_by_name_once(run):
+    lines = [line for line in (run / "out.log").read_text().splitlines() if "Train Epoch" in line]
+    assert len(lines) == 8  # four steps in each of two epochs
+    for term in ("Public_contrastive_loss", "Elite_contrastive_loss", "Revision_loss", "Caption_loss", " Loss:"):
+        assert all(term in line for line in lines), term
+
+
+def test_evaluation_is_saved_per_epoch(run):
+    results = [json.loads(line) for line in (run / "checkpoints" / "results.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in results] == [1, 2]
+    assert 0 <= results[0]["zero_shot_aca_CFP"] <= 1
+    assert results[1]["caption_nll"] < results[0]["caption_nll"] < 12
+
+
+def test_upstream_is_restored_after_a_run(run):
+    assert upstream_main.get_data.__module__ == "open_clip_train.data"
+    assert torch.save.__module__ == "torch.serialization"
+    assert torch.nn.parallel.DistributedDataParallel.__module__.startswith("torch.nn.parallel")
+
+
+def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(run, shards, tmp_path, monkeypatch):
+    real = keepfit_main.upstream_train_one_epoch
+
+    def interrupted(model, data, loss, epoch, *args, **kwargs):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        real(model, data, loss, epoch, *args, **kwargs)
+
+    flags = train_flags(shards, tmp_path, "again", val_data=f"{shards / 'public'}::{shards / 'elite'}")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keepfit_main, "upstream_train_one_epoch", interrupted)
+        train(flags)
+    assert not (tmp_path / "again" / "checkpoints" / "epoch_2.pt").exists()
+    train([*flags, "--resume", "latest"])
+    uninterrupted, resumed = checkpoint(run, 2), checkpoint(tmp_path / "again", 2)
+    for key, tensor in uninterrupted.items():
+        assert torch.equal(tensor, resumed[key]), key
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"siglip": True}, ConfigError, "--siglip cannot be used here"),
+        ({"train_data": "x.tar"}, ConfigError, "give --public-data"),
+        ({"model": "ViT-B-32"}, ConfigError, "no KeepFIT model"),
+        ({"revision_weight": -1}, ConfigError, "negative"),
+        ({"public_data": "/no/such/shards"}, ShardError, "no such shard"),
+        ({"resume": "/no/such.pt"}, CheckpointError, "no such checkpoint"),
+        ({"elite_fraction": 0.01}, ConfigError, "no room for both"),
+        ({"text_tower": "/no/such/tower"}, OSError, "holds no text tower"),
+        ({"knowledge": "/no/such.json"}, Exception, "cannot be read"),
+        ({"accum_freq": 9}, ConfigError, "fewer than --accum-freq"),
+    ],
+)
+def test_flags_that_cannot_work_say_so_at_the_start(shards, tmp_path, more, error, message):
+    with pytest.raises(error, match=message):
+        train(train_flags(shards, tmp_path, "bad", **more))
+
+
+def test_a_run_folder_is_not_overwritten_and_not_continued_with_another_config(run, shards):
+    with pytest.raises(ConfigError, match="--resume latest, or choose another --name"):
+        train(train_flags(shards, run.parent, run.name))
+    with pytest.raises(ConfigError, match=r"text_cfg\.context_length differ"):
+        train(train_flags(shards, run.parent, run.name, resume="latest", force_context_length=40))
+
+
+def test_a_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(run, shards, tmp_path):
+    state = torch.load(run / "checkpoints" / "epoch_2.pt")
+    state["state_dict"].pop("text.proj.weight")
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"another architecture.*text\.proj\.weight"):
+        train(train_flags(shards, tmp_path, "other", resume=tmp_path / "other.pt"))
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "other.pt").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        train(train_flags(shards, tmp_path, "cut", resume=tmp_path / "cut.pt"))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"accum_freq": 2},
+        {"grad_checkpointing": True},
+        {"lock_image": True, "lock_text": True},
+        {"precision": "amp_bf16"},
+        {"caption_weight": 0, "revision_weight": 0},
+        {"public_caption_weight": 0.5, "joint_contrast": True},
+        {"save_most_recent": True, "save_frequency": 0},
+        {"workers": 2},
+        {"model": "keepfit-v2-test", "force_image_size": 96},
+    ],
+    ids=lambda more: "-".join(more),
+)
+def test_upstream_flags_work(shards, tmp_path, more):
+    train(train_flags(shards, tmp_path, "flags", epochs=1, train_num_samples=16, **{**more}))
+    assert list((tmp_path / "flags" / "checkpoints").glob("*.pt"))
+
+
+def test_public_data_alone_trains_without_elite_terms(shards, tmp_path):
+    flags = train_flags(shards, tmp_path, "public", epochs=1, train_num_samples=16)
+    del flags[flags.index("--elite-data") : flags.index("--elite-data") + 2]
+    train(flags)
+    assert "Elite_contrastive_loss" not in (tmp_path / "public" / "out.log").read_text()
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoint(shards, tmp_path, monkeypatch):
+    train(train_flags(shards, tmp_path, "disk", epochs=1, train_num_samples=8))
+    before = (tmp_path / "disk" / "checkpoints" / "epoch_1.pt").read_bytes()
+    real_save = torch.save
+
+    def fails(content, path, *args, **kwargs):
+        real_save({}, path)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(CheckpointError, match="earlier checkpoints are untouched"):
+        train(train_flags(shards, tmp_path, "disk", epochs=2, train_num_samples=8, resume="latest"))
+    files = sorted(p.name for p in (tmp_path / "disk" / "checkpoints").iterdir())
+    assert files == ["epoch_1.pt"]
+    assert (tmp_path / "disk" / "checkpoints" / "epoch_1.pt").read_bytes() == before
+
+
+def test_two_torchrun_processes_train(shards, tmp_path):
+    flags = train_flags(shards, tmp_path, "two", batch_size=4, epochs=1, train_num_samples=16)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
+               str(21000 + os.getpid() % 20000), "-m", "keepfit_clip.training.main", "--", *flags]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "two" / "checkpoints" / "epoch_1.pt").exists()
+
+
+def test_export_loads_in_another_process_offline_bit_equal(run, exported, tokenizer):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 64, 64)
+    torch.save(images, exported.parent / "images.pt")
+    code = f"""
+import torch, open_clip, keepfit_clip
+torch.set_num_threads(1)
+model, _, preprocess = open_clip.create_model_and_transforms('local-dir:{exported}')
+tokenizer = open_clip.get_tokenizer('local-dir:{exported}')
+images = torch.load('{exported.parent}/images.pt')
+with torch.no_grad():
+    output = model.eval()(images, tokenizer(['a photo', 'glaucoma']))
+torch.save(output, '{exported.parent}/output.pt')
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    model = open_clip.create_model(MODEL)
+    model.load_state_dict(checkpoint(run, 2))
+    with torch.no_grad():
+        expected = model.eval()(images, tokenizer(["a photo", "glaucoma"]))
+    found = torch.load(exported.parent / "output.pt")
+    for key, tensor in expected.items():
+        assert torch.equal(tensor, found[key]), key
+
+
+def test_create_model_from_pretrained_takes_the_export(exported):
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{exported}")
+    assert preprocess.transforms[-1].mean == [0.5, 0.5, 0.5]
+    assert load_file(exported / "open_clip_model.safetensors").keys() == model.state_dict().keys()
+
+
+def test_an_export_holds_no_path_of_this_machine(run, exported):
+    config = (exported / "open_clip_config.json").read_text()
+    assert str(run.parent) not in config
+    assert "/" not in json.loads(config)["model_cfg"]["text_cfg"].get("hf_model_name", "")
+
+
+def test_training_goes_on_from_an_export(exported, shards, tmp_path):
+    train(train_flags(shards, tmp_path, "more", model=f"local-dir:{exported}", epochs=1, train_num_samples=8, lr=0))
+    start = load_file(exported / "open_clip_model.safetensors")
+    end = checkpoint(tmp_path / "more", 1)
+    assert torch.equal(start["text.proj.weight"], end["text.proj.weight"])
+
+
+def test_export_refuses_what_it_cannot_export(run, tmp_path):
+    with pytest.raises(CheckpointError, match="no such run folder"):
+        export_model(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        export_model(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="holds something already"):
+        export_model(run, run)
+    other = tmp_path / "run" / "checkpoints"
+    other.mkdir(parents=True)
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, other / "epoch_1.pt")
+    with pytest.raises(CheckpointError, match="no model folder"):
+        export_model(tmp_path / "run", tmp_path / "out")
+
+
+def test_loading_refuses_broken_folders(exported, tmp_path):
+    with pytest.raises(CheckpointError, match="no model folder"):
+        load_model(tmp_path)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "open_clip_config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        load_model(broken)
+    config = (exported / "open_clip_config.json").read_text()
+    (broken / "open_clip_config.json").write_text(config)
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        load_model(broken)
+    (broken / "open_clip_model.safetensors").write_bytes((exported / "open_clip_model.safetensors").read_bytes()[:999])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_model(broken)
