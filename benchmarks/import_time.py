@@ -1,6 +1,6 @@
 """What `import keepfit_clip` adds to `import open_clip`, side by side in fresh processes.
 
-    python benchmarks/import_time.py
+python benchmarks/import_time.py
 """
 
 import statistics

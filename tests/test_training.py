@@ -70,6 +70,7 @@ def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(run, shards,
         ({"model": "ViT-B-32"}, ConfigError, "no KeepFIT model"),
         ({"revision_weight": -1}, ConfigError, "negative"),
         ({"public_data": "/no/such/shards"}, ShardError, "no such shard"),
+        ({"model": "local-dir:/no/such"}, CheckpointError, "no model folder"),
         ({"resume": "/no/such.pt"}, CheckpointError, "no such checkpoint"),
         ({"elite_fraction": 0.01}, ConfigError, "no room for both"),
         ({"text_tower": "/no/such/tower"}, OSError, "holds no text tower"),
@@ -80,6 +81,11 @@ def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(run, shards,
 def test_flags_that_cannot_work_say_so_at_the_start(shards, tmp_path, more, error, message):
     with pytest.raises(error, match=message):
         train(train_flags(shards, tmp_path, "bad", **more))
+
+
+def test_shards_of_the_other_kind_are_refused(shards, tmp_path):
+    with pytest.raises(ShardError, match="holds elite samples, not public ones"):
+        train(train_flags(shards, tmp_path, "kind", public_data=shards / "elite"))
 
 
 def test_a_run_folder_is_not_overwritten_and_not_continued_with_another_config(run, shards):

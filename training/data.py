@@ -8,7 +8,7 @@ from open_clip_train.data import DataInfo, SharedEpoch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from keepfit_clip.data.shard_reader import count_samples, list_shards
+from keepfit_clip.data.shard_reader import check_kind, count_samples, list_shards
 from keepfit_clip.data.stream import MixedStream, StreamOptions
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.knowledge import Knowledge
@@ -86,6 +86,8 @@ def build_data(
 def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) -> DataInfo:
     public = list_shards(args.public_data) if args.public_data else []
     elite = list_shards(args.elite_data) if args.elite_data else []
+    check_kind(public, "public")
+    check_kind(elite, "elite")
     workers = max(1, upstream.workers)
     global_batch = upstream.batch_size * upstream.world_size
     batches_per_worker = math.ceil(math.ceil(samples_per_epoch(args) / global_batch) / workers)

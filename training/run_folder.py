@@ -60,12 +60,14 @@ def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple
 
 def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[dict, dict]:
     """The model config and the preprocessing values that a run's flags ask for."""
-    model_cfg = open_clip.get_model_config(args.model)
-    if not is_keepfit_config(model_cfg):
-        raise ConfigError(f"--model {args.model!r} is no KeepFIT model; see `keepfit-clip models`")
     stored = None
     if args.model.startswith(_LOCAL):
-        stored = read_model_config(args.model.removeprefix(_LOCAL)).get("preprocess_cfg")
+        config = read_model_config(args.model.removeprefix(_LOCAL))
+        model_cfg, stored = config["model_cfg"], config.get("preprocess_cfg")
+    else:
+        model_cfg = open_clip.get_model_config(args.model)
+    if not is_keepfit_config(model_cfg):
+        raise ConfigError(f"--model {args.model!r} is no KeepFIT model; see `keepfit-clip models`")
     if args.text_tower:
         if args.pretrained or _has_weights(args.model):
             raise ConfigError("--text-tower would be overwritten by the weights the model starts from: drop one")

@@ -42,7 +42,7 @@ class ConfigError(KeepFITError, ValueError):
 
 
 class MissingWeightsError(KeepFITError, OSError):
-    """Weights or a tokenizer are out of reach: a missing extra, an unreachable hub, a file that is not the known one."""
+    """Weights or a tokenizer are out of reach: a missing extra, an unreachable hub, or not the known file."""
 
 
 class CheckpointError(KeepFITError):

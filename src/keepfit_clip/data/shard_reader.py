@@ -17,7 +17,7 @@ from PIL import Image
 from keepfit_clip.data.images import open_image
 from keepfit_clip.errors import ShardError
 
-__all__ = ["ShardSample", "count_samples", "list_shards", "read_shards"]
+__all__ = ["ShardSample", "check_kind", "count_samples", "list_shards", "read_shards"]
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _MEMBERS = (*_IMAGES, "json", "txt")
@@ -88,6 +88,17 @@ def count_samples(shards: Iterable[str]) -> int:
                 "build the shards with `keepfit-clip shards build`, or give --train-num-samples"
             ) from error
     return total
+
+
+def check_kind(shards: Iterable[str], kind: str) -> None:
+    """Raises ShardError if the manifest beside a shard says it is of another kind (public, elite)."""
+    for manifest in {Path(shard).with_name("manifest.json") for shard in shards}:
+        try:
+            stored = json.loads(manifest.read_text(encoding="utf-8"))["options"]["kind"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # shards made by another tool have no manifest of ours; each sample says its kind
+        if stored != kind:
+            raise ShardError(f"{manifest.parent} holds {stored} samples, not {kind} ones")
 
 
 def read_shards(shards: Iterable[str], on_error: Callable[[ShardError], None] | None = None) -> Iterator[ShardSample]:
