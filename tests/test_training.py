@@ -203,6 +203,15 @@ def test_training_goes_on_from_an_export(exported, shards, tmp_path):
     assert torch.equal(start["text.proj.weight"], end["text.proj.weight"])
 
 
+def test_chosen_preprocessing_stays_with_the_export_even_where_it_is_open_clips_default(shards, tmp_path):
+    flags = train_flags(shards, tmp_path, "mean", epochs=1, train_num_samples=8)
+    train([*flags, "--image-mean", *map(str, open_clip.OPENAI_DATASET_MEAN), "--image-resize-mode", "squash"])
+    export_model(tmp_path / "mean", tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert list(loaded.preprocess.transforms[-1].mean) == list(open_clip.OPENAI_DATASET_MEAN)
+    assert loaded.model.visual.preprocess_cfg["resize_mode"] == "squash"
+
+
 def test_export_refuses_what_it_cannot_export(run, tmp_path):
     with pytest.raises(CheckpointError, match="no such run folder"):
         export_model(tmp_path / "none", tmp_path / "out")

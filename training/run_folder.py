@@ -88,6 +88,9 @@ def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace)
         interpolation=upstream.image_interpolation,
         resize_mode=upstream.image_resize_mode,
     )
+    # The values in force become the tower's own, so that an export means the same wherever it is loaded.
+    own = {key: value for key, value in preprocess_cfg.items() if key not in ("size", "mode")}
+    model_cfg["keepfit_cfg"] = {**model_cfg["keepfit_cfg"], "preprocess": own}
     return model_cfg, preprocess_cfg
 
 

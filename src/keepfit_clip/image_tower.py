@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from keepfit_clip.config import VisionConfig
 from keepfit_clip.errors import ConfigError, MissingWeightsError
-from keepfit_clip.registry import default_preprocess
 from keepfit_clip.weights import PYPI_PREFIX, resolve_source, unreachable
 
 __all__ = ["ImageTower"]
@@ -24,15 +23,16 @@ class ImageTower(nn.Module):
         embed_dim: width of the joint space.
         preprocess: the tower's own preprocessing values (mean, std, resize_mode, ...), each of which stands until a
             user asks for another one.
+        default_preprocess: the values that arrive where nobody chose any; there the tower's own stand.
 
     Raises:
         ConfigError: timm does not know the backbone, or it gives neither a feature map nor tokens.
         MissingWeightsError: pretrained weights were asked for and are out of reach.
     """
 
-    def __init__(self, config: VisionConfig, embed_dim: int, preprocess: dict | None = None):
+    def __init__(self, config: VisionConfig, embed_dim: int, preprocess: dict, default_preprocess: dict):
         super().__init__()
-        self._own_preprocess = dict(preprocess or {})
+        self._own_preprocess, self._default_preprocess = dict(preprocess), dict(default_preprocess)
         self.preprocess_cfg = {"size": config.image_size}
         self.normalize_trunk = config.normalize_trunk
         self.trunk = _create_trunk(config)
@@ -51,10 +51,10 @@ class ImageTower(nn.Module):
     @preprocess_cfg.setter
     def preprocess_cfg(self, values: dict) -> None:
         # create_model fills what nobody chose with OpenAI's defaults: there the tower's own value stands.
-        default = default_preprocess()
+        default = self._default_preprocess
         chosen = {k: v for k, v in values.items() if k == "size" or _plain(v) != _plain(default.get(k))}
         self._preprocess_cfg = {**default, **self._own_preprocess, **chosen}
-        self.image_mean, self.image_std = self._preprocess_cfg["mean"], self._preprocess_cfg["std"]
+        self.image_mean, self.image_std = (self._preprocess_cfg.get(k) for k in ("mean", "std"))
 
     def forward(self, image: Tensor) -> Tensor:
         """Global features (B, D), not normalised, of images (B, 3, H, W)."""

@@ -26,6 +26,7 @@ class KeepFIT(nn.Module):
     Args:
         embed_dim: D, width of the joint space.
         vision_cfg, text_cfg, multimodal_cfg, keepfit_cfg: see `keepfit_clip.config`.
+        default_preprocess: open_clip's preprocessing values where nobody chose any.
         init_logit_scale: logarithm of the initial logit scale.
         cast_dtype: accepted because open_clip passes it; the towers follow the parameters' dtype.
 
@@ -40,6 +41,7 @@ class KeepFIT(nn.Module):
         text_cfg: dict | TextConfig,
         multimodal_cfg: dict | DecoderConfig,
         keepfit_cfg: dict | KeepFITConfig,
+        default_preprocess: dict | None = None,
         init_logit_scale: float = math.log(1 / 0.07),
         cast_dtype: torch.dtype | None = None,
         **unsupported: Any,
@@ -50,7 +52,7 @@ class KeepFIT(nn.Module):
         vision = config_from_dict(VisionConfig, vision_cfg, "vision_cfg")
         text = config_from_dict(TextConfig, text_cfg, "text_cfg")
         keepfit = config_from_dict(KeepFITConfig, keepfit_cfg, "keepfit_cfg")
-        self.visual = ImageTower(vision, embed_dim, keepfit.preprocess)
+        self.visual = ImageTower(vision, embed_dim, keepfit.preprocess, default_preprocess or {})
         self.text = TextTower(text, embed_dim)
         self.text_revision = TextRevision(embed_dim, keepfit.revision)
         self.text_decoder = _build_decoder(multimodal_cfg, self.text, self.visual.token_dim)

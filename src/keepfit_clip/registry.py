@@ -70,7 +70,7 @@ def _wrap_coca(original):
             return original(**model_cfg)
         from keepfit_clip.model import KeepFIT  # transformers and timm load only when a model is built
 
-        return KeepFIT(**model_cfg)
+        return KeepFIT(default_preprocess=default_preprocess(), **model_cfg)
 
     return build
 
