@@ -102,6 +102,19 @@ def test_caption_loss_is_the_mean_over_all_tokens_not_over_captions():
     assert terms["public_caption_loss"].item() == pytest.approx(0.5 * 9 / 3)
 
 
+def test_autocast_does_not_coarsen_the_loss():
+    torch.manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(6, 8), dim=1) for _ in range(2))
+    output = model_output(
+        image, text, [False] * 3 + [True] * 3, list(range(6)), padded(*[[i] for i in range(6)]), scale=100.0
+    )
+    plain = HybridLoss()(**output)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = HybridLoss()(**output)
+    for name, term in plain.items():
+        torch.testing.assert_close(mixed[name], term)
+
+
 def test_a_non_finite_term_stops_with_its_name():
     image = torch.full((2, 4), float("nan"))
     with pytest.raises(NonFiniteLossError, match="contrastive_loss nan"):

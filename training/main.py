@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
     run = _Run(sys.argv[1:] if argv is None else list(argv))
-    with _patched(run):
+    with _patched(run), _own_logging():
         try:
             code = upstream_main.main(argv)
         except RuntimeError as error:
@@ -131,9 +131,6 @@ def _patched(run: _Run) -> Iterator[None]:
     if missing:
         raise ConfigError(f"this open_clip_train lacks {', '.join(missing)}: pip install 'open_clip_torch>=3.3,<4'")
     originals = {place: getattr(*place) for place in replacements}
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers = [logging.NullHandler()]  # else the first log line installs a handler, and each stands twice
     try:
         for (module, name), function in replacements.items():
             setattr(module, name, function)
@@ -141,9 +138,24 @@ def _patched(run: _Run) -> Iterator[None]:
     finally:
         for (module, name), function in originals.items():
             setattr(module, name, function)
-        for handler in root.handlers:  # the run's own, its log file among them
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Gives the run's log handlers to the run alone; upstream also raises the level of every logger there is."""
+    root = logging.getLogger()
+    handlers, levels = root.handlers, {name: logging.getLogger(name).level for name in root.manager.loggerDict}
+    root_level = root.level
+    root.handlers = [logging.NullHandler()]  # else the first log line installs a handler, and each stands twice
+    try:
+        yield
+    finally:
+        for handler in root.handlers:  # the run's log file among them
             handler.close()
-        root.handlers, root.level = handlers, level
+        root.handlers = handlers
+        root.setLevel(root_level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _ddp_on_any_device(original: type) -> Callable:

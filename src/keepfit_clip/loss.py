@@ -46,7 +46,7 @@ def soft_clip_loss_sum(logits: Tensor, positive: Tensor, allowed: Tensor) -> Ten
     Returns:
         (), the sum over the R rows; rows without a positive count zero.
     """
-    logits = logits.float().masked_fill(~allowed, float("-inf"))
+    logits = logits.masked_fill(~allowed, float("-inf"))
     log_probability = logits.log_softmax(dim=1)
     positive = positive & allowed
     target = positive / positive.sum(dim=1, keepdim=True).clamp(min=1)
@@ -114,10 +114,16 @@ class HybridLoss(nn.Module):
             NonFiniteLossError: a term is NaN or infinite.
         """
         everyone = _Everyone()
-        terms = self._contrastive(everyone, image_features, text_features, logit_scale, is_elite, text_id, category_ids)
-        terms["revision_loss"] = self.revision_weight * self._revision(
-            everyone, text_features, is_elite, modality, revision_query, revision_key, revision_value
-        )
+        image_features, text_features = image_features.float(), text_features.float()
+        revision = (revision_query.float(), revision_key.float(), revision_value.float())
+        # In float32 whatever the run's precision: at a scale of 100 bfloat16 logits are half a unit apart.
+        with torch.autocast(image_features.device.type, enabled=False):
+            terms = self._contrastive(
+                everyone, image_features, text_features, logit_scale, is_elite, text_id, category_ids
+            )
+            terms["revision_loss"] = self.revision_weight * self._revision(
+                everyone, text_features, is_elite, modality, *revision
+            )
         if caption_nll_sum is not None:
             terms["caption_loss"] = self.caption_weight * _mean_nll(everyone, caption_nll_sum, caption_tokens, is_elite)
             if self.public_caption_weight:
@@ -161,7 +167,7 @@ class HybridLoss(nn.Module):
         revised, found = revised_text_features(
             query[public], all_key[all_elite], all_value[all_elite], modality[public], all_modality[all_elite]
         )
-        error = F.mse_loss(revised.float(), text_features[public].float(), reduction="none").mean(dim=1) * found
+        error = F.mse_loss(revised, text_features[public], reduction="none").mean(dim=1) * found
         # Every parameter of the revision takes part in every step, as DDP waits for its gradients.
         anchor = 0.0 * (query.sum() + key.sum() + value.sum())
         return everyone.mean_of_sum(error.sum(), everyone.sum(found.sum())) + anchor

@@ -1,0 +1,84 @@
+"""Any timm backbone works as an image tower: feature, tokens, locking, another image size."""
+
+import pytest
+import torch
+
+from keepfit_clip.config import VisionConfig
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.image_tower import ImageTower
+
+BACKBONES = [
+    "test_resnet",
+    "test_efficientnet",
+    "test_convnext",
+    "test_vit",
+    "test_vit3",
+    "swin_tiny_patch4_window7_224",
+]
+
+
+def tower(name, size=64, **options):
+    torch.manual_seed(0)
+    return ImageTower(VisionConfig(name, image_size=size, **options), 16, {}, {})
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_feature_and_tokens(name):
+    size = 224 if name.startswith("swin") else 64
+    built = tower(name, size).eval()
+    feature, tokens = built.encode(torch.randn(2, 3, size, size))
+    assert feature.shape == (2, 16)
+    assert tokens.shape[0] == 2
+    assert tokens.shape[2] == built.token_dim
+    assert int(tokens.shape[1] ** 0.5) ** 2 == tokens.shape[1]  # a square map, no class token in it
+    (feature.sum() + tokens.sum()).backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in built.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_tokens_keep_their_place(name):
+    built = tower(name).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    marked = image.clone()
+    marked[..., -8:, -8:] = 3.0  # bottom right
+    change = (built.encode(marked)[1] - built.encode(image)[1]).norm(dim=-1)[0]
+    assert change.argmax() == len(change) - 1
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
+def test_locking_all_or_all_but_the_last_groups(name):
+    locked = tower(name)
+    locked.lock(freeze_bn_stats=True)
+    assert not any(p.requires_grad for p in locked.trunk.parameters())
+    assert locked.proj.weight.requires_grad
+    before = {key: value.clone() for key, value in locked.trunk.state_dict().items()}
+    locked.train()
+    locked(torch.randn(4, 3, 64, 64))
+    for key, value in locked.trunk.state_dict().items():
+        assert torch.equal(before[key], value), key
+    partly = tower(name)
+    partly.lock(unlocked_groups=1)
+    free = [p.requires_grad for p in partly.trunk.parameters()]
+    assert any(free)
+    assert not all(free)
+
+
+def test_a_checkpoint_of_another_image_size_loads_into_a_vit():
+    small, large = tower("test_vit", 64), tower("test_vit", 128)
+    large.load_state_dict(small.state_dict())
+    assert (
+        large.encode(torch.randn(1, 3, 128, 128))[1].shape[1] == 4 * small.encode(torch.randn(1, 3, 64, 64))[1].shape[1]
+    )
+
+
+def test_normalised_trunk_feature():
+    built = tower("test_resnet", normalize_trunk=True).eval()
+    images = torch.randn(2, 3, 64, 64)
+    pooled = built.trunk(images)
+    expected = (pooled / pooled.norm(dim=1, keepdim=True)) @ built.proj.weight.T
+    torch.testing.assert_close(built(images), expected)
+
+
+def test_unknown_backbone():
+    with pytest.raises(ConfigError, match="timm cannot build"):
+        tower("resnet_of_dreams")
