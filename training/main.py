@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import open_clip_train.main as upstream_main
 import torch
+from open_clip_train.distributed import world_info_from_env
 from open_clip_train.params import parse_args as upstream_parse_args
 from open_clip_train.train import train_one_epoch as upstream_train_one_epoch
 from open_clip_train.train import unwrap_model
@@ -56,13 +57,13 @@ class _Run:
         return upstream
 
     def _steps_per_epoch(self) -> int:
-        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        _, _, world_size = world_info_from_env()
         return max(1, samples_per_epoch(self.args) // (self.args.batch_size * world_size))
 
     def _check_run_is_new(self, upstream) -> None:
         folder = Path(upstream.logs) / upstream.name
-        first_rank = int(os.environ.get("RANK", 0)) == 0
-        if first_rank and upstream.resume != "latest" and (folder / "out.log").exists():
+        _, rank, _ = world_info_from_env()
+        if rank == 0 and upstream.resume != "latest" and (folder / "out.log").exists():
             raise ConfigError(f"{folder} holds a run already: go on with --resume latest, or choose another --name")
         if upstream.resume and upstream.resume != "latest" and not Path(upstream.resume).is_file():
             raise CheckpointError(f"--resume {upstream.resume}: no such checkpoint")

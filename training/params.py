@@ -1,11 +1,11 @@
 """The flags of stage 2: ours first, everything else goes to open_clip_train."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from datetime import datetime
 
 import torch
+from open_clip_train.distributed import world_info_from_env
 
 from keepfit_clip.errors import ConfigError
 
@@ -101,7 +101,7 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
     if min(args.contrastive_weight, args.revision_weight, args.caption_weight, args.public_caption_weight) < 0:
         raise ConfigError("a loss weight is negative")
     if args.name is None:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if world_info_from_env()[2] > 1:
             raise ConfigError("with several processes give --name, so that all of them share one run folder")
         args.name = f"{args.model.rstrip('/').rpartition('/')[2]}-{datetime.now():%Y%m%d-%H%M%S}"
     if args.device is None:

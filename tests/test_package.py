@@ -1,0 +1,57 @@
+"""The package as a whole: its public names, its README, what it imports."""
+
+import configparser
+import re
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+import keepfit_clip
+from keepfit_clip.cli import app
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = {
+    "HybridLoss", "KeepFIT", "KeepFITError", "Knowledge", "ZeroShotClassifier", "__version__", "list_keepfit_models",
+    "load_model", "register",
+}  # fmt: skip
+
+
+def test_public_names():
+    assert set(keepfit_clip.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(keepfit_clip, name) is not None
+
+
+def test_version_stands_once():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["metadata"]["version"] == keepfit_clip.__version__
+
+
+def test_training_and_configs_are_subpackages():
+    import keepfit_clip.model_configs
+    import keepfit_clip.training
+
+    assert (Path(keepfit_clip.model_configs.__file__).parent / "keepfit-v2.json").is_file()
+    assert keepfit_clip.training.__name__ == "keepfit_clip.training"
+
+
+def test_the_library_does_not_import_the_training_programs():
+    for path in (ROOT / "src" / "keepfit_clip").rglob("*.py"):
+        found = re.search(r"keepfit_clip\.training", re.sub(r'"""[\s\S]*?"""', "", path.read_text()))
+        assert found is None or path.parent.name == "cli", path
+
+
+def test_every_file_stands_in_the_readme_tree():
+    tree = (ROOT / "README.md").read_text()
+    for folder in ("src/keepfit_clip", "training"):
+        for path in (ROOT / folder).glob("*.py"):
+            if path.name != "__init__.py":
+                assert path.name in tree or f"{path.stem}.json, .py" in tree, path
+
+
+def test_every_command_in_the_readme_exists():
+    commands = set(re.findall(r"keepfit-clip ([a-z-]+(?: build)?)", (ROOT / "README.md").read_text()))
+    assert {"train", "export", "shards build"} <= commands
+    for command in commands - {"train", "pretrain-text"}:
+        assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0, command
