@@ -14,6 +14,8 @@ BACKBONES = [
     "test_vit",
     "test_vit3",
     "swin_tiny_patch4_window7_224",
+    "mobilenetv3_small_050",
+    "vgg11",
 ]
 
 
@@ -24,7 +26,7 @@ def tower(name, size=64, **options):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_feature_and_tokens(name):
-    size = 224 if name.startswith("swin") else 64
+    size = 224 if name.startswith(("swin", "vgg")) else 64
     built = tower(name, size).eval()
     feature, tokens = built.encode(torch.randn(2, 3, size, size))
     assert feature.shape == (2, 16)

@@ -56,7 +56,7 @@ def test_draws_speak_of_the_drawn_category_and_use_names_and_findings():
     rng, seen = random.Random(0), set()
     for _ in range(200):
         text, category = draw_text(["glaucoma", "cataract"], "CFP", KNOWLEDGE, rng, ["noisy"])
-        possible = [*KNOWLEDGE.names(category), *KNOWLEDGE.findings(category, "CFP")]
+        possible = [*KNOWLEDGE.names(category), *KNOWLEDGE.findings(category, "CFP"), f": {category} is present"]
         assert any(text.endswith(part) for part in possible)
         assert text.startswith(("A fundus photograph", "A noisy fundus photograph"))
         seen.add(text)
@@ -66,6 +66,7 @@ def test_draws_speak_of_the_drawn_category_and_use_names_and_findings():
 def test_negations_have_names_but_no_findings():
     assert KNOWLEDGE.names("no glaucoma")[0] == "no glaucoma"
     assert KNOWLEDGE.findings("no glaucoma", "CFP") == []
+    assert class_texts("no glaucoma", "CFP", KNOWLEDGE)[-1] == "A fundus photograph: glaucoma is absent"
 
 
 def test_class_texts_start_with_the_canonical_name():

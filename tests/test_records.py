@@ -65,6 +65,7 @@ def test_unusable_tables(root, text, message):
         ("a.png,glaucoma", "not a Python list"),
         ("a.png,\"__import__('os').getcwd()\"", "not a Python list"),
         ("a.png,[1]", "not a Python list"),
+        ("a.png,[{[]}]", "not a Python list"),
         ("a.png,[]", "neither a caption nor a category"),
         ("missing.png,['DR']", "file is missing"),
         ("../a.png,['DR']", "leaves the image folder"),

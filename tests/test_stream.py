@@ -130,7 +130,7 @@ def test_nothing_readable_ends_in_an_error_not_in_a_loop(make_stream, tmp_path):
     empty = tmp_path / "empty.tar"
     empty.write_bytes(b"")
     stream.public = [str(empty)]
-    with pytest.raises(ShardError, match="none of the 1 shards"):
+    with pytest.raises(ShardError, match="none of the 1 public shards"):
         next(iter(stream))
 
 

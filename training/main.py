@@ -30,6 +30,7 @@ from open_clip_train.distributed import world_info_from_env
 from open_clip_train.params import parse_args as upstream_parse_args
 from open_clip_train.train import train_one_epoch as upstream_train_one_epoch
 from open_clip_train.train import unwrap_model
+from safetensors import safe_open
 
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError
 from keepfit_clip.loss import HybridLoss
@@ -50,9 +51,12 @@ class _Run:
 
     def parse_args(self, _argv):
         train = self.args.public_data or self.args.elite_data
-        steps = self._steps_per_epoch() if train and self.args.warmup is None else self.args.warmup or 0
-        upstream = upstream_parse_args(upstream_argv(self.args, self.rest, train, warmup=steps))
+        upstream = upstream_parse_args(upstream_argv(self.args, self.rest, train))
+        if train and self.args.warmup is None:
+            upstream.warmup = self._steps_per_epoch() // upstream.accum_freq
         self._check_run_is_new(upstream)
+        if self.args.pretrained:
+            _check_readable(self.args.pretrained)
         upstream.model, self.config = prepare_run(self.args, upstream)
         return upstream
 
@@ -109,8 +113,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
+            start = f"--resume {run.args.resume}" if run.args.resume else f"--pretrained {run.args.pretrained}"
             differing = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"--resume: the checkpoint is of another architecture: {differing}") from error
+            raise CheckpointError(f"{start}: the checkpoint is of another architecture: {differing}") from error
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise CheckpointError(
+                f"--resume {run.args.resume}: other parameters were trained in that run: "
+                "give the same --lock-image and --lock-text flags"
+            ) from error
     if code not in (None, 0):  # only where it gave up before it started
         raise ConfigError(f"open_clip_train refused to start {run.args.name}; its last line above says why")
 
@@ -182,13 +194,29 @@ def _save_then_rename(original: Callable) -> Callable:
     return save
 
 
+def _check_readable(path: str) -> None:
+    """Raises CheckpointError unless a file of weights can be read."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"--pretrained {path}: no such file")
+    try:
+        if path.endswith(".safetensors"):
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        else:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch and safetensors raise many kinds for damaged files
+        raise CheckpointError(f"--pretrained {path}: not readable weights ({type(error).__name__})") from error
+
+
 def _explained_load(original: Callable) -> Callable:
     def load(path, map_location=None):
         try:
             checkpoint = original(path, map_location=map_location)
         except Exception as error:  # torch raises many kinds for damaged files
             raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-        if not isinstance(checkpoint, dict):
+        trained = {"state_dict", "optimizer"}  # beside the epoch; without an epoch it is a bare state dict
+        complete = isinstance(checkpoint, dict) and ("epoch" not in checkpoint or trained <= set(checkpoint))
+        if not complete:
             raise CheckpointError(f"{path}: not a checkpoint of a training run")
         return checkpoint
 

@@ -22,6 +22,10 @@ UNSUPPORTED = {
     "--force-quick-gelu": "KeepFIT towers have no QuickGELU",
     "--force-custom-text": "KeepFIT models always have a text tower of their own",
     "--use-bnb-linear": "int8 layers are not supported",
+    "--coca-caption-loss-weight": "use --caption-weight",
+    "--coca-contrastive-loss-weight": "use --contrastive-weight",
+    "--loss-dist-impl": "features are always gathered with gradient",
+    "--aug-cfg": "augmentation is this library's own; --no-augment turns it off",
     "--train-data": "give --public-data and --elite-data",
     "--train-data-upsampling-factors": "use --elite-fraction",
     "--dataset-type": "training reads shards of `keepfit-clip shards build`",
@@ -111,19 +115,18 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
     return args, rest
 
 
-def upstream_argv(args: argparse.Namespace, rest: Sequence[str], train_data: str | None, warmup: int) -> list[str]:
+def upstream_argv(args: argparse.Namespace, rest: Sequence[str], train_data: str | None) -> list[str]:
     """The argument list for open_clip_train's own parser.
 
     Args:
         args: ours.
         rest: what our parser did not know.
         train_data: set where there is something to train on; upstream makes an optimizer then.
-        warmup: steps.
     """
     shared = ("model", "logs", "name", "seed", "batch_size", "epochs", "workers", "lr", "wd", "beta1", "beta2", "eps",
               "grad_clip_norm", "log_every_n_steps", "device", "precision", "resume", "pretrained", "train_num_samples",
               "val_data")  # fmt: skip
-    argv = ["--warmup", str(warmup)]
+    argv = ["--warmup", str(args.warmup or 0)]
     for name in shared:
         value = getattr(args, name)
         if value is not None and value != "":

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from keepfit_clip.errors import ConfigError, MissingWeightsError
 from keepfit_clip.export import RUN_MODEL
-from keepfit_clip.files import new_folder
-from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config, write_model_folder
+from keepfit_clip.files import new_folder, write_json
+from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_model_config, write_model_folder
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
 
@@ -41,19 +41,26 @@ def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple
     Raises:
         ConfigError: no KeepFIT model, or the run folder holds another config.
     """
-    model_cfg, preprocess_cfg = resolve_model_config(args, upstream)
     folder = Path(args.logs) / args.name / RUN_MODEL
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / ".model.lock"):
+        tower = folder / "text_tower"
+        if upstream.resume and tower.is_dir():
+            args.text_tower = str(tower)  # the run's own copy, wherever the flag points now
+        model_cfg, preprocess_cfg = resolve_model_config(args, upstream)
+        placed = _placed(model_cfg, folder, args)
         if not folder.exists():
-            _write(folder, args, model_cfg, preprocess_cfg)
+            _write(folder, args, placed, preprocess_cfg)
         stored = read_model_config(folder)
-    differing = _differing(stored["model_cfg"], _placed(model_cfg, folder, args))
-    if differing:
-        raise ConfigError(
-            f"{folder.parent} was started with another model config ({', '.join(differing)} differ): "
-            "go on with the same flags, or choose another --name"
-        )
+        differing = _differing(stored["model_cfg"], placed)
+        if differing:
+            raise ConfigError(
+                f"{folder.parent} was started with another model config ({', '.join(differing)} differ): "
+                "go on with the same flags, or choose another --name"
+            )
+        if stored["model_cfg"] != placed:  # the run folder was moved
+            stored = {**stored, "model_cfg": placed}
+            write_json(folder / CONFIG_NAME, stored)
     weights_at_start = args.pretrained or _has_weights(args.model)
     return (args.model if weights_at_start else f"{_LOCAL}{folder}"), stored
 
@@ -131,7 +138,7 @@ def _write(folder: Path, args: argparse.Namespace, model_cfg: dict, preprocess_c
     else:
         tokenizer = open_clip.get_tokenizer(args.model)
     with new_folder(folder) as partial:
-        write_model_folder(partial, _placed(model_cfg, folder, args), preprocess_cfg, tokenizer, tower)
+        write_model_folder(partial, model_cfg, preprocess_cfg, tokenizer, tower)
 
 
 def _placed(model_cfg: dict, folder: Path, args: argparse.Namespace) -> dict:
@@ -150,9 +157,9 @@ def _has_weights(model: str) -> bool:
 
 
 def _differing(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
-    """Dotted names of the settings that differ between two configs."""
+    """Dotted names of the settings that differ between two configs; where weights once came from is none."""
     names = []
-    for key in sorted({*stored, *wanted}):
+    for key in sorted({*stored, *wanted} - {"hf_model_name", "hf_tokenizer_name"}):
         old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             names += _differing(old, new, f"{prefix}{key}.")

@@ -56,6 +56,7 @@ class ValidationData:
         self.tokenizer = tokenizer
         self.knowledge = knowledge
         self.mean, self.std = preprocess_cfg["mean"], preprocess_cfg["std"]
+        self.cut_texts = 0
         self.num_samples = sum(1 for _ in read_shards(self.shards))  # what open_clip's wandb hook reads
         if not self.num_samples:
             raise ShardError(f"the validation shards hold no sample, e.g. {self.shards[0]}")
@@ -65,9 +66,15 @@ class ValidationData:
         samples = self._decoded(rng)
         while batch := list(islice(samples, self.batch_size)):
             images, texts = collate(
-                [sample for _, sample in batch], self.tokenizer, self.mean, self.std, on_too_long=lambda _: None
+                [sample for _, sample in batch], self.tokenizer, self.mean, self.std, on_too_long=self.count_cut
             )
             yield [shard_sample for shard_sample, _ in batch], images, texts
+
+    def count_cut(self, number: int) -> None:
+        """Counts texts cut to the context; the first time it says so."""
+        if not self.cut_texts:
+            logging.warning("validation: texts longer than the context are cut")
+        self.cut_texts += number
 
     def _decoded(self, rng: random.Random):
         for shard_sample in read_shards(self.shards):
@@ -136,7 +143,7 @@ def _zero_shot_aca(model, validation, modality, features: Tensor, labels: list[s
     device = model.logit_scale.device
     class_features = []
     for name in classes:
-        ids = validation.tokenizer(class_texts(name, modality, validation.knowledge), on_too_long=lambda _: None)
+        ids = validation.tokenizer(class_texts(name, modality, validation.knowledge), on_too_long=validation.count_cut)
         class_features.append(model.encode_text(ids.to(device), normalize=True).float().mean(dim=0))
     class_features = torch.nn.functional.normalize(torch.stack(class_features), dim=-1).cpu()
     logits = model.logit_scale.exp().float().cpu() * features @ class_features.T

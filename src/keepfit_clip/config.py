@@ -91,6 +91,12 @@ class DecoderConfig:
     context_length: int = 77
     dropout: float = 0.1
 
+    def __post_init__(self):
+        for name in ("layers", "heads", "context_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"multimodal_cfg.{name} is {value!r}; it must be a whole number above 0")
+
 
 @dataclass
 class RevisionConfig:

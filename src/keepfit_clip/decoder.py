@@ -161,7 +161,9 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
         """
         batch = image_tokens.shape[0]
         start = torch.full((batch, 1), self.config.bos_token_id, device=image_tokens.device)
-        options.setdefault("max_length", self.config.max_position_embeddings)
+        longest = self.config.max_position_embeddings
+        if options.setdefault("max_length", longest) > longest:
+            raise ConfigError(f"max_length {options['max_length']} is beyond the decoder's context of {longest} tokens")
         if use_cache:  # transformers itself would make a cache without room for the cross-attention
             options["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
         image_states = self.project_tokens(image_tokens)

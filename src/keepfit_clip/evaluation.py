@@ -156,10 +156,13 @@ def evaluate_table(
         unused[row] = reason
         messages.append(message)
 
-    records = list(read_records(table, images, on_reject=lambda e: leave_out(e.row, e.reason, str(e))))
-    if rows is not None:
-        chosen = set(rows)
-        records = [record for record in records if record.row in chosen]
+    chosen = None if rows is None else set(rows)
+
+    def reject(error: TableError) -> None:
+        if chosen is None or error.row in chosen:
+            leave_out(error.row, error.reason, str(error))
+
+    records = [r for r in read_records(table, images, on_reject=reject) if chosen is None or r.row in chosen]
     if not records:
         raise TableError(f"{table}: none of its rows can be used{': ' + messages[0] if messages else ''}")
     names, labelled = label_records(

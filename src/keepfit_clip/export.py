@@ -60,13 +60,24 @@ def find_checkpoint(run_or_checkpoint: str | Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such run folder or checkpoint")
     folder = path / RUN_CHECKPOINTS
-    latest = folder / "epoch_latest.pt"
-    if latest.is_file():
-        return latest.resolve()
-    numbered = {int(m[1]): p for p in folder.glob("epoch_*.pt") if (m := re.fullmatch(r"epoch_(\d+)\.pt", p.name))}
-    if not numbered:
+    found = [p for p in folder.glob("epoch_*.pt") if re.fullmatch(r"epoch_(\d+|latest)\.pt", p.name)]
+    if not found:
         raise CheckpointError(f"{path} holds no checkpoint ({RUN_CHECKPOINTS}/epoch_N.pt): has the training saved one?")
-    return numbered[max(numbered)].resolve()
+    return max(found, key=_epoch).resolve()
+
+
+def _epoch(checkpoint: Path) -> int:
+    """How many epochs a checkpoint has seen; `epoch_latest.pt` does not say so in its name."""
+    number = checkpoint.stem.removeprefix("epoch_")
+    return int(number) if number.isdigit() else int(_read(checkpoint).get("epoch", 0))
+
+
+def _read(path: Path) -> dict:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+    return content if isinstance(content, dict) else {}
 
 
 def load_training_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -75,11 +86,7 @@ def load_training_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file cannot be read or holds something else.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-    state = content.get("state_dict") if isinstance(content, dict) else None
+    state = _read(path).get("state_dict")
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path}: holds no state_dict, so it is no checkpoint of a training run")
     return {key.removeprefix("module."): value for key, value in state.items()}

@@ -39,8 +39,9 @@ class ImageTower(nn.Module):
         self.image_size = config.image_size
         self.set_input_size(config.image_size)
         self.token_dim: int = self.trunk.num_features
-        self.proj = nn.Linear(self.token_dim, embed_dim, bias=False)
-        nn.init.normal_(self.proj.weight, std=self.token_dim**-0.5)
+        pooled_dim = getattr(self.trunk, "head_hidden_size", None) or self.token_dim  # MobileNets widen after pooling
+        self.proj = nn.Linear(pooled_dim, embed_dim, bias=False)
+        nn.init.normal_(self.proj.weight, std=pooled_dim**-0.5)
         self.register_load_state_dict_pre_hook(_resample_position_embedding)
 
     @property
@@ -136,7 +137,7 @@ def _create_trunk(config: VisionConfig) -> nn.Module:
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"timm cannot build {config.timm_model_name!r}: {error}") from error
     except OSError as error:
-        raise unreachable(config.timm_model_name, error) from error
+        raise unreachable(config.timm_model_name, error, part="image") from error
     if config.timm_model_pretrained and from_wheel:
         _load_in_order(trunk, resolve_source(config.pretrained_weights))
     return trunk

@@ -99,10 +99,13 @@ class Knowledge:
         name = self.canonical(term)
         if name in self.conditions:
             return [name, *self.conditions[name].synonyms]
-        if name.startswith("no ") and name[3:] in self.conditions:
-            denied = name[3:]
-            return [name, f"absence of {denied}", f"absent {denied}"]
-        return [name]
+        denied = self.denied(name)
+        return [name, f"absence of {denied}", f"absent {denied}"] if denied else [name]
+
+    def denied(self, term: str) -> str | None:
+        """The condition that a negation such as "no glaucoma" denies; None for anything else."""
+        name = self.canonical(term)
+        return name[3:] if name.startswith("no ") and name[3:] in self.conditions else None
 
     def findings(self, term: str, modality: str | None) -> list[str]:
         """What of a category can be seen in a modality; empty for negations and unknown terms."""

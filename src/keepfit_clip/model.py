@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from keepfit_clip.compat import set_activation_checkpointing
 from keepfit_clip.config import DecoderConfig, KeepFITConfig, TextConfig, VisionConfig, config_from_dict
 from keepfit_clip.decoder import CaptionDecoder
 from keepfit_clip.errors import ConfigError
@@ -135,24 +136,25 @@ class KeepFIT(nn.Module):
             Token ids (B, L), begin token first, padded after the end token.
 
         Raises:
-            ConfigError: the model has no caption decoder.
+            ConfigError: the model has no caption decoder, or max_length is beyond its context.
         """
         if self.text_decoder is None:
             raise ConfigError("this model has no caption decoder (its multimodal_cfg is empty)")
-        with torch.no_grad():
-            _, image_tokens = self.visual.encode(image)
-        return self.text_decoder.generate_captions(image_tokens, use_cache=use_cache, **options)
+        was_training = self.training
+        self.eval()  # as open_clip's CoCa does: a model fresh from create_model is in training mode
+        try:
+            with torch.no_grad():
+                _, image_tokens = self.visual.encode(image)
+            return self.text_decoder.generate_captions(image_tokens, use_cache=use_cache, **options)
+        finally:
+            self.train(was_training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes activations of all towers in the backward pass: less memory, more time."""
         self.visual.set_grad_checkpointing(enable)
         self.text.set_grad_checkpointing(enable)
-        if self.text_decoder is None:
-            return
-        if enable:
-            self.text_decoder.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.text_decoder.activation_checkpointing_disable()
+        if self.text_decoder is not None:
+            set_activation_checkpointing(self.text_decoder, enable)
 
     def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Freezes the image backbone, see `ImageTower.lock`."""

@@ -13,6 +13,7 @@ __all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read_model_config", "write_model_fold
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
+_NOT_OF_A_TOWER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state*", "checkpoint-*")
 
 
 def read_model_config(folder: str | Path) -> dict[str, Any]:
@@ -45,9 +46,7 @@ def write_model_folder(folder: Path, model_cfg: dict, preprocess_cfg: dict, toke
         text_tower: a Hugging Face folder to copy in and to name as the source of the text tower's weights.
     """
     if text_tower is not None:
-        shutil.copytree(
-            text_tower, folder / "text_tower", ignore=shutil.ignore_patterns("*.bin", "*.pt", "checkpoint-*")
-        )
+        shutil.copytree(text_tower, folder / "text_tower", ignore=shutil.ignore_patterns(*_NOT_OF_A_TOWER))
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(str(folder))
     write_json(folder / CONFIG_NAME, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})

@@ -46,7 +46,7 @@ def draw_text(
     rng: random.Random,
     attributes: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """Draws a text for an image: one of its categories, by one of its names or by a visible finding.
+    """Draws a text for an image: one of its categories, by name, as a statement or by a visible finding.
 
     Args:
         categories: canonical names of what is true of the image, at least one.
@@ -63,6 +63,8 @@ def draw_text(
     findings = knowledge.findings(category, modality)
     if findings and rng.random() < 0.5:
         return f"{_image_of(modality, used_attributes)} showing {rng.choice(findings)}", category
+    if rng.random() < 0.5:
+        return _statement(category, modality, knowledge, used_attributes), category
     return category_text([rng.choice(knowledge.names(category))], modality, used_attributes), category
 
 
@@ -79,8 +81,16 @@ def class_texts(category: str, modality: str | None, knowledge: Knowledge, descr
     if not descriptions:
         return [category_text(names[:1], modality)]
     texts = [category_text([name], modality) for name in names]
+    texts.append(_statement(category, modality, knowledge))
     texts += [f"{_image_of(modality)} showing {finding}" for finding in knowledge.findings(category, modality)]
     return texts
+
+
+def _statement(category: str, modality: str | None, knowledge: Knowledge, attributes: Sequence[str] = ()) -> str:
+    """A category as a report states it: "A fundus photograph: glaucoma is present"."""
+    denied = knowledge.denied(category)
+    finding = f"{denied} is absent" if denied else f"{knowledge.canonical(category)} is present"
+    return f"{_image_of(modality, attributes)}: {finding}"
 
 
 def _image_of(modality: str | None, attributes: Sequence[str] = ()) -> str:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
+from keepfit_clip.compat import set_activation_checkpointing
 from keepfit_clip.config import TextConfig
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.weights import resolve_source, unreachable
@@ -64,10 +65,7 @@ class TextTower(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the encoder's activations in the backward pass."""
-        if enable:
-            self.transformer.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.transformer.activation_checkpointing_disable()
+        set_activation_checkpointing(self.transformer, enable)
 
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
         """Freezes the encoder, word embeddings included; the projection goes on learning.
@@ -111,12 +109,12 @@ def _create_encoder(config: TextConfig) -> nn.Module:
     settings = dict(config.hf_model_config)
     try:
         encoder_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    except (KeyError, ValueError) as error:
+        pretrained = config.hf_model_pretrained and config.hf_model_name
+        encoder = None if pretrained else AutoModel.from_config(encoder_config)
+    except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"transformers cannot build text_cfg.hf_model_config: {error}") from error
-    if config.hf_model_pretrained and config.hf_model_name:
+    if encoder is None:
         encoder = _load_encoder(config, encoder_config)
-    else:
-        encoder = AutoModel.from_config(encoder_config)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # unused here, and an unused parameter has no gradient
     return encoder

@@ -50,8 +50,8 @@ class Tokenizer:
             if on_too_long is None:
                 text = texts[int(too_long[0])]
                 raise TextTooLongError(
-                    f"a text is longer than the model's context of {self.context_length} tokens: shorten it or use "
-                    f"--force-context-length: {text[:80]!r}..."
+                    f"a text is longer than the model's context of {self.context_length} tokens: shorten it: "
+                    f"{text[:80]!r}..."
                 )
             on_too_long(len(too_long))
             ids[too_long, self.context_length - 1] = self.eos_id

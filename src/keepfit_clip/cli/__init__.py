@@ -3,6 +3,7 @@
 import sys
 
 import typer
+from rich.markup import escape
 
 from keepfit_clip.cli import shards, train, use
 from keepfit_clip.cli.console import error_console
@@ -27,9 +28,5 @@ def main() -> None:
     try:
         app()
     except KeepFITError as error:
-        error_console.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
+        error_console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-
-
-def _escaped(error: Exception) -> str:
-    return str(error).replace("[", r"\[")

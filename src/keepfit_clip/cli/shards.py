@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from keepfit_clip.cli.console import console, error_console, show_messages, with_progress
 
@@ -44,5 +45,5 @@ def build(
     show_messages(report.messages, "rows left out (numbers and reasons are in manifest.json)")
     if report.unresolved:
         names = ", ".join(f"{name} ({count})" for name, count in report.unresolved.most_common(10))
-        error_console.print(f"[yellow]categories the knowledge file does not know, kept as written:[/] {names}")
+        error_console.print(f"[yellow]categories the knowledge file does not know, kept as written:[/] {escape(names)}")
     console.print(f"{report.samples} samples in {len(report.shards)} shards -> {out}", soft_wrap=True)

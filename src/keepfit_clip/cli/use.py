@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
@@ -64,14 +65,15 @@ def classify(
         loaded.model, loaded.tokenizer, _split(categories), _upper(modality), Knowledge.load(knowledge), not names_only
     )
     if classifier.unknown:
-        error_console.print(f"[yellow]not in the knowledge file, so judged by name alone:[/] {classifier.unknown}")
-    table = Table("image", *classifier.categories)
+        unknown = escape(", ".join(classifier.unknown))
+        error_console.print(f"[yellow]not in the knowledge file, so judged by name alone:[/] {unknown}")
+    table = Table("image", *map(escape, classifier.categories))
     problems: list[str] = []
     for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
         for index, row in zip(indices, classifier.predict_proba(batch).tolist(), strict=True):
             best = row.index(max(row))
             cells = [f"[bold]{p:.3f}[/]" if i == best else f"{p:.3f}" for i, p in enumerate(row)]
-            table.add_row(str(images[index]), *cells)
+            table.add_row(escape(str(images[index])), *cells)
     console.print(table)
     _end(problems)
 
@@ -128,9 +130,9 @@ def evaluate(
     )
     show_messages(result.messages, "rows not scored")
     scores = result.scores
-    confusion = Table("true \\ predicted", *result.classes, title=f"{result.images} images")
+    confusion = Table("true \\ predicted", *map(escape, result.classes), title=f"{result.images} images")
     for name, row in zip(result.classes, scores.confusion.tolist(), strict=True):
-        confusion.add_row(name, *map(str, row))
+        confusion.add_row(escape(name), *map(str, row))
     console.print(confusion)
     console.print(f"ACA {scores.aca:.3f}   AUC {scores.auc:.3f}   quadratic kappa {scores.kappa:.3f}")
     if json_file:

@@ -34,7 +34,7 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
             warnings.simplefilter("ignore", UserWarning)  # odd EXIF or TIFF tags; they are dropped anyway
             with Image.open(file, formats=_FORMATS) as image:
                 image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+                return _rgb(_upright(image))
     except FileNotFoundError as error:
         raise ImageError(name, "the image file is missing") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -44,15 +44,32 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
         empty = isinstance(file, (str, os.PathLike)) and os.path.getsize(file) == 0
         reason = "the image file is empty" if empty else f"not an image ({', '.join(_FORMATS)})"
         raise ImageError(name, reason) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds for damaged files
         raise ImageError(name, "the image is truncated or damaged") from error
 
 
 def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
-    """JPEG bytes of an RGB image, without EXIF or any other metadata, without chroma subsampling."""
+    """JPEG bytes of an RGB image, without EXIF or any other metadata, without chroma subsampling.
+
+    Raises:
+        ImageError: a side is longer than JPEG allows.
+    """
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=quality, subsampling=0, exif=b"")
+    try:
+        image.save(buffer, format="JPEG", quality=quality, subsampling=0, exif=b"")
+    except OSError as error:
+        raise ImageError("image", f"cannot be stored as JPEG at {image.width} x {image.height} pixels") from error
     return buffer.getvalue()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says; damaged EXIF says nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises many kinds for damaged EXIF, which is dropped in any case
+        return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:

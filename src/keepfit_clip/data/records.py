@@ -142,7 +142,7 @@ def _list(cell: str, column: str, fail: Callable[..., TableError]) -> list[str]:
         return []
     try:
         values = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         values = None
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise fail(f"the cell of '{column}' is not a Python list of texts", f" like ['glaucoma']: {cell[:60]!r}")

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import braceexpand
 import webdataset as wds
@@ -16,11 +17,13 @@ from PIL import Image
 
 from keepfit_clip.data.images import open_image
 from keepfit_clip.errors import ShardError
+from keepfit_clip.knowledge import MODALITIES
 
 __all__ = ["ShardSample", "check_kind", "count_samples", "list_shards", "read_shards"]
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _MEMBERS = (*_IMAGES, "json", "txt")
+_END_MARK = 1024  # bytes of zeros at the end of a tar
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,24 @@ def read_shards(shards: Iterable[str], on_error: Callable[[ShardError], None] | 
 def _members(shard: str, report: Callable[[ShardError], None]) -> Iterator[dict]:
     """Name and content of the members we know, up to where the tar is damaged."""
     try:
-        with wds.gopen(shard) as stream:
+        with open(shard, "rb") as stream:
+            whole = _has_end_mark(stream)
             for member in wds.tariterators.tar_file_iterator(stream, select_files=_is_member):
                 yield {**member, "__url__": shard}
+        if not whole:  # cut between two members, where tarfile sees nothing wrong
+            report(ShardError(f"{shard}: the tar is cut off or damaged (it has no end mark)"))
     except (OSError, EOFError, tarfile.TarError) as error:
         cause = error.args[0] if error.args else type(error).__name__
         report(ShardError(f"{shard}: the tar is cut off or damaged ({cause})"))
+
+
+def _has_end_mark(stream: BinaryIO) -> bool:
+    """Whether a tar ends in the two empty blocks that close it."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - _END_MARK))
+    end = stream.read()
+    stream.seek(0)
+    return len(end) == _END_MARK and not any(end)
 
 
 def _is_member(name: str) -> bool:
@@ -155,9 +170,15 @@ def _parse(sample: dict) -> ShardSample:
         raise ShardError(f"{where}: has no image or no .json")
     try:
         description = json.loads(sample["json"])
-        complete = description["kind"] in ("public", "elite") and isinstance(description["categories"], list)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{where}: its .json is not a description of a sample ({error})") from error
+        captions = [caption["text"] for caption in description.get("captions", [])]
+        complete = (
+            description["kind"] in ("public", "elite")
+            and description.get("modality") in (*MODALITIES, None)
+            and all(isinstance(text, str) for text in [*captions, *description["categories"]])
+            and bool(captions if description["kind"] == "elite" else description["categories"])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ShardError(f"{where}: its .json is not a description of a sample ({error!r})") from error
     if not complete:
-        raise ShardError(f"{where}: its .json is not a description of a sample")
+        raise ShardError(f"{where}: its .json lacks a kind, a known modality, or what the kind needs")
     return ShardSample(key, sample[suffix], description)

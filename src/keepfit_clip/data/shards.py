@@ -117,13 +117,16 @@ def build_shards(
         raise ShardError(f"{out} holds something already: choose a new folder for the shards")
     knowledge = knowledge or Knowledge.load()
     report = ShardReport()
-    records = list(
-        read_records(table, images, on_reject=lambda error: report.reject(error.row, error.reason, str(error)))
-    )
-    if rows is not None:
-        chosen = set(rows)
+    chosen = None if rows is None else set(rows)
+
+    def reject(error: TableError) -> None:
+        if chosen is None or error.row in chosen:
+            report.reject(error.row, error.reason, str(error))
+
+    records = list(read_records(table, images, on_reject=reject))
+    groups = _group_numbers(records)  # of the whole table, so that the parts of a split number patients alike
+    if chosen is not None:
         records = [record for record in records if record.row in chosen]
-    groups = _group_numbers(records)
     # Tables are sorted by class; a fixed shuffle spreads every class over the shards.
     random.Random(0).shuffle(records)
     with new_folder(out) as folder:

@@ -134,37 +134,46 @@ class MixedStream(IterableDataset):
         worker = get_worker_info()
         number = worker.id if worker else 0
         rng = random.Random(f"{self.options.seed} {self.epoch()} {self.options.rank} {number}")
-        public = self._endless(self.public, rng)
-        elite = self._endless(self.elite, rng)
+        public = self._endless(self.public, "public", rng)
+        elite = self._endless(self.elite, "elite", rng)
         elite_count, public_count = self.elite_per_batch, self.options.batch_size - self.elite_per_batch
         for _ in range(self.batches_per_worker):
             samples = [next(public) for _ in range(public_count)] + [next(elite) for _ in range(elite_count)]
             yield collate(samples, self.tokenizer, self.mean, self.std, on_too_long=self._count_cut)
 
-    def _endless(self, shards: Sequence[str], rng: random.Random) -> Iterator[TrainingSample]:
-        """Passes over the shards for ever, each pass in a new order, samples shuffled in a buffer."""
+    def _endless(self, shards: Sequence[str], kind: str, rng: random.Random) -> Iterator[TrainingSample]:
+        """Passes over the shards for ever, each in a new order; every readable sample comes up once per pass."""
         if not shards:
             return
         own = random.Random(rng.random())  # its draws do not depend on how the two streams interleave
-        for sample in self._passes(shards, own):
+        shuffle = wds.shuffle(_SHUFFLE_BUFFER, initial=_SHUFFLE_START, rng=own)
+        while True:
+            used = 0
+            for sample, image in self._decoded(shuffle(self._one_pass(shards, own)), kind):
+                used += 1
+                yield draw_sample(sample, image, self.letterbox, self.knowledge, own, self.options.augment)
+            if not used:
+                raise ShardError(
+                    f"none of the {len(shards)} {kind} shards has a sample that can be read, e.g. {shards[0]}"
+                )
+
+    def _one_pass(self, shards: Sequence[str], rng: random.Random) -> Iterator[ShardSample]:
+        order = rng.sample(list(shards), len(shards))
+        return read_shards(order, on_error=lambda error: self._report(self.troubles.shards, error))
+
+    def _decoded(self, samples: Iterator[ShardSample], kind: str) -> Iterator[tuple[ShardSample, Image.Image]]:
+        """The samples of the right kind whose image can be decoded; the others are counted."""
+        for sample in samples:
+            if sample.description["kind"] != kind:
+                problem = ShardError(f"sample {sample.key} is not {kind}, but its shard was given as {kind} data")
+                self._report(self.troubles.shards, problem)
+                continue
             try:
                 image = sample.image()
             except ImageError as error:
                 self._report(self.troubles.images, error)
-                continue
-            yield draw_sample(sample, image, self.letterbox, self.knowledge, own, self.options.augment)
-
-    def _passes(self, shards: Sequence[str], rng: random.Random) -> Iterator[ShardSample]:
-        """Every readable sample once per pass; a small set is covered evenly."""
-        shuffle = wds.shuffle(_SHUFFLE_BUFFER, initial=_SHUFFLE_START, rng=rng)
-        while True:
-            order = rng.sample(list(shards), len(shards))
-            found = 0
-            for sample in shuffle(read_shards(order, on_error=lambda e: self._report(self.troubles.shards, e))):
-                found += 1
-                yield sample
-            if not found:
-                raise ShardError(f"none of the {len(shards)} shards has a sample that can be read, e.g. {shards[0]}")
+            else:
+                yield sample, image
 
     def _report(self, counter: multiprocessing.Value, error: Exception) -> None:
         if counter.value == 0:
