@@ -1,5 +1,6 @@
 """Images: every usual format becomes upright RGB; bad ones end in one clear error."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -76,3 +77,26 @@ def test_missing_file_and_folder(tmp_path):
         open_image(tmp_path / "none.png")
     with pytest.raises(ImageError):
         open_image(tmp_path)
+
+
+def test_damaged_exif_does_not_cost_the_image():
+    data = bytearray(encoded(Image.new("RGB", (40, 20), (9, 99, 199)), "JPEG", exif=_exif()))
+    start = data.index(b"Exif")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        fuzzed = bytearray(data)
+        for position in rng.integers(start + 6, start + 60, 4):
+            fuzzed[position] = rng.integers(256)
+        with contextlib.suppress(ImageError):  # the damage reached the picture; any other exception fails the test
+            assert open_image(bytes(fuzzed)).mode == "RGB"
+
+
+def _exif():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A], exif[0x013B] = 6, 72.0, "Jane Doe"
+    return exif
+
+
+def test_an_image_too_wide_for_jpeg_is_one_clear_error():
+    with pytest.raises(ImageError, match="cannot be stored as JPEG"):
+        encode_jpeg(Image.new("RGB", (65600, 1)))

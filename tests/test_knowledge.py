@@ -26,7 +26,7 @@ def test_shipped_file_covers_the_usual_conditions_with_sources_and_findings():
         for findings in condition.findings.values():
             for finding in findings:
                 assert 3 <= len(finding.split()) <= 18
-                assert finding[0].islower() or finding.split()[0].isupper() or finding[0].isupper()
+                assert finding[0].islower(), finding
                 assert not finding.endswith(".")
 
 

@@ -166,6 +166,59 @@ def test_a_cut_tar_is_reported_and_what_came_before_is_read(shards, tmp_path):
     assert len(problems) >= 1
 
 
+def test_a_cut_is_noticed_wherever_it_falls(tmp_path):
+    path, whole = tmp_path / "cut.tar", io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        for key in "abc":
+            for suffix, content in (("jpg", b"x" * 600), ("json", b'{"kind": "public", "categories": ["normal"]}')):
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    content = whole.getvalue()
+    end = len(content.rstrip(b"\0"))
+    for cut in range(0, end, 256):
+        path.write_bytes(content[:cut])
+        problems = []
+        list(read_shards([str(path)], on_error=problems.append))
+        assert problems, cut
+    path.write_bytes(content)
+    assert len(list(read_shards([str(path)]))) == 3
+
+
+def test_parts_of_a_split_number_patients_alike_and_count_their_own_rows(tmp_path):
+    write_elite(tmp_path)
+    table = tmp_path / "elite.csv"
+    with open(table, "a", newline="") as file:
+        file.write("missing.png,text,[],CFP,Doe-9,left\n")
+    groups = {}
+    for name, rows in (("train", range(1, 9)), ("val", range(9, 18))):
+        report = build_shards(table, tmp_path, tmp_path / name, ShardOptions(kind="elite"), rows=rows)
+        groups[name] = {s.description["group"] for s in read_shards(list_shards(tmp_path / name))}
+        assert len(report.rejected) == (name == "val")
+    assert groups == {"train": {0, 1, 2, 3}, "val": {4, 5, 6, 7}}
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        '{"kind": "public", "categories": []}',
+        '{"kind": "elite", "categories": ["normal"], "captions": []}',
+        '{"kind": "public", "categories": [3]}',
+        '{"kind": "public", "categories": ["normal"], "modality": "fundus"}',
+        '{"kind": "other", "categories": ["normal"]}',
+        "[1]",
+    ],
+)
+def test_odd_descriptions_are_reported(tmp_path, description):
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        for suffix, content in (("jpg", b"x"), ("json", description.encode())):
+            info = tarfile.TarInfo(f"a.{suffix}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(ShardError, match=r"sample a: its \.json"):
+        list(read_shards([str(tmp_path / "odd.tar")]))
+
+
 def test_members_of_other_kinds_are_never_decoded(shards, tmp_path):
     source, target = shards / "public" / "000000.tar", tmp_path / "more.tar"
     with tarfile.open(source) as old, tarfile.open(target, "w") as new:

@@ -1,5 +1,9 @@
 """The stream: both kinds in every batch, the same samples again from the same seed, trouble counted."""
 
+import io
+import random
+import tarfile
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +138,28 @@ def test_nothing_readable_ends_in_an_error_not_in_a_loop(make_stream, tmp_path):
         next(iter(stream))
 
 
+def test_images_that_never_decode_end_in_an_error_too(make_stream, shards, tmp_path):
+    stream = make_stream()
+    broken = tmp_path / "broken.tar"
+    with tarfile.open(shards / "public" / "000000.tar") as old, tarfile.open(broken, "w") as new:
+        for member in old:
+            content = b"no picture" if member.name.endswith(".jpg") else old.extractfile(member).read()
+            member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
+    stream.public = [str(broken)]
+    with pytest.raises(ShardError, match="none of the 1 public shards"):
+        next(iter(stream))
+    assert stream.troubles.images.value == 10
+
+
+def test_samples_of_the_other_kind_are_counted_not_mixed_in(make_stream, shards):
+    stream = make_stream()
+    stream.public = [*stream.public, *stream.elite]
+    for _, texts in stream:
+        assert texts["is_elite"].tolist() == [False] * 6 + [True] * 2
+    assert stream.troubles.shards.value > 0
+
+
 def test_images_become_normalised_floats():
     pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 1, 3, 1).expand(2, 3, 3, 1)
     images = ImageBatch(pixels, [0.5] * 3, [0.25] * 3).to(device="cpu", dtype=None, non_blocking=True)
@@ -143,8 +169,6 @@ def test_images_become_normalised_floats():
 
 
 def test_only_images_without_place_words_are_mirrored():
-    import random
-
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     image[:, :, :8] = 200
 

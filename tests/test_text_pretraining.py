@@ -1,6 +1,7 @@
 """Stage 1: a text tower learns from a corpus, beside a head on the frozen start, and stage 2 takes it."""
 
 import json
+import shutil
 
 import open_clip
 import pytest
@@ -108,6 +109,9 @@ def test_stage_2_starts_from_the_tower_and_the_export_needs_it_no_more(tower, sh
     flags = train_flags(shards, tmp_path, "run", text_tower=out, epochs=1, train_num_samples=8, lr=0)
     train(flags)
     export_model(tmp_path / "run", tmp_path / "model")
+    for path in (tmp_path / "model").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+        assert str(out).encode() not in path.read_bytes(), path
     (tmp_path / "run").rename(tmp_path / "moved")
     loaded = load_model(tmp_path / "model")
     trained = load_file(out / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
@@ -147,3 +151,21 @@ def test_bad_start_and_full_folder(encoder, tmp_path):
         pretrain_text(SENTENCES, TextPretraining(init="no/such"), tmp_path / "out")
     with pytest.raises(CorpusError, match="holds something already"):
         pretrain_text(SENTENCES, TextPretraining(init=str(encoder)), encoder)
+
+
+def test_a_run_goes_on_after_the_tower_is_gone_and_the_run_folder_moved(tower, shards, tmp_path):
+    out = tmp_path / "tower"
+    shutil.copytree(tower[0], out)
+    train(train_flags(shards, tmp_path, "run", text_tower=out, epochs=1, train_num_samples=8))
+    shutil.rmtree(out)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    train(train_flags(shards, tmp_path, "moved", text_tower=out, epochs=2, train_num_samples=8, resume="latest"))
+    assert (tmp_path / "moved" / "checkpoints" / "epoch_2.pt").exists()
+
+
+def test_a_tower_with_weights_of_the_older_format_is_taken(tower, shards, tmp_path):
+    out = tmp_path / "tower"
+    shutil.copytree(tower[0], out)
+    torch.save(load_file(out / "model.safetensors"), out / "pytorch_model.bin")
+    (out / "model.safetensors").unlink()
+    train(train_flags(shards, tmp_path, "run", text_tower=out, epochs=1, train_num_samples=8))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -43,7 +44,19 @@ def test_upstream_is_restored_after_a_run(run):
     assert torch.nn.parallel.DistributedDataParallel.__module__.startswith("torch.nn.parallel")
 
 
-def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(run, shards, tmp_path, monkeypatch):
+def with_dropout(folder):
+    """The tiny model with dropout, as a model folder without weights."""
+    model_cfg = open_clip.get_model_config(MODEL)
+    model_cfg["text_cfg"]["hf_model_config"].update(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+    model_cfg["multimodal_cfg"]["dropout"] = 0.2
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
+    return f"local-dir:{folder}"
+
+
+def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(shards, tmp_path, monkeypatch):
+    model = with_dropout(tmp_path / "dropout")
+    train(train_flags(shards, tmp_path, "whole", model=model))
     real = keepfit_main.upstream_train_one_epoch
 
     def interrupted(model, data, loss, epoch, *args, **kwargs):
@@ -51,13 +64,13 @@ def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(run, shards,
             raise KeyboardInterrupt
         real(model, data, loss, epoch, *args, **kwargs)
 
-    flags = train_flags(shards, tmp_path, "again", val_data=f"{shards / 'public'}::{shards / 'elite'}")
+    flags = train_flags(shards, tmp_path, "again", model=model)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(keepfit_main, "upstream_train_one_epoch", interrupted)
         train(flags)
     assert not (tmp_path / "again" / "checkpoints" / "epoch_2.pt").exists()
     train([*flags, "--resume", "latest"])
-    uninterrupted, resumed = checkpoint(run, 2), checkpoint(tmp_path / "again", 2)
+    uninterrupted, resumed = checkpoint(tmp_path / "whole", 2), checkpoint(tmp_path / "again", 2)
     for key, tensor in uninterrupted.items():
         assert torch.equal(tensor, resumed[key]), key
 
@@ -66,6 +79,7 @@ def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(run, shards,
     ("more", "error", "message"),
     [
         ({"siglip": True}, ConfigError, "--siglip cannot be used here"),
+        ({"coca_caption_loss_weight": 2}, ConfigError, "use --caption-weight"),
         ({"train_data": "x.tar"}, ConfigError, "give --public-data"),
         ({"model": "ViT-B-32"}, ConfigError, "no KeepFIT model"),
         ({"revision_weight": -1}, ConfigError, "negative"),
@@ -104,6 +118,15 @@ def test_a_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(run, s
     (tmp_path / "cut.pt").write_bytes((tmp_path / "other.pt").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         train(train_flags(shards, tmp_path, "cut", resume=tmp_path / "cut.pt"))
+    with pytest.raises(CheckpointError, match=r"--pretrained .*not readable weights"):
+        train(train_flags(shards, tmp_path, "cut2", pretrained=tmp_path / "cut.pt"))
+    with pytest.raises(CheckpointError, match="no such file"):
+        train(train_flags(shards, tmp_path, "none", pretrained=tmp_path / "none.pt"))
+    torch.save({"epoch": 1}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match="not a checkpoint of a training run"):
+        train(train_flags(shards, tmp_path, "odd", resume=tmp_path / "odd.pt"))
+    with pytest.raises(CheckpointError, match="same --lock-image"):
+        train(train_flags(shards, run.parent, run.name, resume="latest", lock_image=True))
 
 
 @pytest.mark.parametrize(
@@ -111,9 +134,7 @@ def test_a_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(run, s
     [
         {"accum_freq": 2},
         {"grad_checkpointing": True},
-        {"lock_image": True, "lock_text": True},
         {"precision": "amp_bf16"},
-        {"caption_weight": 0, "revision_weight": 0},
         {"public_caption_weight": 0.5, "joint_contrast": True},
         {"save_most_recent": True, "save_frequency": 0},
         {"workers": 2},
@@ -124,6 +145,42 @@ def test_a_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(run, s
 def test_upstream_flags_work(shards, tmp_path, more):
     train(train_flags(shards, tmp_path, "flags", epochs=1, train_num_samples=16, **{**more}))
     assert list((tmp_path / "flags" / "checkpoints").glob("*.pt"))
+
+
+def terms_of(run, step=0):
+    """The logged terms of a step."""
+    line = [line for line in (run / "out.log").read_text().splitlines() if "Train Epoch" in line][step]
+    return {name.lower(): float(value) for name, value in re.findall(r"(\w+_loss): ([\d.e+-]+)", line)}
+
+
+def test_each_weight_flag_scales_its_term(run, shards, tmp_path):
+    weights = {"contrastive_weight": 3, "revision_weight": 50, "caption_weight": 0, "public_caption_weight": 0.5}
+    train(train_flags(shards, tmp_path, "weights", epochs=1, **weights))
+    before, after = terms_of(run), terms_of(tmp_path / "weights")
+    assert after["public_contrastive_loss"] == pytest.approx(3 * before["public_contrastive_loss"], rel=1e-3)
+    assert after["elite_contrastive_loss"] == pytest.approx(3 * before["elite_contrastive_loss"], rel=1e-3)
+    assert after["revision_loss"] == pytest.approx(0.5 * before["revision_loss"], rel=1e-3)
+    assert after["caption_loss"] == 0
+    assert 4 < after["public_caption_loss"] < 6  # half of ln(49408)
+    assert "public_caption_loss" not in before
+
+
+def test_locked_towers_do_not_move(shards, tmp_path):
+    train(train_flags(shards, tmp_path, "locked", epochs=1, lock_image=True, lock_text=True))
+    torch.manual_seed(0)
+    start, end = open_clip.create_model(MODEL).state_dict(), checkpoint(tmp_path / "locked", 1)
+    for key in start:
+        # As in open_clip, LayerNorms stay free without --lock-text-freeze-layer-norm.
+        if key.startswith(("visual.trunk", "text.transformer")) and "LayerNorm" not in key:
+            assert torch.equal(start[key], end[key]), key
+    assert not torch.equal(start["visual.proj.weight"], end["visual.proj.weight"])
+
+
+def test_default_warm_up_is_one_epoch_of_optimizer_steps(shards, tmp_path):
+    flags = train_flags(shards, tmp_path, "warm", epochs=1, train_num_samples=64, accum_freq=2)
+    del flags[flags.index("--warmup") : flags.index("--warmup") + 2]
+    train(flags)
+    assert "warmup: 4\n" in (tmp_path / "warm" / "params.txt").read_text()
 
 
 def test_public_data_alone_trains_without_elite_terms(shards, tmp_path):
@@ -188,12 +245,6 @@ def test_create_model_from_pretrained_takes_the_export(exported):
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{exported}")
     assert preprocess.transforms[-1].mean == [0.5, 0.5, 0.5]
     assert load_file(exported / "open_clip_model.safetensors").keys() == model.state_dict().keys()
-
-
-def test_an_export_holds_no_path_of_this_machine(run, exported):
-    config = (exported / "open_clip_config.json").read_text()
-    assert str(run.parent) not in config
-    assert "/" not in json.loads(config)["model_cfg"]["text_cfg"].get("hf_model_name", "")
 
 
 def test_training_goes_on_from_an_export(exported, shards, tmp_path):

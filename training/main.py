@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 -m keepfit_clip.training.main -- --model keepfit-v2-lite \
         --public-data DIR --elite-data DIR --val-data DIR --name my-run
 
-This is the only file that touches open_clip_train's names. While a run lasts, these are replaced:
+This is the only file that replaces names of open_clip_train. While a run lasts, these are others:
 
     parse_args               our flags first, the rest to upstream's parser
     get_data                 the mixed stream and the held-out shards
