@@ -15,13 +15,14 @@ from transformers import AutoConfig, AutoTokenizer
 from keepfit_clip.errors import ConfigError, MissingWeightsError
 from keepfit_clip.export import RUN_MODEL
 from keepfit_clip.files import new_folder, write_json
-from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_model_config, write_model_folder
+from keepfit_clip.model_folder import CONFIG_NAME, read_model_config, write_model_folder
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
 
 __all__ = ["prepare_run", "resolve_model_config", "with_text_tower"]
 
 _LOCAL = "local-dir:"
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")  # what open_clip looks for
 _ENCODER_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                  "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")  # fmt: skip
 
@@ -48,7 +49,7 @@ def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple
         if upstream.resume and tower.is_dir():
             args.text_tower = str(tower)  # the run's own copy, wherever the flag points now
         model_cfg, preprocess_cfg = resolve_model_config(args, upstream)
-        placed = _placed(model_cfg, folder, args)
+        placed = json.loads(json.dumps(_placed(model_cfg, folder, args)))  # as it comes back from the folder
         if not folder.exists():
             _write(folder, args, placed, preprocess_cfg)
         stored = read_model_config(folder)
@@ -152,7 +153,8 @@ def _placed(model_cfg: dict, folder: Path, args: argparse.Namespace) -> dict:
 def _has_weights(model: str) -> bool:
     """Whether a model name stands for trained weights."""
     if model.startswith(_LOCAL):
-        return (Path(model.removeprefix(_LOCAL)) / WEIGHTS_NAME).is_file()
+        folder = Path(model.removeprefix(_LOCAL))
+        return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
     return model.startswith("hf-hub:")
 
 
