@@ -12,6 +12,7 @@ from open_clip import factory
 import keepfit_clip
 from keepfit_clip.errors import ConfigError, MissingWeightsError
 from keepfit_clip.model import KeepFIT
+from keepfit_clip.tokenization import decode_texts
 
 CONFIGS = [
     "keepfit-v1",
@@ -85,6 +86,12 @@ def test_lite_loads_both_towers_real_weights_and_tokenizer():
     assert similarity[0] > similarity[1] + 0.1
     # The image weights are the ImageNet ones: BatchNorm statistics that no initialisation has.
     assert model.visual.trunk.bn1.running_var.std() > 0
+
+
+def test_wordpiece_texts_come_back_as_written():
+    tokenizer = open_clip.get_tokenizer("keepfit-v2-lite")
+    text = "oct b-scan of the right eye: macular edema (cystoid) is absent; no bleeding, 20/40."
+    assert decode_texts(tokenizer, tokenizer([text]), eos_id=102) == [text]
 
 
 def test_weights_of_another_sha256_are_refused(monkeypatch):

@@ -1,5 +1,6 @@
 """Tokens for the towers: padded to the longest text only, and never cut in silence."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
@@ -73,7 +74,13 @@ def decode_texts(tokenizer: Callable, ids: Tensor, eos_id: int) -> list[str]:
     for row in ids[:, 1:].tolist():
         words = row[: row.index(eos_id)] if eos_id in row else row
         if hasattr(tokenizer, "tokenizer"):  # open_clip's HFTokenizer around a transformers one
-            texts.append(tokenizer.tokenizer.decode(words, skip_special_tokens=True).strip())
+            texts.append(_close_up(tokenizer.tokenizer.decode(words, skip_special_tokens=True)))
         else:
             texts.append(tokenizer.decode(words).strip())
     return texts
+
+
+def _close_up(text: str) -> str:
+    """Takes out the spaces that WordPiece puts around punctuation: "b - scan :" becomes "b-scan:"."""
+    text = re.sub(r"\s+([.,:;!?%)\]])", r"\1", text.strip())
+    return re.sub(r"(?<=\w)\s+([-/])\s+(?=\w)|(?<=[(\[])\s+", r"\1", text)

@@ -67,7 +67,10 @@ def classify(
     if classifier.unknown:
         unknown = escape(", ".join(classifier.unknown))
         error_console.print(f"[yellow]not in the knowledge file, so judged by name alone:[/] {unknown}")
-    table = Table("image", *map(escape, classifier.categories))
+    table = Table()
+    table.add_column("image", overflow="fold")
+    for name in classifier.categories:
+        table.add_column(escape(name))
     problems: list[str] = []
     for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
         for index, row in zip(indices, classifier.predict_proba(batch).tolist(), strict=True):
