@@ -32,7 +32,7 @@ from open_clip_train.train import train_one_epoch as upstream_train_one_epoch
 from open_clip_train.train import unwrap_model
 from safetensors import safe_open
 
-from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError
+from keepfit_clip.errors import CheckpointError, ConfigError, exit_code
 from keepfit_clip.loss import HybridLoss
 from keepfit_clip.training.data import build_data, samples_per_epoch
 from keepfit_clip.training.params import parse_keepfit_args, upstream_argv
@@ -223,15 +223,5 @@ def _explained_load(original: Callable) -> Callable:
     return load
 
 
-def run_as_program() -> int:
-    """Exit code of the command: 0, or 1 with one line on standard error."""
-    try:
-        main()
-    except KeepFITError as error:
-        print(f"keepfit-clip train: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run_as_program())
+    sys.exit(exit_code("keepfit-clip train", main))

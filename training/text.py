@@ -35,7 +35,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
-from keepfit_clip.errors import CorpusError, KeepFITError, MissingWeightsError
+from keepfit_clip.errors import CorpusError, MissingWeightsError, exit_code
 from keepfit_clip.files import new_folder, write_json
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.registry import is_keepfit_config
@@ -343,15 +343,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     Console().print(table)
 
 
-def run_as_program() -> int:
-    """Exit code of the command: 0, or 1 with one line on standard error."""
-    try:
-        main()
-    except KeepFITError as error:
-        print(f"keepfit-clip pretrain-text: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run_as_program())
+    sys.exit(exit_code("keepfit-clip pretrain-text", main))

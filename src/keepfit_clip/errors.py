@@ -17,6 +17,9 @@ Errors about single images and rows carry `reason`, a sentence without any name 
 enter a manifest or a report. The full message, which may name the user's own file, is for the terminal.
 """
 
+import sys
+from collections.abc import Callable
+
 __all__ = [
     "CategoryError",
     "CheckpointError",
@@ -30,6 +33,7 @@ __all__ = [
     "ShardError",
     "TableError",
     "TextTooLongError",
+    "exit_code",
 ]
 
 
@@ -99,3 +103,13 @@ class CorpusError(KeepFITError):
 
 class NonFiniteLossError(KeepFITError):
     """A loss term became NaN or infinite."""
+
+
+def exit_code(program: str, main: Callable[[], None]) -> int:
+    """Runs a program: 0, or 1 with one line on standard error where it ended in an error of ours."""
+    try:
+        main()
+    except KeepFITError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    return 0
