@@ -14,7 +14,7 @@ from PIL import Image
 from keepfit_clip.data import build_shards, list_shards, read_shards
 from keepfit_clip.data.shard_reader import count_samples
 from keepfit_clip.data.shards import ShardOptions
-from keepfit_clip.errors import ShardError
+from keepfit_clip.errors import OutputError, ShardError
 from tests.pictures import write_elite, write_public, write_table
 
 
@@ -126,7 +126,7 @@ def test_a_table_of_the_wrong_kind_and_a_full_folder_are_refused(tmp_path, pictu
     with pytest.raises(ShardError, match=r"none of its rows.*no caption"):
         build_shards(pictures / "public.csv", pictures, tmp_path / "out", ShardOptions(kind="elite"))
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ShardError, match="holds something already"):
+    with pytest.raises(OutputError, match="holds something already"):
         build_shards(pictures / "public.csv", pictures, pictures, ShardOptions(kind="public"))
 
 
@@ -240,3 +240,17 @@ def test_a_sample_without_description_is_reported(tmp_path):
     problems = []
     assert list(read_shards([str(path)], on_error=problems.append)) == []
     assert len(problems) == 3
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path):
+    import errno
+
+    from keepfit_clip.files import new_folder, write_json
+
+    with pytest.raises(OutputError, match="No space left"), new_folder(tmp_path / "out") as folder:
+        (folder / "part").write_text("half")
+        raise OSError(errno.ENOSPC, "")
+    with pytest.raises(OutputError, match="cannot be made"), new_folder(__file__ + "/below"):
+        pass
+    write_json(tmp_path / "content.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["content.json"]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tokenizers import BertWordPieceTokenizer
 from transformers import AutoModel, BertConfig, BertForMaskedLM, BertTokenizerFast
 
-from keepfit_clip.errors import ConfigError, CorpusError, MissingWeightsError
+from keepfit_clip.errors import ConfigError, CorpusError, MissingWeightsError, OutputError
 from keepfit_clip.export import export_model
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
@@ -149,7 +149,7 @@ def test_bad_corpora(tmp_path, content, message):
 def test_bad_start_and_full_folder(encoder, tmp_path):
     with pytest.raises(MissingWeightsError, match="no/such"):
         pretrain_text(SENTENCES, TextPretraining(init="no/such"), tmp_path / "out")
-    with pytest.raises(CorpusError, match="holds something already"):
+    with pytest.raises(OutputError, match="holds something already"):
         pretrain_text(SENTENCES, TextPretraining(init=str(encoder)), encoder)
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import keepfit_clip.training.main as keepfit_main
-from keepfit_clip.errors import CheckpointError, ConfigError, ShardError
+from keepfit_clip.errors import CheckpointError, ConfigError, OutputError, ShardError
 from keepfit_clip.export import export_model, load_training_checkpoint
 from keepfit_clip.loading import load_model
 from keepfit_clip.training.main import main as train
@@ -269,7 +269,7 @@ def test_export_refuses_what_it_cannot_export(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         export_model(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(CheckpointError, match="holds something already"):
+    with pytest.raises(OutputError, match="holds something already"):
         export_model(run, run)
     other = tmp_path / "run" / "checkpoints"
     other.mkdir(parents=True)

@@ -36,7 +36,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 from keepfit_clip.errors import CorpusError, MissingWeightsError, exit_code
-from keepfit_clip.files import new_folder, write_json
+from keepfit_clip.files import new_folder, require_free, write_json
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.registry import is_keepfit_config
 from keepfit_clip.weights import resolve_source, unreachable
@@ -135,12 +135,11 @@ def pretrain_text(documents: Sequence[str], settings: TextPretraining, out: str 
         Scores of `frozen` (the head on the starting encoder) and `trained`.
 
     Raises:
-        CorpusError: too few documents, or `out` holds something already.
+        CorpusError: too few documents.
+        OutputError: `out` holds something already.
         MissingWeightsError: the starting encoder is out of reach.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CorpusError(f"{out} holds something already: choose a new folder for the text tower")
+    out = require_free(out)
     training, held_out = _split(documents, settings)
     tokenizer = _load(AutoTokenizer, settings.init)
     work = _work_folder(out, documents, settings)

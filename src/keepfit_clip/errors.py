@@ -11,6 +11,7 @@
     ├── CategoryError         no category, or none that matches
     ├── TextTooLongError      a text does not fit into the model's context
     ├── CorpusError           a text corpus cannot be used for textual pretraining
+    ├── OutputError           a result cannot be written: something stands there, no space, no permission
     └── NonFiniteLossError    a loss term became NaN or infinite
 
 Errors about single images and rows carry `reason`, a sentence without any name out of the input: only `reason` may
@@ -30,6 +31,7 @@ __all__ = [
     "KnowledgeError",
     "MissingWeightsError",
     "NonFiniteLossError",
+    "OutputError",
     "ShardError",
     "TableError",
     "TextTooLongError",
@@ -99,6 +101,10 @@ class TextTooLongError(KeepFITError):
 
 class CorpusError(KeepFITError):
     """A text corpus cannot be used for textual pretraining."""
+
+
+class OutputError(KeepFITError, OSError):
+    """A result cannot be written: something else stands there, no space is left, or it is not allowed."""
 
 
 class NonFiniteLossError(KeepFITError):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from keepfit_clip.errors import CheckpointError
-from keepfit_clip.files import new_folder
+from keepfit_clip.files import new_folder, require_free
 from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config, write_model_folder
 
 __all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint"]
@@ -29,11 +29,10 @@ def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
         The checkpoint that was exported.
 
     Raises:
-        CheckpointError: no checkpoint, not one of ours, of another architecture, or `out` holds something.
+        CheckpointError: no checkpoint, not one of ours, or of another architecture.
+        OutputError: `out` holds something already.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} holds something already: choose a new folder for the export")
+    out = require_free(out)
     checkpoint = find_checkpoint(run_or_checkpoint)
     source = checkpoint.parent.parent / RUN_MODEL
     config = read_model_config(source)

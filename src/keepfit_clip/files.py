@@ -1,5 +1,6 @@
 """Writing outputs so that nothing half written ever stands under its final name."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,21 +11,59 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["file_sha256", "new_folder", "write_json"]
+from keepfit_clip.errors import OutputError
+
+__all__ = ["file_sha256", "new_folder", "require_free", "write_json", "write_text", "writing"]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def require_free(path: str | Path) -> Path:
+    """The path, if a new folder can be made there.
+
+    Raises:
+        OutputError: it is a file, or a folder that holds something.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path} holds something already: choose a new folder")
+    return path
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns a full disk while the block writes `path` into an error of ours.
+
+    Raises:
+        OutputError: no space is left.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OutputError(f"{path}: cannot be written ({os.strerror(error.errno)}); nothing is left of it") from error
 
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Gives a temporary folder beside `path` that becomes `path` when the block ends without an error.
 
-    An existing empty folder is replaced; the caller checks that nothing else stands there.
+    An existing empty folder is replaced; `require_free` tells beforehand whether something else stands there.
+
+    Raises:
+        OutputError: the folder cannot be made there, or no space is left.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
-        yield temporary
-        temporary.chmod(0o755)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path}: the folder cannot be made ({error.strerror})") from error
+    try:
+        with writing(path):
+            yield temporary
+            temporary.chmod(0o755)
         if path.exists():
             path.rmdir()
         os.replace(temporary, path)
@@ -32,13 +71,26 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON under a temporary name and renames it."""
+def write_text(path: str | Path, content: str) -> None:
+    """Writes UTF-8 text under a temporary name and renames it.
+
+    Raises:
+        OutputError: no space is left.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with writing(path):
+            temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON the same way."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def file_sha256(path: str | Path) -> str:

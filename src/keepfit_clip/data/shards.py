@@ -19,7 +19,7 @@ from PIL import Image
 from keepfit_clip.data.images import encode_jpeg, open_image
 from keepfit_clip.data.records import Record, read_records
 from keepfit_clip.errors import KeepFITError, ShardError, TableError
-from keepfit_clip.files import file_sha256, new_folder, write_json
+from keepfit_clip.files import file_sha256, new_folder, require_free, write_json
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 from keepfit_clip.templates import category_text
 
@@ -110,11 +110,10 @@ def build_shards(
 
     Raises:
         TableError: the table as a whole cannot be read.
-        ShardError: `out` holds something already, or no row could be used.
+        OutputError: `out` holds something already.
+        ShardError: no row could be used.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ShardError(f"{out} holds something already: choose a new folder for the shards")
+    out = require_free(out)
     knowledge = knowledge or Knowledge.load()
     report = ShardReport()
     chosen = None if rows is None else set(rows)
