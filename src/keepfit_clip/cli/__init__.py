@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from keepfit_clip.cli import shards, train, use
+from keepfit_clip.cli import practice, shards, train, use
 from keepfit_clip.cli.console import error_console
 from keepfit_clip.errors import KeepFITError
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(shards.app, name="shards")
+practice.add_commands(app)
 train.add_commands(app)
 use.add_commands(app)
 

@@ -1,0 +1,140 @@
+"""One drawn picture with everything that is true of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from keepfit_clip.drawing import cfp, ffa, oct
+from keepfit_clip.drawing.content import describe
+from keepfit_clip.errors import CategoryError, ConfigError
+from keepfit_clip.knowledge import MODALITIES
+
+__all__ = ["CONDITIONS", "KINDS", "DrawnRetina", "chosen_kinds", "draw_number", "draw_retina"]
+
+_PAINTERS = {
+    "CFP": (cfp.CONDITIONS, cfp.draw_cfp, "Color fundus photograph"),
+    "FFA": (ffa.CONDITIONS, ffa.draw_ffa, "Fluorescein angiogram"),
+    "OCT": (oct.CONDITIONS, oct.draw_oct, "OCT B-scan"),
+}
+KINDS = tuple((modality, condition) for modality in MODALITIES for condition in _PAINTERS[modality][0])
+CONDITIONS = tuple(dict.fromkeys(condition for _, condition in KINDS))
+
+# Lesions that are categories of the knowledge file.
+_LESION_CATEGORIES = {
+    "microaneurysms": "microaneurysms",
+    "hemorrhages": "retinal hemorrhages",
+    "flame hemorrhages": "retinal hemorrhages",
+    "hard exudates": "hard exudates",
+    "cotton-wool spots": "cotton-wool spots",
+    "drusen": "drusen",
+}
+_MIN_SIZE = 32
+
+
+@dataclass(frozen=True)
+class DrawnRetina:
+    """A picture and its exact content.
+
+    Args:
+        image: RGB, (size, size).
+        modality: CFP, FFA or OCT.
+        condition: canonical name.
+        severity: mild, moderate, ...; "" where the condition has no grades.
+        eye: left or right.
+        place: "in the superonasal quadrant", "temporal to the fovea", ...; "" where no lesion has a place of its own.
+        lesions: kind -> how many.
+        caption: one sentence that says all of this.
+        categories: the condition, then what the knowledge file knows of the lesions.
+        masks: kind of lesion -> (size, size) bool.
+    """
+
+    image: Image.Image
+    modality: str
+    condition: str
+    severity: str
+    eye: str
+    place: str
+    lesions: dict[str, int]
+    caption: str
+    categories: tuple[str, ...]
+    masks: dict[str, np.ndarray]
+
+
+def draw_retina(
+    modality: str, condition: str, rng: np.random.Generator | int = 0, size: int = 128, eye: str | None = None
+) -> DrawnRetina:
+    """Draws a picture.
+
+    Args:
+        modality: CFP, FFA or OCT.
+        condition: one of those in KINDS for the modality.
+        rng: a generator or a seed; the same one gives the same picture.
+        size: width and height, pixels.
+        eye: left or right; drawn by default.
+
+    Raises:
+        ConfigError: an unknown modality or eye, or a size below 32 pixels.
+        CategoryError: a condition that cannot be drawn in this modality.
+    """
+    if modality not in _PAINTERS:
+        raise ConfigError(f"the modality is {modality!r}; it can be {', '.join(MODALITIES)}")
+    conditions, painter, noun = _PAINTERS[modality]
+    if condition not in conditions:
+        raise CategoryError(f"{condition!r} cannot be drawn as {modality}; choose from: {', '.join(conditions)}")
+    if size < _MIN_SIZE:
+        raise ConfigError(f"the size is {size} pixels; it must be at least {_MIN_SIZE}")
+    if eye not in ("left", "right", None):
+        raise ConfigError(f"the eye is {eye!r}; it can be left or right")
+    rng = np.random.default_rng(rng)
+    eye = eye or str(rng.choice(["left", "right"]))
+    pixels, content = painter(condition, rng, size)
+    masks = content.masks
+    if eye == "left":  # painters draw right eyes
+        pixels, masks = pixels[:, ::-1], {name: mask[:, ::-1] for name, mask in masks.items()}
+    image = Image.fromarray(np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    categories = (condition, *(_LESION_CATEGORIES[name] for name in content.lesions if name in _LESION_CATEGORIES))
+    return DrawnRetina(
+        image=image,
+        modality=modality,
+        condition=condition,
+        severity=str(content.severity),
+        eye=eye,
+        place=content.place,
+        lesions=content.lesions,
+        caption=f"{noun} of the {eye} eye: {describe(content)}.",
+        categories=tuple(dict.fromkeys(categories)),
+        masks=masks,
+    )
+
+
+def chosen_kinds(modality: str | None = None, conditions: list[str] | None = None) -> tuple[tuple[str, str], ...]:
+    """The pairs of KINDS that a choice leaves.
+
+    Args:
+        modality: CFP, FFA, OCT, or None for all.
+        conditions: names, or None for all.
+
+    Raises:
+        ConfigError: an unknown modality.
+        CategoryError: a condition that cannot be drawn, or not in this modality.
+    """
+    if modality is not None and modality not in _PAINTERS:
+        raise ConfigError(f"the modality is {modality!r}; it can be {', '.join(MODALITIES)}")
+    possible = [kind for kind in KINDS if modality in (None, kind[0])]
+    names = list(dict.fromkeys(condition for _, condition in possible))
+    for condition in conditions or ():
+        if condition not in names:
+            where = f" as {modality}" if modality else ""
+            raise CategoryError(f"{condition!r} cannot be drawn{where}; choose from: {', '.join(names)}")
+    return tuple(kind for kind in possible if not conditions or kind[1] in conditions)
+
+
+def draw_number(number: int, seed: int, size: int = 128, kinds: tuple[tuple[str, str], ...] = KINDS) -> DrawnRetina:
+    """Picture `number` of an endless series: the kinds in turn, everything else drawn from seed and number.
+
+    Raises:
+        ConfigError: a size below 32 pixels.
+    """
+    modality, condition = kinds[number % len(kinds)]
+    return draw_retina(modality, condition, np.random.default_rng([seed, number]), size)
