@@ -2,14 +2,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: test lint smoke bench clean
+.PHONY: demo test lint smoke bench clean
 
-# Everything a fresh machine needs: an environment of its own, the package and what the tests use.
+# Everything a fresh machine needs: an environment of its own, the package and what the demo and the tests use.
 $(VENV)/.installed: setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[lite,test,examples]'
+	$(BIN)/python -m pip install --quiet --editable '.[lite,plots,test,examples]'
 	touch $@
+
+# The whole method on drawn retinas, in ten minutes on two cores: see runs/demo/report.html.
+demo: $(VENV)/.installed
+	$(BIN)/keepfit-clip demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
@@ -18,7 +22,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# A short run of the main job through the command line: shards, training, export, use.
+# The demo in short, and its model used through the command line.
 smoke: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" bash tests/smoke.sh runs/smoke
 

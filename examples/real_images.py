@@ -11,15 +11,10 @@ Interrupted and started again, it goes on where it was. About an hour on 2 cores
 
 import argparse
 import json
-import os
 import random
 import re
 import subprocess
-import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +41,8 @@ from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
 from keepfit_clip.metrics import score_classification
 from keepfit_clip.templates import class_texts
+from keepfit_clip.training.launch import child_environment, flag_words, program
+from keepfit_clip.training.measuring import timed
 from keepfit_clip.training.text import TextPretraining, pretrain_text, read_corpus
 
 MODEL = "keepfit-v2-lite"
@@ -102,10 +99,10 @@ def main() -> None:
     shards = build_all_shards(args.images, split, args.out / "shards")
     text_tower = args.out / "text_tower"
     if not text_tower.exists():
-        with timed(args.out, "stage 1"):
+        with timed(args.out / CLOCK, "stage 1"):
             pretrain_text_tower(records, split, text_tower, args.text_epochs)
     if not (args.out / "stage2" / "checkpoints" / f"epoch_{args.epochs}.pt").exists():
-        with timed(args.out, "stage 2"):
+        with timed(args.out / CLOCK, "stage 2"):
             train(args, shards, text_tower)
     seconds = json.loads((args.out / CLOCK).read_text())
     if not (args.out / "model").exists():
@@ -115,18 +112,6 @@ def main() -> None:
     report = as_markdown(results, seconds)
     (args.out / "results.md").write_text(report, encoding="utf-8")
     console.print(report, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def timed(out: Path, stage: str) -> Iterator[None]:
-    """Adds the seconds of a stage to what earlier, interrupted attempts took."""
-    clock, start = out / CLOCK, time.monotonic()
-    try:
-        yield
-    finally:
-        spent = json.loads(clock.read_text()) if clock.exists() else {}
-        spent[stage] = spent.get(stage, 0.0) + time.monotonic() - start
-        write_json(clock, spent)
 
 
 def split_rows(records: dict[str, list[Record]], cache: Path) -> dict[str, dict[str, list[int]]]:
@@ -217,12 +202,11 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
         "--name": "stage2",
         "--resume": "latest",
         "--log-every-n-steps": 10,
+        "--pretrained-image": True,
+        "--delete-previous-checkpoint": True,
     }
-    command = [sys.executable, "-m", "keepfit_clip.training.main", "--pretrained-image", "--delete-previous-checkpoint"]
-    command += [str(part) for flag in flags.items() for part in flag] + args.train_flags
-    # glibc gives large blocks back at once; keeping them saves a third of a CPU step.
-    kept = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-    subprocess.run(command, check=True, env={**os.environ, **kept})
+    command = program("keepfit_clip.training.main", *flag_words(flags), *args.train_flags)
+    subprocess.run(command, check=True, env=child_environment())
 
 
 def evaluate_all(images: Path, records: dict, split: dict, model: Path) -> dict:

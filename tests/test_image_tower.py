@@ -5,7 +5,7 @@ import torch
 
 from keepfit_clip.config import VisionConfig
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.image_tower import ImageTower
+from keepfit_clip.image_tower import ImageTower, place_features
 
 BACKBONES = [
     "test_resnet",
@@ -84,3 +84,19 @@ def test_normalised_trunk_feature():
 def test_unknown_backbone():
     with pytest.raises(ConfigError, match="timm cannot build"):
         tower("resnet_of_dreams")
+
+
+def test_place_features_tell_every_cell_apart_whatever_the_grid():
+    places = place_features(4, 7)
+    assert places.shape == (4, 7, 16)
+    assert torch.unique(places.flatten(0, 1), dim=0).shape[0] == 28
+    # The same place in the image has the same features on a finer grid: cell 1 of 3 is the middle, as is cell 2 of 5.
+    torch.testing.assert_close(place_features(3, 3)[1, 1], place_features(5, 5)[2, 2])
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "swin_tiny_patch4_window7_224"])
+def test_tokens_end_in_their_place(name):
+    size = 224 if name.startswith("swin") else 64
+    _, tokens = tower(name, size).eval().encode(torch.randn(2, 3, size, size))
+    side = int(tokens.shape[1] ** 0.5)
+    torch.testing.assert_close(tokens[1, :, -16:], place_features(side, side).flatten(0, 1))

@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path):
 
     from keepfit_clip.files import new_folder, write_json
 
-    with pytest.raises(OutputError, match="No space left"), new_folder(tmp_path / "out") as folder:
+    with pytest.raises(OutputError, match="no space is left"), new_folder(tmp_path / "out") as folder:
         (folder / "part").write_text("half")
         raise OSError(errno.ENOSPC, "")
     with pytest.raises(OutputError, match="cannot be made"), new_folder(__file__ + "/below"):

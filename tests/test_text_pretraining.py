@@ -88,8 +88,8 @@ def test_interrupted_pretraining_goes_on(encoder, tmp_path, monkeypatch):
     settings = TextPretraining(init=str(encoder), **{**SETTINGS, "epochs": 2})
     real = stage1._train
 
-    def interrupted(model, tokenizer, examples, settings, folder):
-        real(model, tokenizer, examples, settings, folder)
+    def interrupted(model, tokenizer, examples, settings, folder, callback):
+        real(model, tokenizer, examples, settings, folder, callback)
         if folder.name == "trained":
             raise KeyboardInterrupt
 

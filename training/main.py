@@ -9,7 +9,7 @@ This is the only file that replaces names of open_clip_train. While a run lasts,
     get_data                 the mixed stream and the held-out shards
     create_loss              HybridLoss
     evaluate                 caption NLL and zero-shot classes over the held-out shards
-    train_one_epoch          upstream's own, with generators seeded per epoch and troubles reported after it
+    train_one_epoch          upstream's own, with generators seeded per epoch, every term logged, troubles reported
     DistributedDataParallel  without device_ids for modules on the CPU, which torch refuses
     pt_load                  with an error that names the checkpoint
     torch.save               under a temporary name, then renamed
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import open_clip_train.main as upstream_main
 import torch
-from open_clip_train.distributed import world_info_from_env
+from open_clip_train.distributed import is_master, world_info_from_env
 from open_clip_train.params import parse_args as upstream_parse_args
 from open_clip_train.train import train_one_epoch as upstream_train_one_epoch
 from open_clip_train.train import unwrap_model
@@ -35,6 +35,7 @@ from safetensors import safe_open
 from keepfit_clip.errors import CheckpointError, ConfigError, exit_code
 from keepfit_clip.loss import HybridLoss
 from keepfit_clip.training.data import build_data, samples_per_epoch
+from keepfit_clip.training.loss_log import LossLog
 from keepfit_clip.training.params import parse_keepfit_args, upstream_argv
 from keepfit_clip.training.run_folder import prepare_run
 from keepfit_clip.training.validation import evaluate
@@ -91,6 +92,11 @@ class _Run:
         np.random.seed(seed)
         random.seed(seed)
         unwrap_model(model).caption_public = self.args.public_caption_weight > 0
+        if is_master(args):
+            steps = data["train"].dataloader.num_batches // args.accum_freq
+            loss = LossLog(
+                loss, Path(args.logs) / args.name, epoch, steps, args.log_every_n_steps, calls_per_step=args.accum_freq
+            )
         upstream_train_one_epoch(
             model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
         )

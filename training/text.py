@@ -15,7 +15,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -36,7 +37,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 from keepfit_clip.errors import CorpusError, MissingWeightsError, exit_code
-from keepfit_clip.files import new_folder, require_free, write_json
+from keepfit_clip.files import new_folder, require_free, write_json, writing
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.registry import is_keepfit_config
 from keepfit_clip.weights import resolve_source, unreachable
@@ -121,7 +122,12 @@ def read_corpus(files: Sequence[str | Path], knowledge: Knowledge | None = None)
     return list(documents)
 
 
-def pretrain_text(documents: Sequence[str], settings: TextPretraining, out: str | Path) -> dict[str, MaskedLMScores]:
+def pretrain_text(
+    documents: Sequence[str],
+    settings: TextPretraining,
+    out: str | Path,
+    on_step: Callable[[int, int], None] | None = None,
+) -> dict[str, MaskedLMScores]:
     """Trains a text tower and writes it, its tokenizer and a report into a new folder.
 
     Interrupted and called again with the same documents and settings, it goes on from its last epoch.
@@ -130,6 +136,8 @@ def pretrain_text(documents: Sequence[str], settings: TextPretraining, out: str 
         documents: texts.
         settings: how.
         out: folder to make; it must not hold anything yet.
+        on_step: called with the steps done and all steps of both trainings; without it a terminal shows
+            the Trainer's own bars.
 
     Returns:
         Scores of `frozen` (the head on the starting encoder) and `trained`.
@@ -146,12 +154,14 @@ def pretrain_text(documents: Sequence[str], settings: TextPretraining, out: str 
     examples = _tokenize(training, tokenizer, settings)
     evaluation = _masked_once(_tokenize(held_out, tokenizer, settings), tokenizer, settings)
     scores = {}
-    for name in ("frozen", "trained"):
+    for round_number, name in enumerate(("frozen", "trained")):
         set_seed(settings.seed)
         model = _load(AutoModelForMaskedLM, settings.init)
         if name == "frozen":
             model.base_model.requires_grad_(False)
-        _train(model, tokenizer, examples, settings, work / name)
+        callback = _Steps(on_step, round_number, rounds=2) if on_step else None
+        with writing(work):
+            _train(model, tokenizer, examples, settings, work / name, callback)
         scores[name] = _measure(model, evaluation, settings.batch_size, tokenizer.pad_token_id)
     with new_folder(out) as folder:
         model.save_pretrained(folder)
@@ -244,7 +254,17 @@ def _masked_once(examples: list[dict], tokenizer, settings: TextPretraining) -> 
     return [{key: tensor[0] for key, tensor in collator([dict(example)]).items()} for example in drawn]
 
 
-def _train(model, tokenizer, examples: list[dict], settings: TextPretraining, folder: Path) -> None:
+class _Steps(TrainerCallback):
+    """Tells how far several trainings of the same length are."""
+
+    def __init__(self, on_step: Callable[[int, int], None], round_number: int, rounds: int):
+        self.on_step, self.round_number, self.rounds = on_step, round_number, rounds
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.on_step(self.round_number * state.max_steps + state.global_step, self.rounds * state.max_steps)
+
+
+def _train(model, tokenizer, examples: list[dict], settings: TextPretraining, folder: Path, callback=None) -> None:
     head = {id(p) for p in model.parameters()} - {id(p) for p in model.base_model.parameters()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -267,10 +287,11 @@ def _train(model, tokenizer, examples: list[dict], settings: TextPretraining, fo
             seed=settings.seed,
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
-            disable_tqdm=not sys.stderr.isatty(),
+            disable_tqdm=callback is not None or not sys.stderr.isatty(),
         ),
         train_dataset=examples,
         data_collator=_collator(tokenizer, settings),
+        callbacks=[callback] if callback else None,
         optimizers=(torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay), None),
     )
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None

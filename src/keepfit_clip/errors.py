@@ -3,6 +3,7 @@
     KeepFITError
     ├── ConfigError           a model config or an option cannot be used
     ├── MissingWeightsError   a tower's weights or tokenizer are out of reach (no extra, no hub, wrong file)
+    ├── MissingExtraError     an optional dependency is not installed
     ├── CheckpointError       a checkpoint or run folder cannot be read, or is of another architecture
     ├── TableError            a table, or one row of it, cannot be read
     ├── ImageError            one image cannot be read
@@ -29,6 +30,7 @@ __all__ = [
     "ImageError",
     "KeepFITError",
     "KnowledgeError",
+    "MissingExtraError",
     "MissingWeightsError",
     "NonFiniteLossError",
     "OutputError",
@@ -49,6 +51,10 @@ class ConfigError(KeepFITError, ValueError):
 
 class MissingWeightsError(KeepFITError, OSError):
     """Weights or a tokenizer are out of reach: a missing extra, an unreachable hub, or not the known file."""
+
+
+class MissingExtraError(KeepFITError, ImportError):
+    """An optional dependency is not installed."""
 
 
 class CheckpointError(KeepFITError):

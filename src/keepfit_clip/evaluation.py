@@ -45,6 +45,8 @@ class TableScores:
         classes: canonical names, in the order of the scores.
         images: number of images scored.
         scores: the metrics.
+        labelled: the images scored, in the table's order.
+        probabilities: (images, classes), of each of them.
         unused: row number -> why the row was not scored; reasons name nothing of the input.
         messages: the same in full, for the terminal only.
     """
@@ -52,6 +54,8 @@ class TableScores:
     classes: list[str]
     images: int
     scores: ClassificationScores
+    labelled: list[LabelledImage]
+    probabilities: np.ndarray
     unused: dict[int, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
 
@@ -139,7 +143,7 @@ def evaluate_table(
         loaded: the model.
         table, images: see `read_records`; a row that cannot be used is counted, not fatal.
         classes: see `label_records`.
-        modality: of the images; by default what the table says, if it says one.
+        modality: of the images; by default what each row says. It words the texts an image is compared with.
         knowledge: names and findings; the shipped one by default.
         descriptions: see `ZeroShotClassifier`.
         rows: row numbers to use; all by default.
@@ -168,10 +172,12 @@ def evaluate_table(
     names, labelled = label_records(
         records, classes, knowledge, on_unused=lambda r, why: leave_out(r.row, why, f"{table}, row {r.row}: {why}")
     )
-    classifier = ZeroShotClassifier(
-        loaded.model, loaded.tokenizer, names, modality or _only_modality(records), knowledge, descriptions
-    )
-    labels, probabilities = [], []
+    modalities = [modality or item.record.modality for item in labelled]
+    classifiers = {
+        m: ZeroShotClassifier(loaded.model, loaded.tokenizer, names, m, knowledge, descriptions)
+        for m in dict.fromkeys(modalities)
+    }
+    scored, probabilities = [], []
     batches = image_batches(
         progress([item.path for item in labelled]),
         loaded.preprocess,
@@ -180,14 +186,21 @@ def evaluate_table(
         ),
     )
     for indices, batch in batches:
-        labels += [labelled[i].label for i in indices]
-        probabilities.append(classifier.predict_proba(batch).numpy())
-    if not labels:
+        scored += [labelled[i] for i in indices]
+        probabilities.append(_predict(classifiers, [modalities[i] for i in indices], batch))
+    if not scored:
         raise KeepFITError(f"{table}: none of its images can be read: {messages[-1]}")
-    scores = score_classification(labels, np.concatenate(probabilities))
-    return TableScores(names, len(labels), scores, unused, messages)
+    probabilities = np.concatenate(probabilities)
+    scores = score_classification([item.label for item in scored], probabilities)
+    return TableScores(names, len(scored), scores, scored, probabilities, unused, messages)
 
 
-def _only_modality(records: Sequence[Record]) -> str | None:
-    modalities = {record.modality for record in records}
-    return modalities.pop() if len(modalities) == 1 else None
+def _predict(
+    classifiers: dict[str | None, ZeroShotClassifier], modalities: Sequence[str | None], batch: Tensor
+) -> np.ndarray:
+    """Probabilities (B, K) of images (B, 3, H, W), each by the classifier of its modality."""
+    probabilities = np.empty((len(batch), len(next(iter(classifiers.values())).categories)), dtype=np.float32)
+    for modality in dict.fromkeys(modalities):
+        members = [i for i, other in enumerate(modalities) if other == modality]
+        probabilities[members] = classifiers[modality].predict_proba(batch[members]).numpy()
+    return probabilities

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,11 @@ def writing(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
+    except Exception as error:  # safetensors raises its own kind, with the system's words in it
+        full = isinstance(error, OSError) and error.errno in _NO_ROOM
+        if not full and os.strerror(errno.ENOSPC) not in str(error):
             raise
-        raise OutputError(f"{path}: cannot be written ({os.strerror(error.errno)}); nothing is left of it") from error
+        raise OutputError(f"{path}: cannot be written, no space is left on the disk") from error
 
 
 @contextmanager
@@ -75,17 +76,18 @@ def write_text(path: str | Path, content: str) -> None:
     """Writes UTF-8 text under a temporary name and renames it.
 
     Raises:
-        OutputError: no space is left.
+        OutputError: it cannot be written there, or no space is left.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with writing(path):
-            temporary.write_text(content, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(content, encoding="utf-8")
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -12,7 +12,9 @@ from keepfit_clip.config import VisionConfig
 from keepfit_clip.errors import ConfigError, MissingWeightsError
 from keepfit_clip.weights import PYPI_PREFIX, resolve_source, unreachable
 
-__all__ = ["ImageTower"]
+__all__ = ["ImageTower", "place_features"]
+
+_PLACE_DIM = 16
 
 
 class ImageTower(nn.Module):
@@ -38,8 +40,9 @@ class ImageTower(nn.Module):
         self.trunk = _create_trunk(config)
         self.image_size = config.image_size
         self.set_input_size(config.image_size)
-        self.token_dim: int = self.trunk.num_features
-        pooled_dim = getattr(self.trunk, "head_hidden_size", None) or self.token_dim  # MobileNets widen after pooling
+        width: int = self.trunk.num_features
+        self.token_dim = width + _PLACE_DIM
+        pooled_dim = getattr(self.trunk, "head_hidden_size", None) or width  # MobileNets widen after pooling
         self.proj = nn.Linear(pooled_dim, embed_dim, bias=False)
         nn.init.normal_(self.proj.weight, std=pooled_dim**-0.5)
         self.register_load_state_dict_pre_hook(_resample_position_embedding)
@@ -68,7 +71,8 @@ class ImageTower(nn.Module):
             image: (B, 3, H, W), normalised with this tower's mean and std.
 
         Returns:
-            Projected global features (B, D), not normalised, and tokens (B, N, C) of the backbone's last map.
+            Projected global features (B, D), not normalised, and tokens (B, N, C) of the backbone's last map, each
+            ending in its place in the image (`place_features`; zeros where a backbone does not tell its grid).
         """
         feature_map = self.trunk.forward_features(image)
         pooled = self.trunk.forward_head(feature_map, pre_logits=True)  # (B, C)
@@ -78,12 +82,20 @@ class ImageTower(nn.Module):
 
     def _tokens(self, feature_map: Tensor) -> Tensor:
         if feature_map.ndim == 3:  # (B, prefix + N, C): class and register tokens are no place in the image
-            return feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
-        if feature_map.ndim != 4:
+            tokens = feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
+            height, width = getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None) or (0, 0)
+        elif feature_map.ndim == 4:
+            if feature_map.shape[1] == self.trunk.num_features:
+                feature_map = feature_map.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+            height, width = feature_map.shape[1:3]
+            tokens = feature_map.flatten(1, 2)
+        else:
             raise ConfigError(f"{type(self.trunk).__name__} gives neither a feature map nor tokens")
-        if feature_map.shape[1] == self.token_dim:  # (B, C, H, W)
-            return feature_map.flatten(2).transpose(1, 2)
-        return feature_map.flatten(1, 2)  # (B, H, W, C)
+        batch, count, _ = tokens.shape
+        places = tokens.new_zeros(count, _PLACE_DIM)
+        if height * width == count:
+            places = place_features(height, width).flatten(0, 1).to(tokens)
+        return torch.cat([tokens, places.expand(batch, -1, -1)], dim=2)
 
     def set_input_size(self, image_size: int | tuple[int, int]) -> None:
         """Makes the backbone take images of `image_size` pixels (ViTs resample their position embedding)."""
@@ -113,6 +125,20 @@ class ImageTower(nn.Module):
             batch_norms = [n for n, m in self.trunk.named_modules() if n in modules and _is_batch_norm(m)]
             if batch_norms:
                 freeze(self.trunk, batch_norms, include_bn_running_stats=True)
+
+
+def place_features(height: int, width: int) -> Tensor:
+    """Where each cell of a map lies in the image: sines and cosines of x and y, (height, width, 16), whatever its size.
+
+    The lowest frequency goes through half a turn over the image, each further one through twice as much.
+    """
+    turns = torch.pi * 2.0 ** torch.arange(_PLACE_DIM // 4)  # (F,)
+    waves = []
+    for cells in (height, width):
+        angles = ((torch.arange(cells) + 0.5) / cells)[:, None] * turns  # (cells, F)
+        waves.append(torch.cat([angles.sin(), angles.cos()], dim=1))
+    down, across = waves
+    return torch.cat([down[:, None].expand(-1, width, -1), across[None].expand(height, -1, -1)], dim=2)
 
 
 def _plain(value):

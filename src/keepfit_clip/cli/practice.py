@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from keepfit_clip.cli.console import console, with_progress
+from keepfit_clip.cli.console import console, quiet_libraries, with_progress
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command()(draw)
+    app.command()(demo)
 
 
 def draw(
@@ -31,3 +33,27 @@ def draw(
     options = DrawOptions(count, size, seed, elite, kinds)
     draw_dataset(out, options, with_progress("Drawing"))
     console.print(f"{count} pictures of {len(kinds)} kinds -> {out}", soft_wrap=True)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="folder of the demo; started again, it goes on where it was")] = Path(
+        "runs/demo"
+    ),
+    quick: Annotated[bool, typer.Option(help="a short run that only shows that everything works")] = False,
+) -> None:
+    """Run the whole method on drawn retinas: both stages, export, evaluation, report. Ten minutes on two cores."""
+    from keepfit_clip.training.demo import FULL, QUICK, run_demo
+
+    quiet_libraries()
+    metrics = run_demo(out, QUICK if quick else FULL)
+    table = Table("on unseen pictures", "model", "control", "what the control is")
+    for name, key, control, meaning in (
+        ("zero-shot ACA", "zero_shot_aca", "zero_shot_aca_shuffled_images", "images shuffled"),
+        ("captions: condition", "caption_condition_rate", "caption_condition_rate_no_image", "no image"),
+        ("captions: eye", "caption_eye_rate", "caption_eye_rate_other_picture", "another picture of the kind"),
+        ("captions: quadrant", "caption_quadrant_rate", "caption_quadrant_rate_other_picture", "the same"),
+    ):
+        table.add_row(name, f"{metrics[key]:.3f}", f"{metrics[control]:.3f}", meaning)
+    console.print(table)
+    console.print(f"{metrics['seconds']:.0f} s, at most {metrics['peak_memory_gib']:.1f} GiB", highlight=False)
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True)

@@ -53,7 +53,7 @@ class _Scene:
     ) -> None:
         """Lesions of one kind at places of their own; long ones lie along the nerve fibres."""
         candidates = self.fundus.places(self.rng, quadrant, reach)
-        places = scatter(self.rng, candidates, radii * stretch * (1 + 0.6 * ragged), self.taken)
+        places = scatter(self.rng, candidates, radii * (stretch + 0.6 * ragged), self.taken)
         layer = Layer(self.size)
         for place, radius in zip(places, radii, strict=False):
             toward = np.arctan2(*(place - self.fundus.disc)[::-1])
@@ -113,13 +113,13 @@ def _branch_vein_occlusion(scene: _Scene) -> None:
     quadrant = str(rng.choice(QUADRANTS[::2]))  # nasal branches are rarely noticed
     content.place = f"in the {quadrant} quadrant"
     scene.engorged = 0 if quadrant.startswith("supero") else 2
-    around = {"quadrant": quadrant, "reach": (0.12, 0.85)}
+    around = {"quadrant": quadrant, "reach": (0.12, 0.95)}
     scene.add_blobs(
         "cotton-wool spots", rng.uniform(0.04, 0.055, rng.integers(1, 4)), _COTTON, ragged=0.25, soft=0.012,
         opacity=0.85, **around,
     )  # fmt: skip
     scene.add_blobs(
-        "flame hemorrhages", rng.uniform(0.011, 0.026, rng.integers(16, 34)), _BLOOD, ragged=0.5, stretch=3.2,
+        "flame hemorrhages", rng.uniform(0.010, 0.021, rng.integers(12, 28)), _BLOOD, ragged=0.4, stretch=2.6,
         soft=0.008, opacity=0.85, **around,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ masks/000000-hard-exudates.png where lesions are, one file per kind
 retina.csv                     every picture: image, caption, categories, modality, patient, eye
 elite.csv                      a part of them, the same columns
 public.csv                     the others, by condition alone, in FLAIR's columns and the modality
+sheet.jpg                      a contact sheet: a row for every kind
 """
 
 import csv
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from keepfit_clip.drawing.retina import KINDS, DrawnRetina, draw_number
 from keepfit_clip.errors import ConfigError
@@ -20,6 +21,7 @@ from keepfit_clip.files import new_folder, require_free
 
 __all__ = ["DrawOptions", "draw_dataset"]
 
+_SHEET_COLUMNS, _SHEET_CELL, _SHEET_MARGIN = 6, 128, 16
 _GOLDEN = 0.6180339887  # spreads the elite pictures evenly over the kinds
 
 
@@ -75,6 +77,7 @@ def draw_dataset(
         (folder / "masks").mkdir()
         rows = [_draw_one(folder, options, number) for number in progress(range(options.count))]
         _write_tables(folder, rows, options)
+        _write_sheet(folder, rows, options)
 
 
 def _draw_one(folder: Path, options: DrawOptions, number: int) -> dict:
@@ -116,3 +119,19 @@ def _write_tables(folder: Path, rows: list[dict], options: DrawOptions) -> None:
                 writer = csv.DictWriter(file, list(table[0]))
                 writer.writeheader()
                 writer.writerows(table)
+
+
+def _write_sheet(folder: Path, rows: list[dict], options: DrawOptions) -> None:
+    """The first pictures of every kind, side by side under its name."""
+    kinds = options.kinds[: len(rows)]
+    columns = min(_SHEET_COLUMNS, -(-len(rows) // len(kinds)))
+    height = _SHEET_CELL + _SHEET_MARGIN
+    sheet = Image.new("RGB", (columns * _SHEET_CELL, len(kinds) * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, kind in enumerate(kinds):
+        pen.text((4, line * height + 2), " - ".join(kind), fill="black")
+        for column, row in enumerate(rows[line :: len(options.kinds)][:columns]):
+            with Image.open(folder / row["image"]) as picture:
+                cell = picture.resize((_SHEET_CELL, _SHEET_CELL), Image.Resampling.BICUBIC)
+            sheet.paste(cell, (column * _SHEET_CELL, line * height + _SHEET_MARGIN))
+    sheet.save(folder / "sheet.jpg", quality=75)

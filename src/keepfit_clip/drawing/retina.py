@@ -62,14 +62,18 @@ class DrawnRetina:
 
 
 def draw_retina(
-    modality: str, condition: str, rng: np.random.Generator | int = 0, size: int = 128, eye: str | None = None
+    modality: str,
+    condition: str,
+    rng: np.random.Generator | int | list[int] = 0,
+    size: int = 128,
+    eye: str | None = None,
 ) -> DrawnRetina:
     """Draws a picture.
 
     Args:
         modality: CFP, FFA or OCT.
         condition: one of those in KINDS for the modality.
-        rng: a generator or a seed; the same one gives the same picture.
+        rng: a generator, a seed or several; the same one gives the same picture.
         size: width and height, pixels.
         eye: left or right; drawn by default.
 

@@ -1,0 +1,96 @@
+"""Charts as SVG texts, drawn by matplotlib (extra `plots`)."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from keepfit_clip.errors import MissingExtraError
+
+__all__ = ["confusion_chart", "loss_chart", "require_plots"]
+
+_INK, _LINE, _PALE = "#24303a", "#0b6e6e", "#b9cfcf"
+
+
+def require_plots() -> None:
+    """Makes sure that charts can be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("charts need matplotlib: pip install 'keepfit-clip[plots]'") from error
+
+
+def loss_chart(lines: Sequence[dict]) -> str:
+    """A panel for each loss term over the steps of a run.
+
+    Args:
+        lines: as `keepfit_clip.training.loss_log.read_losses` gives them.
+    """
+    terms = list(lines[0]["terms"])
+    figure = _figure(3.1 * len(terms), 2.5)
+    steps = [line["epoch"] * line["steps"] + line["step"] for line in lines]
+    for number, term in enumerate(terms, start=1):
+        values = np.array([line["terms"][term] for line in lines])
+        axes = figure.add_subplot(1, len(terms), number)
+        axes.plot(steps, values, color=_PALE, linewidth=1)
+        axes.plot(steps, _smooth(values), color=_LINE, linewidth=1.8)
+        axes.set_title(term.removesuffix("_loss").replace("_", " "), fontsize=10, color=_INK)
+        axes.set_xlabel("step", fontsize=8)
+        axes.set_ylim(bottom=0)
+        _plain(axes)
+    return _svg(figure)
+
+
+def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """A confusion matrix: true classes by row, predicted by column, shaded by the share of the row."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 0.42 * len(classes)
+    figure = _figure(side + 1.2, side)
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1.15)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.6 else _INK
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set_xlabel("predicted", fontsize=9)
+    axes.set_ylabel("true", fontsize=9)
+    _plain(axes)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float):
+    require_plots()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain(axes) -> None:
+    axes.tick_params(labelsize=8, colors=_INK, length=2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of a tenth of all values, at least three."""
+    window = max(3, len(values) // 10) | 1
+    padded = np.pad(values, window // 2, mode="edge")
+    return np.convolve(padded, np.full(window, 1 / window), mode="valid")
+
+
+def _svg(figure) -> str:
+    file = io.StringIO()
+    # Without a date and with fixed names inside, the same figures give the same file.
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "keepfit", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]

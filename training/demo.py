@@ -1,0 +1,269 @@
+"""The whole method on drawn retinas: draw, build shards, both stages, export, evaluate, report.
+
+    keepfit-clip demo --out runs/demo
+
+Every step leaves a folder or file that appears only when complete, and is not done again; stage 2 goes on from its
+last epoch. DIR/report.html and DIR/metrics.json are the result.
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import open_clip
+
+from keepfit_clip import __version__
+from keepfit_clip.charts import require_plots
+from keepfit_clip.data.records import read_records
+from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.drawing import KINDS, DrawOptions, draw_dataset
+from keepfit_clip.errors import KeepFITError, OutputError
+from keepfit_clip.export import export_model
+from keepfit_clip.files import require_free, write_json, write_text, writing
+from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.templates import class_texts
+from keepfit_clip.training.demo_report import CLOCK, METRICS, PEAK, REPORT, SCORES, build_page, collect_metrics
+from keepfit_clip.training.display import StepDisplay
+from keepfit_clip.training.launch import child_environment, flag_words, program
+from keepfit_clip.training.loss_log import LOSSES_NAME, read_losses
+from keepfit_clip.training.measuring import peak_memory, timed
+from keepfit_clip.training.text import REPORT_NAME as TEXT_REPORT
+from keepfit_clip.training.text import TextPretraining, pretrain_text, read_corpus
+from keepfit_clip.weights import resolve_source
+
+__all__ = ["FULL", "QUICK", "DemoSettings", "run_demo"]
+
+MODEL = "keepfit-v2-lite"
+_SETTINGS = "demo.json"
+_RESULTS = (
+    "pictures/training/retina.csv", "shards/public/manifest.json", "shards/elite/manifest.json",
+    f"text_tower/{TEXT_REPORT}", f"stage2/{LOSSES_NAME}", "model/open_clip_config.json",
+    "model/open_clip_model.safetensors", SCORES, REPORT, METRICS,
+)  # fmt: skip
+_TEST_SEED = 1_000_003  # pictures of another seed than the training ones
+_LOOK_EVERY = 0.5  # seconds between two looks at a program that runs
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How much is drawn and trained.
+
+    Args:
+        pictures: drawn for training; a tenth of them with captions.
+        test_pictures: drawn for the evaluation.
+        size: of the pictures, and the model's input, pixels.
+        text_epochs: of stage 1.
+        epochs, samples_per_epoch, batch_size, lr, warmup, caption_weight: of stage 2.
+        seed: of everything.
+    """
+
+    pictures: int = 4000
+    test_pictures: int = 480
+    size: int = 128
+    text_epochs: int = 2
+    epochs: int = 5
+    samples_per_epoch: int = 960
+    batch_size: int = 32
+    lr: float = 7e-4
+    warmup: int = 15
+    caption_weight: float = 3.0
+    seed: int = 0
+
+
+FULL = DemoSettings()
+QUICK = DemoSettings(
+    pictures=320, test_pictures=32, size=64, text_epochs=1, epochs=2, samples_per_epoch=192, batch_size=16, warmup=3
+)
+
+
+def run_demo(out: str | Path, settings: DemoSettings = FULL) -> dict:
+    """Runs what is not done yet.
+
+    Args:
+        out: folder of the demo: new, or one that was started with the same settings.
+        settings: how much.
+
+    Returns:
+        What stands in metrics.json.
+
+    Raises:
+        OutputError: `out` holds something else, or a demo of other settings, or no space is left.
+        MissingExtraError, MissingWeightsError: the extra `plots` or `lite` is not installed.
+        KeepFITError: a step failed; its last words are quoted.
+    """
+    out = Path(out)
+    require_plots()
+    _require_weights()
+    _claim(out, settings)
+    steps = _Steps(out, settings)
+    if not (out / METRICS).exists():
+        with writing(out):
+            with peak_memory(out / CLOCK, PEAK), StepDisplay(len(steps.all)) as display:
+                for name, is_done, do in steps.all:
+                    with display.step(name, is_done()) as on_step:
+                        if not is_done():
+                            with timed(out / CLOCK, name):
+                                do(on_step)
+            metrics = collect_metrics(out, asdict(settings))
+            write_text(out / REPORT, build_page(out, metrics))
+            write_json(out / METRICS, metrics)
+    missing = [name for name in _RESULTS if not (out / name).exists()]
+    if missing:
+        raise KeepFITError(f"{out}: {', '.join(missing)} is not there any more: remove the folder and start again")
+    metrics = json.loads((out / METRICS).read_text(encoding="utf-8"))
+    for name, (first, last) in metrics["losses"].items():
+        if not last < first:
+            raise KeepFITError(f"{out}: the {name} loss did not fall ({first:.3f} to {last:.3f})")
+    return metrics
+
+
+def _require_weights() -> None:
+    config = open_clip.get_model_config(MODEL)
+    for name in (config["text_cfg"]["hf_model_name"], config["vision_cfg"]["pretrained_weights"]):
+        resolve_source(name)
+
+
+def _claim(out: Path, settings: DemoSettings) -> None:
+    """Marks a new folder with the settings, or checks those of an older one."""
+    own = {"keepfit_clip": __version__, **asdict(settings)}
+    mark = out / _SETTINGS
+    if not mark.exists():
+        write_json(require_free(out) / _SETTINGS, own)
+        return
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if found != own:
+        raise OutputError(f"{out} holds a demo of other settings or another version: choose another --out or remove it")
+
+
+class _Steps:
+    """The steps in order, each with a check whether it is done."""
+
+    def __init__(self, out: Path, settings: DemoSettings):
+        self.out = out
+        self.settings = settings
+        self.run = out / "stage2"
+        self.all: list[tuple[str, Callable[[], bool], Callable]] = [
+            ("draw pictures", (out / "pictures" / "test").exists, self.draw),
+            ("build shards", (out / "shards" / "elite").exists, self.build),
+            ("stage 1: textual pretraining", (out / "text_tower").exists, self.stage1),
+            (
+                "stage 2: hybrid pretraining",
+                (self.run / "checkpoints" / f"epoch_{settings.epochs}.pt").exists,
+                self.stage2,
+            ),
+            ("export", (out / "model").exists, self.export),
+            ("evaluate in a fresh process", (out / SCORES).exists, self.evaluate),
+        ]
+
+    def draw(self, on_step) -> None:
+        s = self.settings
+        total, done = s.pictures + s.test_pictures, 0
+        for part, count, seed in (("training", s.pictures, s.seed), ("test", s.test_pictures, s.seed + _TEST_SEED)):
+            folder = self.out / "pictures" / part
+            if not folder.exists():
+                draw_dataset(folder, DrawOptions(count, s.size, seed), _counted(on_step, done, total))
+            done += count
+
+    def build(self, on_step) -> None:
+        pictures = self.out / "pictures" / "training"
+        for number, kind in enumerate(("public", "elite")):
+            folder = self.out / "shards" / kind
+            if not folder.exists():
+                options = ShardOptions(kind=kind, dataset="drawn")
+                build_shards(pictures / f"{kind}.csv", pictures, folder, options)
+            on_step(number + 1, 2)
+
+    def stage1(self, on_step) -> None:
+        knowledge = Knowledge.load()
+        lines = {c for r in read_records(self.out / "pictures" / "training" / "elite.csv") for c in r.captions}
+        lines.update(text for modality, name in KINDS for text in class_texts(name, modality, knowledge))
+        corpus = self.out / "corpus.txt"
+        write_text(corpus, "\n".join(sorted(lines)) + "\n")
+        settings = TextPretraining(init=MODEL, epochs=self.settings.text_epochs, lr=1e-4, seed=self.settings.seed)
+        pretrain_text(read_corpus([corpus], knowledge), settings, self.out / "text_tower", on_step)
+
+    def stage2(self, on_step) -> None:
+        s = self.settings
+        flags = {
+            "--model": MODEL,
+            "--pretrained-image": True,
+            "--text-tower": self.out / "text_tower",
+            "--public-data": self.out / "shards" / "public",
+            "--elite-data": self.out / "shards" / "elite",
+            "--force-image-size": s.size,
+            "--batch-size": s.batch_size,
+            "--epochs": s.epochs,
+            "--train-num-samples": s.samples_per_epoch,
+            "--lr": s.lr,
+            "--warmup": s.warmup,
+            "--caption-weight": s.caption_weight,
+            "--seed": s.seed,
+            "--workers": 1,
+            "--log-every-n-steps": 2,
+            "--logs": self.out,
+            "--name": self.run.name,
+            "--resume": "latest",
+            "--delete-previous-checkpoint": True,
+        }
+
+        def look() -> None:
+            lines = read_losses(self.run)
+            if lines:
+                last = lines[-1]
+                on_step(last["epoch"] * last["steps"] + last["step"], s.epochs * last["steps"])
+
+        _run(program("keepfit_clip.training.main", *flag_words(flags)), self.out / "stage2.log", look, "stage 2")
+
+    def export(self, on_step) -> None:
+        export_model(self.run, self.out / "model")
+
+    def evaluate(self, on_step) -> None:
+        test, log = self.out / "pictures" / "test", self.out / "evaluation.log"
+        log.unlink(missing_ok=True)
+
+        def look() -> None:
+            told = re.findall(r"^(\d+)/(\d+)$", log.read_text(encoding="utf-8"), re.MULTILINE)
+            if told:
+                on_step(*map(int, told[-1]))
+
+        command = program("keepfit_clip.drawing.judging", self.out / "model", test, self.out / SCORES)
+        _run(command, log, look, "the evaluation")
+
+
+def _counted(on_step: Callable[[int, int], None], done: int, total: int):
+    """Wraps numbers so that going through them is told as a part of more."""
+
+    def wrap(numbers: Sequence[int]) -> Iterator[int]:
+        for index, number in enumerate(numbers, start=1):
+            yield number
+            on_step(done + index, total)
+
+    return wrap
+
+
+def _run(command: list[str], log: Path, look: Callable[[], None], name: str) -> None:
+    """Runs a program, its output in a file, looking at its progress; ends it where this one is interrupted.
+
+    Raises:
+        KeepFITError: it failed.
+    """
+    with open(log, "a", encoding="utf-8") as file:
+        child = subprocess.Popen(command, stdout=file, stderr=file, env=child_environment(HF_HUB_OFFLINE="1"))
+        try:
+            while child.poll() is None:
+                time.sleep(_LOOK_EVERY)
+                look()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+    if child.returncode:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        raise KeepFITError(f"{name} failed (all of its output is in {log}): {lines[-1] if lines else 'no output'}")

@@ -1,0 +1,68 @@
+"""Where a job of several steps is: bars with the time left on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["StepDisplay"]
+
+_PLAIN_EVERY = 15.0  # seconds between two lines of one step
+
+
+class StepDisplay:
+    """A context that shows the steps of a job, one after the other, on standard error.
+
+    Args:
+        count: number of steps.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+        self.number = 0
+        self.console = Console(stderr=True)
+        self.bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+            TextColumn("left:"), TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal,
+        )  # fmt: skip
+
+    def __enter__(self) -> "StepDisplay":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bars.stop()
+
+    @contextmanager
+    def step(self, name: str, done_before: bool = False) -> Iterator[Callable[[int, int], None]]:
+        """Shows one step while the block runs; the block calls what it gets with (done, all).
+
+        Args:
+            name: of the step.
+            done_before: it is there already from an earlier attempt.
+        """
+        self.number += 1
+        title = f"[{self.number}/{self.count}] {name}"
+        task = self.bars.add_task(title.replace("[", r"\["), total=None)
+        start = told = time.monotonic()
+        self._say(f"{title}{' (done before)' if done_before else ''}")
+
+        def on_step(done: int, total: int) -> None:
+            nonlocal told
+            self.bars.update(task, completed=done, total=total)
+            now = time.monotonic()
+            if done and now - told > _PLAIN_EVERY:
+                told = now
+                left = (now - start) * (total - done) / done
+                self._say(f"{title}: {done / total:.0%}, about {left:.0f} s left")
+
+        yield on_step
+        self.bars.update(task, completed=1, total=1)
+        if not done_before:
+            self._say(f"{title}: done in {time.monotonic() - start:.0f} s")
+
+    def _say(self, line: str) -> None:
+        if not self.console.is_terminal:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
