@@ -14,7 +14,7 @@ from keepfit_clip.files import write_json
 
 __all__ = ["peak_memory", "timed"]
 
-_EVERY = 0.5  # seconds between two looks at the memory
+_EVERY = 2.0  # seconds between two looks at the memory
 
 
 @contextmanager

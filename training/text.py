@@ -28,6 +28,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -294,6 +295,8 @@ def _train(model, tokenizer, examples: list[dict], settings: TextPretraining, fo
         callbacks=[callback] if callback else None,
         optimizers=(torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay), None),
     )
+    if callback:
+        trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
 

@@ -7,6 +7,7 @@ far it is, "done/all" a line.
 """
 
 import argparse
+import os
 import re
 import sys
 from collections import Counter, defaultdict
@@ -71,7 +72,7 @@ def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, in
         "captions": {**judge_captions(captions, records), "no_image": judge_captions([blind] * len(records), records)},
         "pictures": [
             {
-                "image": record.image.relative_to(drawn).as_posix(),
+                "image": Path(os.path.relpath(record.image, drawn)).as_posix(),
                 "modality": record.modality,
                 "condition": result.classes[item.label],
                 "predicted": result.classes[int(row.argmax())],
