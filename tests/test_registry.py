@@ -90,7 +90,7 @@ def test_lite_loads_both_towers_real_weights_and_tokenizer():
 
 def test_wordpiece_texts_come_back_as_written():
     tokenizer = open_clip.get_tokenizer("keepfit-v2-lite")
-    text = "oct b-scan of the right eye: macular edema (cystoid) is absent; no bleeding, 20/40."
+    text = "oct b-scan of the right eye: macular edema (cystoid) is absent; no bleeding, cup of 0.8, 20/40."
     assert decode_texts(tokenizer, tokenizer([text]), eos_id=102) == [text]
 
 

@@ -64,7 +64,7 @@ class DemoSettings:
     pictures: int = 4000
     test_pictures: int = 480
     size: int = 128
-    text_epochs: int = 1
+    text_epochs: float = 1.5
     epochs: int = 5
     samples_per_epoch: int = 960
     batch_size: int = 32
@@ -186,7 +186,9 @@ class _Steps:
         lines.update(text for modality, name in KINDS for text in class_texts(name, modality, knowledge))
         corpus = self.out / "corpus.txt"
         write_text(corpus, "\n".join(sorted(lines)) + "\n")
-        settings = TextPretraining(init=MODEL, epochs=self.settings.text_epochs, lr=2e-4, seed=self.settings.seed)
+        settings = TextPretraining(
+            init=MODEL, epochs=self.settings.text_epochs, batch_size=16, lr=2e-4, seed=self.settings.seed
+        )
         pretrain_text(read_corpus([corpus], knowledge), settings, self.out / "text_tower", on_step)
 
     def stage2(self, on_step) -> None:

@@ -86,18 +86,18 @@ def build_page(out: Path, metrics: dict) -> str:
             f"within the modality {_share(m['zero_shot_aca_shuffled_within_modality'])}",
         ),
         Figure(
-            "captions with the right condition",
+            "captions: condition right",
             _share(m["caption_condition_rate"]),
             f"without the image {_share(m['caption_condition_rate_no_image'])}, best constant answer "
             f"{_share(m['caption_condition_rate_best_constant'])}",
         ),
         *(
             Figure(
-                f"captions with the right {what}",
+                f"captions: {where} right",
                 _share(m[f"caption_{what}_rate"]),
                 f"captions of other pictures of the same kind {_share(m[f'caption_{what}_rate_other_picture'])}",
             )
-            for what in ("eye", "quadrant", "side")
+            for what, where in (("eye", "eye"), ("quadrant", "quadrant"), ("side", "side of the fovea (OCT)"))
         ),
         Figure("time", f"{m['seconds'] / 60:.1f} min", f"peak memory {m['peak_memory_gib']:.1f} GiB"),
     ]
@@ -108,7 +108,11 @@ def build_page(out: Path, metrics: dict) -> str:
         "patients: these figures show that the method works, not how well it would do in a clinic.",
         figures,
         [
-            Section("Losses of stage 2", _TERMS, chart=loss_chart(read_losses(out / "stage2"))),
+            Section(
+                "Losses of stage 2",
+                _TERMS.format(f"{m['settings']['caption_weight']:g}"),
+                chart=loss_chart(read_losses(out / "stage2")),
+            ),
             _text_section(m["textual_pretraining"]),
             Section(
                 "Zero-shot classification",
@@ -132,8 +136,8 @@ def build_page(out: Path, metrics: dict) -> str:
 
 
 _TERMS = (
-    "Contrastive terms are in nats, over public pictures (category texts) and elite pictures (captions); the revision "
-    "is 100 times a mean squared error; the caption term is nats per token."
+    "Each term with its weight, as it is trained: soft-CLIP over public pictures (category texts) and elite pictures "
+    "(captions), in nats; the text revision, a mean squared error times 100; the captions, in nats per token times {}."
 )
 
 

@@ -9,6 +9,7 @@ from keepfit_clip.errors import MissingExtraError
 
 __all__ = ["confusion_chart", "loss_chart", "require_plots"]
 
+_WIDE_RANGE = 30  # a term that falls further than this is drawn on a logarithmic scale
 _INK, _LINE, _PALE = "#24303a", "#0b6e6e", "#b9cfcf"
 
 
@@ -40,7 +41,10 @@ def loss_chart(lines: Sequence[dict]) -> str:
         axes.plot(steps, _smooth(values), color=_LINE, linewidth=1.8)
         axes.set_title(term.removesuffix("_loss").replace("_", " "), fontsize=10, color=_INK)
         axes.set_xlabel("step", fontsize=8)
-        axes.set_ylim(bottom=0)
+        if values.min() > 0 and values.max() > _WIDE_RANGE * values.min():
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=min(0, values.min()))
         _plain(axes)
     return _svg(figure)
 

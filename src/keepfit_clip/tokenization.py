@@ -81,6 +81,7 @@ def decode_texts(tokenizer: Callable, ids: Tensor, eos_id: int) -> list[str]:
 
 
 def _close_up(text: str) -> str:
-    """Takes out the spaces that WordPiece puts around punctuation: "b - scan :" becomes "b-scan:"."""
+    """Takes out the spaces that WordPiece puts around punctuation: "b - scan : 0 . 8" becomes "b-scan: 0.8"."""
     text = re.sub(r"\s+([.,:;!?%)\]])", r"\1", text.strip())
+    text = re.sub(r"(?<=\d\.)\s+(?=\d)", "", text)  # decimals are commoner than sentences that begin with a number
     return re.sub(r"(?<=\w)\s+([-/])\s+(?=\w)|(?<=[(\[])\s+", r"\1", text)
