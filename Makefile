@@ -29,6 +29,7 @@ smoke: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/cpu_step.py
+	$(BIN)/python benchmarks/draw.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

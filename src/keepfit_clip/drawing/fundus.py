@@ -15,7 +15,8 @@ __all__ = ["QUADRANTS", "Fundus", "grow_vessels", "new_fundus"]
 QUADRANTS = ("superotemporal", "superonasal", "inferotemporal", "inferonasal")
 
 _STEPS = 18  # points of a vessel
-_PIECES = 3  # parts of one width
+_PIECES = 3  # parts of one width; thin vessels have one
+_THIN = 0.012
 _AVASCULAR = 0.14  # radius of the zone around the fovea that vessels keep out of
 # Arcades and nasal trunks: heading where they leave the disc and how far they turn (degrees, up is 90), length.
 _TRUNKS = ((110, 80, 1.55), (58, -34, 0.7), (-110, -80, 1.55), (-58, 34, 0.7))
@@ -93,7 +94,7 @@ def new_fundus(rng: np.random.Generator, size: int, tortuosity: float = 1.0, dis
 
 
 def grow_vessels(
-    fundus: Fundus, vein: float, artery: float, thickness: float = 1.0, least: float = 0.0, trunk: int | None = None
+    fundus: Fundus, vein: float, artery: float, thickness: float = 1.0, trunk: int | None = None
 ) -> np.ndarray:
     """The vessels as a layer, (size, size).
 
@@ -101,19 +102,19 @@ def grow_vessels(
         fundus: the eye.
         vein, artery: how much each covers, 0 to 1.
         thickness: scales every width.
-        least: thinner vessels are left out.
         trunk: only the first vein of one arcade (0 upper, 2 lower, see _TRUNKS); None is all.
     """
     layer = Layer(fundus.size)
     lines, widths, veins = fundus.vessels
     order = np.argsort(veins, kind="stable") if trunk is None else [2 * trunk]
-    pieces = np.linspace(0, _STEPS - 1, _PIECES + 1).round().astype(int)
     for index in order:
         value = vein if veins[index] else artery
-        for piece in range(_PIECES):
-            width = widths[index, 0] + (widths[index, 1] - widths[index, 0]) * (piece + 0.5) / _PIECES
-            if width >= least:
-                layer.line(lines[index, pieces[piece] : pieces[piece + 1] + 1], width * thickness, value)
+        first, last = widths[index] * thickness
+        pieces = 1 if first < _THIN else _PIECES
+        ends = np.linspace(0, _STEPS - 1, pieces + 1).round().astype(int)
+        for piece in range(pieces):
+            width = first + (last - first) * (piece + 0.5) / pieces
+            layer.line(lines[index, ends[piece] : ends[piece + 1] + 1], width, value)
     return layer.alpha()
 
 
