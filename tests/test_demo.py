@@ -49,8 +49,9 @@ def scores(exported, drawn):
 def test_perfect_captions_are_right_and_their_controls_are_not(records):
     rates = judge_captions([record.captions[0].lower() for record in records], records)
     assert rates["condition_rate"] == rates["eye_rate"] == rates["quadrant_rate"] == rates["side_rate"] == 1
+    assert rates["count_rate"] == 1
     assert rates["condition_rate_best_constant"] == pytest.approx(3 / 16)  # normal, in three modalities
-    for what in ("eye", "quadrant", "side"):
+    for what in ("eye", "quadrant", "side", "count"):
         assert rates[f"{what}_rate_other_picture"] < 0.8
 
 

@@ -40,7 +40,7 @@ def collect_metrics(out: Path, settings: dict) -> dict:
         "caption_condition_rate_best_constant": captions["condition_rate_best_constant"],
         **{
             f"caption_{what}_rate{control}": captions[f"{what}_rate{control}"]
-            for what in ("eye", "quadrant", "side")
+            for what in ("eye", "quadrant", "side", "count")
             for control in ("", "_other_picture")
         },
         "classes": zero_shot["classes"],
@@ -97,7 +97,12 @@ def build_page(out: Path, metrics: dict) -> str:
                 _share(m[f"caption_{what}_rate"]),
                 f"captions of other pictures of the same kind {_share(m[f'caption_{what}_rate_other_picture'])}",
             )
-            for what, where in (("eye", "eye"), ("quadrant", "quadrant"), ("side", "side of the fovea (OCT)"))
+            for what, where in (
+                ("eye", "eye"),
+                ("quadrant", "quadrant"),
+                ("side", "side of the fovea (OCT)"),
+                ("count", "number of lesions"),
+            )
         ),
         Figure("time", f"{m['seconds'] / 60:.1f} min", f"peak memory {m['peak_memory_gib']:.1f} GiB"),
     ]

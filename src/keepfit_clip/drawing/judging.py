@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from keepfit_clip.data.records import Record
+from keepfit_clip.drawing.content import LESIONS
 from keepfit_clip.drawing.fundus import QUADRANTS
 from keepfit_clip.drawing.retina import CONDITIONS
 from keepfit_clip.errors import exit_code
@@ -121,8 +122,9 @@ def judge_captions(captions: Sequence[str], records: Sequence[Record]) -> dict:
         records: of drawn pictures, in the same order.
 
     Returns:
-        Rates from 0 to 1; those of places only over pictures whose own caption names one. `*_other_picture` are the
-        rates when captions are exchanged between pictures of the same modality and condition.
+        Rates from 0 to 1; those of places only over pictures whose own caption names one, that of counts over the
+        lesions that captions count. `*_other_picture` are the rates when captions are exchanged between pictures of the
+        same modality and condition.
     """
     truths = [record.captions[0] for record in records]
     conditions = [named_condition(truth) for truth in truths]
@@ -137,6 +139,8 @@ def judge_captions(captions: Sequence[str], records: Sequence[Record]) -> dict:
         wanted = [_named(phrases, truth) for truth in truths]
         rates[f"{name}_rate"] = _rate([_named(phrases, c) for c in captions], wanted)
         rates[f"{name}_rate_other_picture"] = _rate([_named(phrases, c) for c in exchanged], wanted)
+    rates["count_rate"] = _count_rate(captions, truths)
+    rates["count_rate_other_picture"] = _count_rate(exchanged, truths)
     return rates
 
 
@@ -155,6 +159,25 @@ def _rate(said: Sequence[str | None], wanted: Sequence[str | None]) -> float | N
     """Share of the pictures with something to say of which it was said; None where there is no such picture."""
     judged = [s == w for s, w in zip(said, wanted, strict=True) if w is not None]
     return float(np.mean(judged)) if judged else None
+
+
+def _count_rate(captions: Sequence[str], truths: Sequence[str]) -> float | None:
+    """Share of the lesions of all true captions that the other ones name with the same number."""
+    judged = []
+    for said, truth in zip(captions, truths, strict=True):
+        numbers = dict(_counted(said))
+        judged += [numbers.get(lesion) == number for lesion, number in _counted(truth)]
+    return float(np.mean(judged)) if judged else None
+
+
+def _counted(caption: str) -> list[tuple[str, int]]:
+    """The kinds of lesions that a caption counts, in the plural, and their numbers."""
+    text = caption.casefold()
+    return [
+        (plural, int(found[1]))
+        for plural, singular in LESIONS.items()
+        if (found := re.search(rf"\b(\d+) (?:{plural}|{singular})\b", text))
+    ]
 
 
 def _exchanged(captions: Sequence[str], kinds: Sequence[tuple]) -> list[str]:
