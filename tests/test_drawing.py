@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import label
+from scipy.ndimage import center_of_mass, label
 
 from keepfit_clip.data.records import read_records
 from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.drawing import CONDITIONS, KINDS, DrawOptions, draw_dataset, draw_number, draw_retina
 from keepfit_clip.drawing.content import LESIONS
-from keepfit_clip.drawing.fundus import QUADRANTS
+from keepfit_clip.drawing.fundus import QUADRANTS, new_fundus
 from keepfit_clip.errors import CategoryError, ConfigError, OutputError
 from keepfit_clip.knowledge import Knowledge
 
@@ -85,22 +85,32 @@ def test_captions_name_eye_condition_severity_and_place(retinas):
         assert not others
 
 
-def test_lesions_lie_where_the_caption_says():
-    """Seen from the fovea, found by drawing the same eye without its frame: nasal is right in a right eye."""
+def test_lesions_lie_where_the_caption_says(monkeypatch):
+    """The middle of every lesion, seen from the fovea; in a right eye the nasal side is at the right."""
+    eyes = []
+
+    def remember(*args, **kwargs):
+        eyes.append(new_fundus(*args, **kwargs))
+        return eyes[-1]
+
+    monkeypatch.setattr("keepfit_clip.drawing.cfp.new_fundus", remember)
+    monkeypatch.setattr("keepfit_clip.drawing.ffa.new_fundus", remember)
     checked = 0
     for number in range(12 * len(KINDS)):
+        eyes.clear()
         retina = draw_number(number, seed=11)
         quadrant = next((q for q in QUADRANTS if q in retina.place), None)
         if quadrant is None:
             continue
-        rows, columns = np.nonzero(np.any([retina.masks[lesion] for lesion in retina.lesions], axis=0))
-        x, y = (columns + 0.5) / 64 - 1, (rows + 0.5) / 64 - 1
-        x = x if retina.eye == "right" else -x
-        # The fovea of a right eye lies between -0.24 and -0.02 from the middle, and within 0.1 of its height.
-        assert (x.mean() > -0.24) if "nasal" in quadrant else (x.mean() < -0.02), retina.caption
-        assert (y.mean() > -0.05) if quadrant.startswith("infero") else (y.mean() < 0.09), retina.caption
-        checked += 1
-    assert checked > 40
+        mask = np.any([retina.masks[lesion] for lesion in retina.lesions], axis=0)
+        mask = mask if retina.eye == "right" else mask[:, ::-1]
+        parts, count = label(mask, np.ones((3, 3)))
+        for row, column in center_of_mass(mask, parts, range(1, count + 1)):
+            x, y = (np.array([column, row]) + 0.5) / 64 - 1 - eyes[0].fovea
+            assert (x > 0) == ("nasal" in quadrant), retina.caption
+            assert (y > 0) == quadrant.startswith("infero"), retina.caption
+            checked += 1
+    assert checked > 200
 
 
 def test_severe_retinopathy_fills_all_four_quadrants():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keepfit_clip.drawing.canvas import Layer, distance, grid
+from keepfit_clip.drawing.canvas import Layer, distance
 
 __all__ = ["QUADRANTS", "Fundus", "grow_vessels", "new_fundus"]
 
@@ -69,12 +69,6 @@ class Fundus:
         off_disc = np.hypot(*(places - self.disc).T) > self.disc_radius * 1.5
         within = (np.hypot(*places.T) < self.field - 0.12) & (np.abs(places).max(axis=1) < 0.9)
         return places[off_disc & within]
-
-    def in_quadrant(self, quadrant: str) -> np.ndarray:
-        """Whether each pixel lies in a quadrant, (size, size) bool."""
-        x, y = grid(self.size)
-        nasal, below = x > self.fovea[0], y > self.fovea[1]
-        return (nasal == ("nasal" in quadrant)) & (below == quadrant.startswith("infero"))
 
 
 def new_fundus(rng: np.random.Generator, size: int, tortuosity: float = 1.0, disc_scale: float = 1.0) -> Fundus:
