@@ -10,7 +10,7 @@ from scipy.ndimage import center_of_mass, label
 
 from keepfit_clip.data.records import read_records
 from keepfit_clip.data.shards import ShardOptions, build_shards
-from keepfit_clip.drawing import CONDITIONS, KINDS, DrawOptions, draw_dataset, draw_number, draw_retina
+from keepfit_clip.drawing import CONDITIONS, KINDS, DrawOptions, draw_dataset, draw_number, draw_retina, oct
 from keepfit_clip.drawing.content import LESIONS
 from keepfit_clip.drawing.fundus import QUADRANTS, new_fundus
 from keepfit_clip.errors import CategoryError, ConfigError, OutputError
@@ -110,6 +110,9 @@ def test_lesions_lie_where_the_caption_says(monkeypatch):
             assert (x > 0) == ("nasal" in quadrant), retina.caption
             assert (y > 0) == quadrant.startswith("infero"), retina.caption
             checked += 1
+        columns = np.nonzero(mask)[1]
+        across = ((columns + 0.5) / 64 - 1 - eyes[0].fovea[0]) * (1 if "nasal" in quadrant else -1)
+        assert across.min() > -0.02, retina.caption  # no lesion reaches over into another quadrant
     assert checked > 200
 
 
@@ -119,7 +122,7 @@ def test_severe_retinopathy_fills_all_four_quadrants():
     ]
     assert severe
     for retina in severe:
-        assert "in all four quadrants" in retina.caption
+        assert "spread over all four quadrants" in retina.caption
         mask = np.any(list(retina.masks.values()), axis=0)
         assert all(part.any() for half in np.array_split(mask, 2) for part in np.array_split(half, 2, axis=1))
 
@@ -185,12 +188,25 @@ def test_pictures_vary_in_colour_and_field(retinas):
     assert all(picture[:3, :3].max() < 0.05 for picture in normal)  # the corners lie outside the field of view
 
 
+@pytest.mark.parametrize("condition", ["macular edema", "central serous chorioretinopathy"])
+def test_fluid_lies_on_the_side_the_caption_says(condition, monkeypatch):
+    scans = []
+    real = oct._photograph
+    monkeypatch.setattr(oct, "_photograph", lambda scan: (scans.append(scan), real(scan))[1])
+    for seed in range(30):
+        retina = draw_retina("OCT", condition, seed, eye="right")
+        mask = retina.masks["subretinal fluid" if condition.startswith("central") else "intraretinal cysts"]
+        columns = (np.nonzero(mask)[1] + 0.5) / 64 - 1 - scans[-1].fovea
+        beyond = (columns < 0) if retina.place.startswith("nasal") else (columns > 0)
+        assert beyond.mean() < 0.01
+
+
 def test_bad_choices_are_named():
     with pytest.raises(ConfigError, match=r"'MRI'.*CFP, FFA, OCT"):
         draw_retina("MRI", "normal")
     with pytest.raises(CategoryError, match=r"'glaucoma' cannot be drawn as OCT; choose from: normal"):
         draw_retina("OCT", "glaucoma")
-    with pytest.raises(ConfigError, match="at least 32"):
+    with pytest.raises(ConfigError, match="between 32 and 4096"):
         draw_retina("CFP", "normal", size=8)
     with pytest.raises(ConfigError, match="left or right"):
         draw_retina("CFP", "normal", eye="both")

@@ -252,5 +252,11 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path):
         raise OSError(errno.ENOSPC, "")
     with pytest.raises(OutputError, match="cannot be made"), new_folder(__file__ + "/below"):
         pass
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(OutputError, match="is a link"):
+        build_shards("no.csv", tmp_path, tmp_path / "link", ShardOptions(kind="public"))
+    (tmp_path / "link").unlink()
+    (tmp_path / "real").rmdir()
     write_json(tmp_path / "content.json", {})
     assert [path.name for path in tmp_path.iterdir()] == ["content.json"]

@@ -8,13 +8,16 @@ last epoch. DIR/report.html and DIR/metrics.json are the result.
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import open_clip
+from filelock import FileLock, Timeout
 
 from keepfit_clip import __version__
 from keepfit_clip.charts import require_plots
@@ -25,8 +28,18 @@ from keepfit_clip.errors import KeepFITError, OutputError
 from keepfit_clip.export import export_model
 from keepfit_clip.files import require_free, write_json, write_text, writing
 from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME
 from keepfit_clip.templates import class_texts
-from keepfit_clip.training.demo_report import CLOCK, METRICS, PEAK, REPORT, SCORES, build_page, collect_metrics
+from keepfit_clip.training.demo_report import (
+    CLOCK,
+    METRICS,
+    PEAK,
+    REPORT,
+    SCORES,
+    build_page,
+    collect_metrics,
+    read_result,
+)
 from keepfit_clip.training.display import StepDisplay
 from keepfit_clip.training.launch import child_environment, flag_words, program
 from keepfit_clip.training.loss_log import LOSSES_NAME, read_losses
@@ -39,11 +52,6 @@ __all__ = ["FULL", "QUICK", "DemoSettings", "run_demo"]
 
 MODEL = "keepfit-v2-lite"
 _SETTINGS = "demo.json"
-_RESULTS = (
-    "pictures/training/retina.csv", "shards/public/manifest.json", "shards/elite/manifest.json",
-    f"text_tower/{TEXT_REPORT}", f"stage2/{LOSSES_NAME}", "model/open_clip_config.json",
-    "model/open_clip_model.safetensors", SCORES, REPORT, METRICS,
-)  # fmt: skip
 _TEST_SEED = 1_000_003  # pictures of another seed than the training ones
 _LOOK_EVERY = 0.5  # seconds between two looks at a program that runs
 
@@ -99,22 +107,21 @@ def run_demo(out: str | Path, settings: DemoSettings = FULL) -> dict:
     require_plots()
     _require_weights()
     _claim(out, settings)
-    steps = _Steps(out, settings)
-    if not (out / METRICS).exists():
-        with writing(out):
-            with peak_memory(out / CLOCK, PEAK), StepDisplay(len(steps.all)) as display:
-                for name, is_done, do in steps.all:
-                    with display.step(name, is_done()) as on_step:
-                        if not is_done():
-                            with timed(out / CLOCK, name):
-                                do(on_step)
+    with _alone_in(out), writing(out):
+        _remove_leftovers(out)
+        steps = _Demo(out, settings).steps
+        _prepare(steps, after=(out / REPORT, out / METRICS))
+        with peak_memory(out / CLOCK, PEAK), StepDisplay(len(steps)) as display:
+            for step in steps:
+                with display.step(step.name, step.done) as on_step:
+                    if not step.done:
+                        with timed(out / CLOCK, step.name):
+                            step.do(on_step)
+        if not (out / REPORT).exists() or not (out / METRICS).exists():
             metrics = collect_metrics(out, asdict(settings))
             write_text(out / REPORT, build_page(out, metrics))
             write_json(out / METRICS, metrics)
-    missing = [name for name in _RESULTS if not (out / name).exists()]
-    if missing:
-        raise KeepFITError(f"{out}: {', '.join(missing)} is not there any more: remove the folder and start again")
-    metrics = json.loads((out / METRICS).read_text(encoding="utf-8"))
+    metrics = read_result(out / METRICS)
     for name, (first, last) in metrics["losses"].items():
         if not last < first:
             raise KeepFITError(f"{out}: the {name} loss did not fall ({first:.3f} to {last:.3f})")
@@ -142,25 +149,91 @@ def _claim(out: Path, settings: DemoSettings) -> None:
         raise OutputError(f"{out} holds a demo of other settings or another version: choose another --out or remove it")
 
 
-class _Steps:
-    """The steps in order, each with a check whether it is done."""
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Makes sure that no other demo works in the same folder while the block runs."""
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise OutputError(f"another demo is at work in {out}: wait for it, or choose another --out") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Removes what an attempt that was killed could not finish writing."""
+    for pattern in (".*.partial", "pictures/.*.partial", "shards/.*.partial", "stage2/checkpoints/*.partial"):
+        for path in out.glob(pattern):
+            _remove(path)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step.
+
+    Args:
+        name: of the step.
+        results: what stands when it is done, in the order in which it is made.
+        own: the folder or file all of it lies in.
+        do: does it, telling how far it is.
+        resumes: whether it goes on from what it left unfinished.
+    """
+
+    name: str
+    results: tuple[Path, ...]
+    own: Path
+    do: Callable[[Callable[[int, int], None]], None]
+    resumes: bool = False
+
+    @property
+    def done(self) -> bool:
+        return all(result.exists() for result in self.results)
+
+
+def _prepare(steps: Sequence[_Step], after: Sequence[Path]) -> None:
+    """Clears the way for the first step that is not done: what was made from an older result of it goes.
+
+    Args:
+        steps: in order.
+        after: files that are made from all of them.
+    """
+    first = next((number for number, step in enumerate(steps) if not step.done), None)
+    if first is None:
+        return
+    for path in (*(step.own for step in steps[first + 1 :]), *after):
+        _remove(path)
+    step = steps[first]
+    if not step.resumes or step.results[-1].exists():  # the last is there: it was finished once, and a part is gone
+        _remove(step.own)
+
+
+class _Demo:
+    """The steps and where each leaves its result."""
 
     def __init__(self, out: Path, settings: DemoSettings):
         self.out = out
         self.settings = settings
         self.run = out / "stage2"
-        self.all: list[tuple[str, Callable[[], bool], Callable]] = [
-            ("draw pictures", (out / "pictures" / "test").exists, self.draw),
-            ("build shards", (out / "shards" / "elite").exists, self.build),
-            ("stage 1: textual pretraining", (out / "text_tower").exists, self.stage1),
-            (
-                "stage 2: hybrid pretraining",
-                (self.run / "checkpoints" / f"epoch_{settings.epochs}.pt").exists,
-                self.stage2,
-            ),
-            ("export", (out / "model").exists, self.export),
-            ("evaluate in a fresh process", (out / SCORES).exists, self.evaluate),
-        ]
+        pictures, shards, tower, model = (out / name for name in ("pictures", "shards", "text_tower", "model"))
+        drawn = tuple(pictures / part / "retina.csv" for part in ("training", "test"))
+        built = tuple(shards / kind / "manifest.json" for kind in ("public", "elite"))
+        pretrained = (tower / "model.safetensors", tower / TEXT_REPORT)
+        trained = (self.run / LOSSES_NAME, self.run / "checkpoints" / f"epoch_{settings.epochs}.pt")
+        exported = (model / WEIGHTS_NAME, model / CONFIG_NAME)
+        self.steps = (
+            _Step("draw pictures", drawn, pictures, self.draw, resumes=True),
+            _Step("build shards", built, shards, self.build, resumes=True),
+            _Step("stage 1: textual pretraining", pretrained, tower, self.stage1),
+            _Step("stage 2: hybrid pretraining", trained, self.run, self.stage2, resumes=True),
+            _Step("export", exported, model, self.export),
+            _Step("evaluate in a fresh process", (out / SCORES,), out / SCORES, self.evaluate),
+        )
 
     def draw(self, on_step) -> None:
         s = self.settings

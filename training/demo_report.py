@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from keepfit_clip.charts import confusion_chart, loss_chart
+from keepfit_clip.errors import KeepFITError
 from keepfit_clip.report import Card, Figure, Section, picture_uri, render_report
 from keepfit_clip.training.loss_log import read_losses
-from keepfit_clip.training.text import REPORT_NAME
+from keepfit_clip.training.text import REPORT_NAME as TEXT_REPORT
 
-__all__ = ["CLOCK", "METRICS", "PEAK", "REPORT", "SCORES", "build_page", "collect_metrics"]
+__all__ = ["CLOCK", "METRICS", "PEAK", "REPORT", "SCORES", "build_page", "collect_metrics", "read_result"]
 
 CLOCK, METRICS, REPORT, SCORES = "clock.json", "metrics.json", "report.html", "evaluation.json"
 PEAK = "peak_memory_gib"
@@ -25,10 +26,9 @@ def collect_metrics(out: Path, settings: dict) -> dict:
         out: its folder.
         settings: what was drawn and trained.
     """
-    scores = _read(out / SCORES)
+    scores, clock, tower = (read_result(out / name) for name in (SCORES, CLOCK, f"text_tower/{TEXT_REPORT}"))
     zero_shot, captions = scores["zero_shot"], scores["captions"]
     blind = captions["no_image"]
-    clock = _read(out / CLOCK)
     peak = clock.pop(PEAK)
     return {
         "zero_shot_aca": zero_shot["aca"],
@@ -38,6 +38,8 @@ def collect_metrics(out: Path, settings: dict) -> dict:
         "caption_condition_rate": captions["condition_rate"],
         "caption_condition_rate_no_image": blind["condition_rate"],
         "caption_condition_rate_best_constant": captions["condition_rate_best_constant"],
+        "caption_eye_rate_no_image": blind["eye_rate"],
+        "caption_quadrant_rate_no_image": blind["quadrant_rate"],
         **{
             f"caption_{what}_rate{control}": captions[f"{what}_rate{control}"]
             for what in ("eye", "quadrant", "side", "count")
@@ -46,8 +48,8 @@ def collect_metrics(out: Path, settings: dict) -> dict:
         "classes": zero_shot["classes"],
         "test_pictures": zero_shot["images"],
         "zero_shot_accuracy_by_kind": zero_shot["accuracy_by_kind"],
-        "losses": _first_and_last(read_losses(out / "stage2")),
-        "textual_pretraining": _read(out / "text_tower" / REPORT_NAME)["held_out"],
+        "losses": _first_and_last(_losses(out)),
+        "textual_pretraining": tower["held_out"],
         "seconds": round(sum(clock.values()), 1),
         "seconds_by_step": {name: round(seconds, 1) for name, seconds in clock.items()},
         "peak_memory_gib": round(peak, 2),
@@ -55,8 +57,23 @@ def collect_metrics(out: Path, settings: dict) -> dict:
     }
 
 
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_result(path: Path) -> dict:
+    """What a JSON file of the demo holds.
+
+    Raises:
+        KeepFITError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KeepFITError(f"{path}: missing or damaged; remove it and start the demo again") from error
+
+
+def _losses(out: Path) -> list[dict]:
+    lines = read_losses(out / "stage2")
+    if not lines or lines[-1]["step"] != lines[-1]["steps"]:
+        raise KeepFITError(f"{out / 'stage2'}: its losses are missing or cut; remove this folder and start again")
+    return lines
 
 
 def _first_and_last(lines: list[dict]) -> dict[str, list[float]]:
@@ -76,7 +93,7 @@ def build_page(out: Path, metrics: dict) -> str:
         out: folder of the demo.
         metrics: of `collect_metrics`.
     """
-    scores = _read(out / SCORES)
+    scores = read_result(out / SCORES)
     m = metrics
     figures = [
         Figure(
@@ -88,7 +105,7 @@ def build_page(out: Path, metrics: dict) -> str:
         Figure(
             "captions: condition right",
             _share(m["caption_condition_rate"]),
-            f"without the image {_share(m['caption_condition_rate_no_image'])}, best constant answer "
+            f"given an even grey picture {_share(m['caption_condition_rate_no_image'])}, best constant answer "
             f"{_share(m['caption_condition_rate_best_constant'])}",
         ),
         *(
@@ -116,12 +133,15 @@ def build_page(out: Path, metrics: dict) -> str:
             Section(
                 "Losses of stage 2",
                 _TERMS.format(f"{m['settings']['caption_weight']:g}"),
-                chart=loss_chart(read_losses(out / "stage2")),
+                chart=loss_chart(_losses(out)),
             ),
             _text_section(m["textual_pretraining"]),
             Section(
                 "Zero-shot classification",
-                "Every picture is compared with the texts of all conditions, in the words of its modality.",
+                "Every picture is compared with the texts of all conditions, in the words of its modality. The controls "
+                "beside the figures: the same evaluation of the same table with its pictures dealt out anew; the "
+                "predictions dealt out anew within each modality; for captions, what the same decoder writes when it is "
+                "given an even grey picture, and the captions of other pictures of the same kind.",
                 chart=confusion_chart(scores["zero_shot"]["confusion"], m["classes"]),
                 header=["kind", "right"],
                 rows=[[kind, _share(value)] for kind, value in m["zero_shot_accuracy_by_kind"].items()],

@@ -47,15 +47,19 @@ class StepDisplay:
         title = f"[{self.number}/{self.count}] {name}"
         task = self.bars.add_task(title.replace("[", r"\["), total=None)
         start = told = time.monotonic()
+        done_at_start: int | None = None
         self._say(f"{title}{' (done before)' if done_before else ''}")
 
         def on_step(done: int, total: int) -> None:
-            nonlocal told
+            nonlocal told, done_at_start
+            if done_at_start is None:  # what an earlier attempt did says nothing of this one's speed
+                done_at_start = done
+                self.bars.reset(task, completed=done, total=total)
             self.bars.update(task, completed=done, total=total)
             now = time.monotonic()
-            if done and now - told > _PLAIN_EVERY:
+            if done > done_at_start and now - told > _PLAIN_EVERY:
                 told = now
-                left = (now - start) * (total - done) / done
+                left = (now - start) * (total - done) / (done - done_at_start)
                 self._say(f"{title}: {done / total:.0%}, about {left:.0f} s left")
 
         yield on_step

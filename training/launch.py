@@ -1,9 +1,9 @@
 """Programs started from another one: stage 2, the judge.
 
-    python -m keepfit_clip.training.launch MODULE ARGUMENT...
+    python -m keepfit_clip.training.launch PARENT MODULE ARGUMENT...
 
-runs MODULE as a program that ends when the one that started it does, however that ended: two trainings never write
-into one run folder.
+runs MODULE as a program that ends when the process PARENT does, however that ended: a training never goes on unseen
+while the next one writes into its run folder.
 """
 
 import os
@@ -22,7 +22,7 @@ _LOOK_EVERY = 0.5  # seconds
 
 def program(module: str, *arguments: object) -> list[str]:
     """The command line of a module that runs no longer than this process."""
-    return [sys.executable, "-m", "keepfit_clip.training.launch", module, *map(str, arguments)]
+    return [sys.executable, "-m", "keepfit_clip.training.launch", str(os.getpid()), module, *map(str, arguments)]
 
 
 def flag_words(flags: Mapping[str, object]) -> list[str]:
@@ -43,8 +43,8 @@ def _end_with(parent: int) -> None:
 
 def main() -> None:
     """Runs a module in this process while its parent lives."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    sys.argv = sys.argv[1:]
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

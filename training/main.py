@@ -18,6 +18,7 @@ This is the only file that replaces names of open_clip_train. While a run lasts,
 import logging
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ from keepfit_clip.training.run_folder import prepare_run
 from keepfit_clip.training.validation import evaluate
 
 __all__ = ["main"]
+
+_SMALL_DISK = 64 * 2**20  # bytes; torch does not say why it could not write
 
 
 class _Run:
@@ -194,8 +197,10 @@ def _save_then_rename(original: Callable) -> Callable:
             original(content, partial, *args, **kwargs)
             os.replace(partial, path)
         except (OSError, RuntimeError) as error:
+            full = shutil.disk_usage(Path(path).parent).free < _SMALL_DISK
             Path(partial).unlink(missing_ok=True)
-            raise CheckpointError(f"{path}: could not be saved ({error}); earlier checkpoints are untouched") from error
+            why = "no space is left on the disk" if full else str(error).splitlines()[0]
+            raise CheckpointError(f"{path}: could not be saved ({why}); earlier checkpoints are untouched") from error
 
     return save
 

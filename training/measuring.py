@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from keepfit_clip.errors import KeepFITError
 from keepfit_clip.files import write_json
 
 __all__ = ["peak_memory", "timed"]
@@ -19,7 +20,7 @@ _EVERY = 2.0  # seconds between two looks at the memory
 
 @contextmanager
 def timed(clock: Path, step: str) -> Iterator[None]:
-    """Adds the seconds of a step to those that earlier, interrupted attempts took.
+    """Adds the seconds of a step to those that earlier, interrupted attempts took; not those that were killed outright.
 
     Args:
         clock: JSON file of step -> seconds.
@@ -40,6 +41,7 @@ def peak_memory(clock: Path, name: str) -> Iterator[None]:
 
     Memory that processes share counts once, where the system can tell.
     """
+    _read(clock)  # rather fail now than after the work
     done = threading.Event()
     peak = 0
 
@@ -63,7 +65,10 @@ def peak_memory(clock: Path, name: str) -> Iterator[None]:
 
 
 def _read(clock: Path) -> dict[str, float]:
-    return json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
+    try:
+        return json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
+    except ValueError as error:
+        raise KeepFITError(f"{clock}: missing or damaged; remove it and start again") from error
 
 
 def _memory_of_all() -> int:

@@ -22,9 +22,12 @@ def require_free(path: str | Path) -> Path:
     """The path, if a new folder can be made there.
 
     Raises:
-        OutputError: it is a file, or a folder that holds something.
+        OutputError: it is a file, a folder that holds something, a link or a mounted volume.
     """
     path = Path(path)
+    if path.is_symlink() or path.is_mount():
+        what = "a link" if path.is_symlink() else "a mounted volume"
+        raise OutputError(f"{path} is {what}, which cannot be replaced by a finished folder: choose a folder inside it")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"{path} holds something already: choose a new folder")
     return path
@@ -65,9 +68,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         with writing(path):
             yield temporary
             temporary.chmod(0o755)
-        if path.exists():
-            path.rmdir()
-        os.replace(temporary, path)
+        try:
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be put in place ({error.strerror}): was it made meanwhile?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

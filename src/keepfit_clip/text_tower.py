@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
@@ -133,5 +134,5 @@ def _load_encoder(config: TextConfig, encoder_config) -> nn.Module:
             raise ConfigError(f"text weights {name!r} have {key} {theirs}, but text_cfg.hf_model_config says {ours}")
     try:
         return AutoModel.from_pretrained(source, config=encoder_config, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise unreachable(config.hf_model_name, error) from error

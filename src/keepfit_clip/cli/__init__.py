@@ -1,5 +1,6 @@
 """The command line: `keepfit-clip`. Each command imports what it needs when it runs, so that --help is quick."""
 
+import signal
 import sys
 
 import typer
@@ -25,7 +26,8 @@ use.add_commands(app)
 
 
 def main() -> None:
-    """Runs a command; an error of ours ends in one red line and exit code 1."""
+    """Runs a command; an error of ours ends in one red line and exit code 1, a request to end in a clean exit."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that nothing half written stays
     try:
         app()
     except KeepFITError as error:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from keepfit_clip.cli.console import console, quiet_libraries, with_progress
+from keepfit_clip.cli.console import console, error_console, quiet_libraries, with_progress
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -27,9 +27,13 @@ def draw(
     """Draw retinal pictures of known content, with captions, lesion masks and the tables `shards build` reads."""
     from keepfit_clip.drawing.dataset import DrawOptions, draw_dataset
     from keepfit_clip.drawing.retina import chosen_kinds
+    from keepfit_clip.knowledge import Knowledge
 
-    names = [name.strip() for name in conditions.split(",") if name.strip()] if conditions else None
-    kinds = chosen_kinds(modality.upper() if modality else None, names)
+    names = None
+    if conditions is not None:
+        knowledge = Knowledge.load()
+        names = [knowledge.canonical(name) for name in conditions.split(",") if name.strip()]
+    kinds = chosen_kinds(modality.upper() if modality is not None else None, names)
     options = DrawOptions(count, size, seed, elite, kinds)
     draw_dataset(out, options, with_progress("Drawing"))
     console.print(f"{count} pictures of {len(kinds)} kinds -> {out}", soft_wrap=True)
@@ -45,15 +49,21 @@ def demo(
     from keepfit_clip.training.demo import FULL, QUICK, run_demo
 
     quiet_libraries()
-    metrics = run_demo(out, QUICK if quick else FULL)
+    try:
+        metrics = run_demo(out, QUICK if quick else FULL)
+    except KeyboardInterrupt:
+        error_console.print("interrupted: the same command goes on where it was")
+        raise
     table = Table("on unseen pictures", "model", "control", "what the control is")
     for name, key, control, meaning in (
         ("zero-shot ACA", "zero_shot_aca", "zero_shot_aca_shuffled_images", "images shuffled"),
         ("captions: condition", "caption_condition_rate", "caption_condition_rate_no_image", "no image"),
         ("captions: eye", "caption_eye_rate", "caption_eye_rate_other_picture", "another picture of the kind"),
         ("captions: quadrant", "caption_quadrant_rate", "caption_quadrant_rate_other_picture", "the same"),
+        ("captions: side of the fovea", "caption_side_rate", "caption_side_rate_other_picture", "the same"),
+        ("captions: lesions counted", "caption_count_rate", "caption_count_rate_other_picture", "the same"),
     ):
-        table.add_row(name, f"{metrics[key]:.3f}", f"{metrics[control]:.3f}", meaning)
+        table.add_row(name, *("none" if metrics[k] is None else f"{metrics[k]:.3f}" for k in (key, control)), meaning)
     console.print(table)
     console.print(f"{metrics['seconds']:.0f} s, at most {metrics['peak_memory_gib']:.1f} GiB", highlight=False)
     console.print(f"report: {out / 'report.html'}", soft_wrap=True)

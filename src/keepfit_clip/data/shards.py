@@ -10,6 +10,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -179,7 +180,12 @@ class _Shard:
         self._tar = wds.TarWriter(str(path), encoder=False, mtime=0, user="keepfit", group="keepfit")
 
     def write(self, sample: dict) -> None:
-        self._tar.write(sample)
+        try:
+            self._tar.write(sample)
+        except OSError:
+            with suppress(OSError):
+                self._tar.close()  # else it tries again, aloud, when it is collected
+            raise
         self.count += 1
 
     def close(self, report: ShardReport) -> None:

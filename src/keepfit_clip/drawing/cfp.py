@@ -52,8 +52,9 @@ class _Scene:
         opacity: float = 1.0,
     ) -> None:
         """Lesions of one kind at places of their own; long ones lie along the nerve fibres."""
-        candidates = self.fundus.places(self.rng, quadrant, reach)
-        places = scatter(self.rng, candidates, radii * (stretch + 0.6 * ragged), self.taken)
+        spans = radii * (stretch + 0.6 * ragged)
+        candidates = self.fundus.places(self.rng, quadrant, reach, spans.max())
+        places = scatter(self.rng, candidates, spans, self.taken)
         layer = Layer(self.size)
         for place, radius in zip(places, radii, strict=False):
             toward = np.arctan2(*(place - self.fundus.disc)[::-1])
@@ -90,7 +91,7 @@ def _diabetic_retinopathy(scene: _Scene) -> None:
     content.severity = rng.choice(["mild", "moderate", "severe"])
     severe = content.severity == "severe"
     quadrant = None if severe else str(rng.choice(QUADRANTS))
-    content.place = "in all four quadrants" if severe else f"in the {quadrant} quadrant"
+    content.place = "spread over all four quadrants" if severe else f"in the {quadrant} quadrant"
     around = {"quadrant": quadrant, "reach": (0.2, 0.75)}
     if content.severity != "mild":
         exudates = rng.integers(4, 9) * (2 if severe else 1)
@@ -168,10 +169,12 @@ def _pathologic_myopia(scene: _Scene) -> None:
     if not number:
         return
     quadrant = str(rng.choice(QUADRANTS))
+    radii = rng.uniform(0.05, 0.095, number)
+    spans = radii * 1.6
+    places = scatter(rng, fundus.places(rng, quadrant, (0.12, 0.7), spans.max()), spans, scene.taken)
+    if not places:
+        return
     content.place = f"in the {quadrant} quadrant"
-    candidates = fundus.places(rng, quadrant, (0.12, 0.7))
-    radii = rng.uniform(0.055, 0.11, number)
-    places = scatter(rng, candidates, radii * 1.2, scene.taken)
     layer = Layer(scene.size)
     for place, radius in zip(places, radii, strict=False):
         layer.blob(rng, place, radius, 0.35, rng.uniform(1.0, 1.3), rng.uniform(0, 3.1))

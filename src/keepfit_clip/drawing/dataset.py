@@ -69,7 +69,7 @@ def draw_dataset(
 
     Raises:
         OutputError: `out` holds something already, cannot be made, or no space is left.
-        ConfigError: a size below 32 pixels.
+        ConfigError: a size below 32 or above 4096 pixels.
     """
     require_free(out)
     with new_folder(out) as folder:

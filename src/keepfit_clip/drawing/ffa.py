@@ -57,8 +57,9 @@ def _non_perfusion(angiogram: _Angiogram) -> None:
     """Dark areas without capillaries, fringed by microaneurysms."""
     rng, fundus, content = angiogram.rng, angiogram.fundus, angiogram.content
     quadrant = angiogram.choose_quadrant()
-    radii = rng.uniform(0.12, 0.19, rng.integers(1, 4))
-    places = scatter(rng, fundus.places(rng, quadrant, (0.25, 0.75)), radii * 1.4, [])
+    radii = rng.uniform(0.1, 0.15, rng.integers(1, 4))
+    spans = radii * 1.4
+    places = scatter(rng, fundus.places(rng, quadrant, (0.2, 0.8), spans.max()), spans, [])
     areas = angiogram.dots(places, radii, ragged=0.4)
     content.mark("unfilled areas", len(places), areas)
     angiogram.unfilled = blur(areas, 0.016) * (0.9 + 0.15 * smooth_noise(rng, fundus.size, 12)).clip(0, 1)
@@ -77,7 +78,7 @@ def _macular_edema(angiogram: _Angiogram) -> None:
     severe = content.severity == "severe"
     quadrant = angiogram.choose_quadrant()
     radii = rng.uniform(0.02, 0.035, rng.integers(6, 11) if severe else rng.integers(3, 6))
-    places = scatter(rng, fundus.places(rng, quadrant, (0.05, 0.42)), radii, [])
+    places = scatter(rng, fundus.places(rng, quadrant, (0.05, 0.45), radii.max()), radii, [])
     spots = angiogram.dots(places, radii)
     content.mark("focal leaks", len(places), spots)
     halo = blur(angiogram.dots(places, radii * 2.2, ragged=0.3), 0.045)

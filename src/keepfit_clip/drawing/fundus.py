@@ -47,27 +47,32 @@ class Fundus:
         return np.clip(rim + 0.5, 0, 1)
 
     def places(
-        self, rng: np.random.Generator, quadrant: str | None, reach: tuple[float, float], count: int = 300
+        self,
+        rng: np.random.Generator,
+        quadrant: str | None,
+        reach: tuple[float, float],
+        radius: float = 0.05,
+        count: int = 400,
     ) -> np.ndarray:
-        """Random places for lesions, (N, 2): in a quadrant, off the disc, within the field.
+        """Random places for lesions, (N, 2): wholly in a quadrant, off the disc, within the field.
 
         Args:
             rng: draws them.
             quadrant: one of QUADRANTS, or None for all around.
             reach: smallest and largest distance from the fovea.
+            radius: of the largest lesion.
             count: how many to try.
         """
         angle = rng.uniform(0, 2 * np.pi, count)
         length = np.sqrt(rng.uniform(reach[0] ** 2, reach[1] ** 2, count))
         offset = np.stack([np.cos(angle), np.sin(angle)], axis=1) * length[:, None]
-        margin = 0.05  # between a quadrant and its neighbour
         if quadrant is not None:
             right, down = "nasal" in quadrant, quadrant.startswith("infero")
-            offset = np.abs(offset) + margin
+            offset = np.maximum(np.abs(offset), radius)
             offset *= np.array([1 if right else -1, 1 if down else -1])
         places = self.fovea + offset
-        off_disc = np.hypot(*(places - self.disc).T) > self.disc_radius * 1.5
-        within = (np.hypot(*places.T) < self.field - 0.12) & (np.abs(places).max(axis=1) < 0.9)
+        off_disc = np.hypot(*(places - self.disc).T) > self.disc_radius * 1.15 + radius
+        within = (np.hypot(*places.T) < self.field - radius - 0.04) & (np.abs(places).max(axis=1) < 0.97 - radius)
         return places[off_disc & within]
 
 

@@ -7,9 +7,11 @@ far it is, "done/all" a line.
 """
 
 import argparse
+import csv
 import os
 import re
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from keepfit_clip.data.records import Record
 from keepfit_clip.drawing.content import LESIONS
 from keepfit_clip.drawing.fundus import QUADRANTS
 from keepfit_clip.drawing.retina import CONDITIONS
-from keepfit_clip.errors import exit_code
+from keepfit_clip.errors import KeepFITError, exit_code
 from keepfit_clip.evaluation import TableScores, evaluate_table, image_batches
 from keepfit_clip.files import write_json
 from keepfit_clip.loading import LoadedModel, load_model
@@ -36,16 +38,21 @@ _SIDES = ("nasal to the fovea", "temporal to the fovea")
 def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, int], None] | None = None) -> dict:
     """Scores a model on a folder of drawn pictures.
 
-    Zero-shot: every picture is compared with all of CONDITIONS, in the words of its modality. The controls deal the
-    labels out anew: over all pictures (chance), and within each modality (what knowing the modality alone gives).
+    Zero-shot: every picture is compared with all of CONDITIONS, in the words of its modality. The controls: the same
+    evaluation of the same table with its pictures dealt out anew (chance), and the predictions dealt out anew within
+    each modality (what knowing the modality alone gives).
 
-    Captions: written greedily; the controls are the same decoder looking at an empty grey picture, the best answer
-    that is always the same, and, for eye and place, the captions of other pictures of the same kind.
+    Captions: written greedily. The controls: what the same decoder writes when all it is given is an even grey picture
+    (no decoder that is blind can do better than the best answer that is always the same, which stands beside it); and,
+    for eye, place and counts, the captions of other pictures of the same kind.
 
     Args:
         model: a model folder.
         drawn: a folder made by `draw_dataset`.
         on_step: called with the pictures done and all there are to do.
+
+    Raises:
+        KeepFITError: a picture is missing or cannot be read.
 
     Returns:
         `zero_shot`, `captions` (dicts of figures) and `pictures` (a list of what was said of each).
@@ -60,17 +67,21 @@ def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, in
             yield path
             done += 1
             if on_step:
-                on_step(done, 2 * len(paths))
+                on_step(done, 3 * len(paths))
 
     result = evaluate_table(loaded, table, drawn, CONDITIONS, progress=step)
+    if result.unused:
+        raise KeepFITError(f"{drawn}: {len(result.unused)} pictures cannot be used, e.g. {result.messages[0]}")
+    shuffled = _evaluate_shuffled(loaded, table, drawn, step)
     records = [item.record for item in result.labelled]
     captions: list[str] = []
     for _, batch in image_batches(step([record.image for record in records]), loaded.preprocess):
         captions += loaded.decode(loaded.model.generate(batch.to(loaded.device)))
     blind = _caption_of_nothing(loaded)
+    no_image = {"caption": blind, **judge_captions([blind] * len(records), records)}
     return {
-        "zero_shot": _zero_shot(result),
-        "captions": {**judge_captions(captions, records), "no_image": judge_captions([blind] * len(records), records)},
+        "zero_shot": {**_zero_shot(result), "aca_shuffled_images": shuffled},
+        "captions": {**judge_captions(captions, records), "no_image": no_image},
         "pictures": [
             {
                 "image": Path(os.path.relpath(record.image, drawn)).as_posix(),
@@ -86,15 +97,29 @@ def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, in
     }
 
 
+def _evaluate_shuffled(loaded: LoadedModel, table: Path, drawn: str | Path, progress) -> float:
+    """ACA over a table whose rows got other rows' pictures, each with its modality."""
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    order = np.random.default_rng(0).permutation(len(rows))
+    with tempfile.TemporaryDirectory() as folder:
+        shuffled = Path(folder) / table.name
+        with open(shuffled, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            for row, other in zip(rows, order, strict=True):
+                writer.writerow({**row, "image": rows[other]["image"], "modality": rows[other]["modality"]})
+        return evaluate_table(loaded, shuffled, drawn, CONDITIONS, progress=progress).scores.aca
+
+
 def _zero_shot(result: TableScores) -> dict:
     labels = np.array([item.label for item in result.labelled])
     modalities = np.array([item.record.modality for item in result.labelled])
     right = result.probabilities.argmax(axis=1) == labels
     kinds = {(m, int(k)) for m, k in zip(modalities, labels, strict=True)}
     rng = np.random.default_rng(0)
-    dealt, within = [], []
+    within = []
     for _ in range(_SHUFFLES):
-        dealt.append(score_classification(rng.permutation(labels), result.probabilities).aca)
         same_modality = labels.copy()
         for modality in set(modalities):
             members = np.flatnonzero(modalities == modality)
@@ -104,7 +129,6 @@ def _zero_shot(result: TableScores) -> dict:
         "images": result.images,
         "classes": result.classes,
         "aca": result.scores.aca,
-        "aca_shuffled_images": float(np.mean(dealt)),
         "aca_shuffled_within_modality": float(np.mean(within)),
         "accuracy_by_kind": {
             f"{modality} {result.classes[label]}": float(right[(modalities == modality) & (labels == label)].mean())
@@ -145,14 +169,15 @@ def judge_captions(captions: Sequence[str], records: Sequence[Record]) -> dict:
 
 
 def named_condition(caption: str) -> str | None:
-    """The condition of CONDITIONS that a caption names first; None if it names none."""
-    text = re.sub(r"\s*-\s*", "-", caption.casefold())
-    found = {text.find(c): c for c in CONDITIONS if c in text}
-    return found[min(found)] if found else None
+    """The condition of CONDITIONS that a caption names; None if it names none, or several."""
+    return _named(CONDITIONS, caption)
 
 
 def _named(phrases: Sequence[str], caption: str) -> str | None:
-    return next((phrase for phrase in phrases if phrase in caption.casefold()), None)
+    """The one phrase that stands in a caption as whole words; None for none or several."""
+    text = re.sub(r"\s*-\s*", "-", caption.casefold())
+    found = [phrase for phrase in phrases if re.search(rf"\b{phrase}\b", text)]
+    return found[0] if len(found) == 1 else None
 
 
 def _rate(said: Sequence[str | None], wanted: Sequence[str | None]) -> float | None:

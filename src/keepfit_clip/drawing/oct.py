@@ -92,7 +92,7 @@ def _macular_edema(scan: _Scan) -> None:
     candidates = candidates[(candidates[:, 0] - scan.fovea) * direction > 0.05]
     radii = rng.uniform(0.026, 0.042, number)
     near = candidates * np.array([1.0, _THICKNESS + (0.2 if severe else 0.1)])  # depths as lengths
-    for place, radius in zip(scatter(rng, near, radii * 1.35, [], gap=0.05), radii, strict=False):
+    for place, radius in zip(scatter(rng, near, radii * 1.35, [], gap=0.07), radii, strict=False):
         depth = place[1] / (_THICKNESS + (0.2 if severe else 0.1))
         scan.cysts.append((place[0], depth, radius, rng.uniform(1.0, 1.3)))
 
@@ -101,8 +101,8 @@ def _central_serous(scan: _Scan) -> None:
     rng, content = scan.rng, scan.content
     large = bool(rng.integers(0, 2))
     content.place, direction = _side(scan)
-    centre = scan.fovea + direction * rng.uniform(0.15, 0.3)
-    half = rng.uniform(0.42, 0.55) if large else rng.uniform(0.25, 0.35)
+    half = rng.uniform(0.36, 0.46) if large else rng.uniform(0.22, 0.3)
+    centre = scan.fovea + direction * half * rng.uniform(1.0, 1.2)
     inside = np.clip(1 - ((scan.x - centre) / half) ** 2, 0, None)
     scan.detachment = (rng.uniform(0.2, 0.3) if large else rng.uniform(0.11, 0.17)) * inside**0.8
     content.remarks.append(f"a {'large' if large else 'small'} dome of subretinal fluid")

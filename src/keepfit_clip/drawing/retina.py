@@ -29,7 +29,7 @@ _LESION_CATEGORIES = {
     "cotton-wool spots": "cotton-wool spots",
     "drusen": "drusen",
 }
-_MIN_SIZE = 32
+_SIZES = (32, 4096)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class DrawnRetina:
         lesions: kind -> how many.
         caption: one sentence that says all of this.
         categories: the condition, then what the knowledge file knows of the lesions.
-        masks: kind of lesion -> (size, size) bool.
+        masks: kind of lesion -> (size, size) bool. Lesions that are counted never touch in a picture of at least 128
+            pixels; in smaller ones they may.
     """
 
     image: Image.Image
@@ -78,7 +79,7 @@ def draw_retina(
         eye: left or right; drawn by default.
 
     Raises:
-        ConfigError: an unknown modality or eye, or a size below 32 pixels.
+        ConfigError: an unknown modality or eye, or a size below 32 or above 4096 pixels.
         CategoryError: a condition that cannot be drawn in this modality.
     """
     if modality not in _PAINTERS:
@@ -86,8 +87,8 @@ def draw_retina(
     conditions, painter, noun = _PAINTERS[modality]
     if condition not in conditions:
         raise CategoryError(f"{condition!r} cannot be drawn as {modality}; choose from: {', '.join(conditions)}")
-    if size < _MIN_SIZE:
-        raise ConfigError(f"the size is {size} pixels; it must be at least {_MIN_SIZE}")
+    if not _SIZES[0] <= size <= _SIZES[1]:
+        raise ConfigError(f"the size is {size} pixels; it must be between {_SIZES[0]} and {_SIZES[1]}")
     if eye not in ("left", "right", None):
         raise ConfigError(f"the eye is {eye!r}; it can be left or right")
     rng = np.random.default_rng(rng)
@@ -117,28 +118,30 @@ def chosen_kinds(modality: str | None = None, conditions: list[str] | None = Non
 
     Args:
         modality: CFP, FFA, OCT, or None for all.
-        conditions: names, or None for all.
+        conditions: canonical names, or None for all.
 
     Raises:
         ConfigError: an unknown modality.
-        CategoryError: a condition that cannot be drawn, or not in this modality.
+        CategoryError: no condition, or one that cannot be drawn, or not in this modality.
     """
     if modality is not None and modality not in _PAINTERS:
         raise ConfigError(f"the modality is {modality!r}; it can be {', '.join(MODALITIES)}")
     possible = [kind for kind in KINDS if modality in (None, kind[0])]
     names = list(dict.fromkeys(condition for _, condition in possible))
+    if conditions is not None and not conditions:
+        raise CategoryError(f"no condition given; choose from: {', '.join(names)}")
     for condition in conditions or ():
         if condition not in names:
             where = f" as {modality}" if modality else ""
             raise CategoryError(f"{condition!r} cannot be drawn{where}; choose from: {', '.join(names)}")
-    return tuple(kind for kind in possible if not conditions or kind[1] in conditions)
+    return tuple(kind for kind in possible if conditions is None or kind[1] in conditions)
 
 
 def draw_number(number: int, seed: int, size: int = 128, kinds: tuple[tuple[str, str], ...] = KINDS) -> DrawnRetina:
     """Picture `number` of an endless series: the kinds in turn, everything else drawn from seed and number.
 
     Raises:
-        ConfigError: a size below 32 pixels.
+        ConfigError: a size below 32 or above 4096 pixels.
     """
     modality, condition = kinds[number % len(kinds)]
     return draw_retina(modality, condition, np.random.default_rng([seed, number]), size)
