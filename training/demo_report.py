@@ -138,10 +138,7 @@ def build_page(out: Path, metrics: dict) -> str:
             _text_section(m["textual_pretraining"]),
             Section(
                 "Zero-shot classification",
-                "Every picture is compared with the texts of all conditions, in the words of its modality. The controls "
-                "beside the figures: the same evaluation of the same table with its pictures dealt out anew; the "
-                "predictions dealt out anew within each modality; for captions, what the same decoder writes when it is "
-                "given an even grey picture, and the captions of other pictures of the same kind.",
+                _CONTROLS,
                 chart=confusion_chart(scores["zero_shot"]["confusion"], m["classes"]),
                 header=["kind", "right"],
                 rows=[[kind, _share(value)] for kind, value in m["zero_shot_accuracy_by_kind"].items()],
@@ -163,6 +160,12 @@ def build_page(out: Path, metrics: dict) -> str:
 _TERMS = (
     "Each term with its weight, as it is trained: soft-CLIP over public pictures (category texts) and elite pictures "
     "(captions), in nats; the text revision, a mean squared error times 100; the captions, in nats per token times {}."
+)
+_CONTROLS = (
+    "Every picture is compared with the texts of all conditions, in the words of its modality. The controls beside the "
+    "figures above: the same evaluation of the same table with its pictures dealt out anew; the predictions dealt out "
+    "anew within each modality; for captions, what the same decoder writes when it is given an even grey picture, and "
+    "the captions of other pictures of the same kind."
 )
 
 
