@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 $(VENV)/.installed: setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[lite,plots,test,examples]'
+	$(BIN)/python -m pip install --quiet --editable '.[lite,plots,test]'
 	touch $@
 
 # The whole method on drawn retinas, in ten minutes on two cores: see runs/demo/report.html.

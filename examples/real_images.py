@@ -32,8 +32,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import keepfit_clip  # noqa: F401 - registers the models
-from keepfit_clip.data.records import Record, read_records
+from keepfit_clip.data.records import Record
 from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.data.sources import read_records
 from keepfit_clip.evaluation import evaluate_table, image_batches, label_records
 from keepfit_clip.export import export_model
 from keepfit_clip.files import write_json
@@ -177,7 +178,7 @@ def pretrain_text_tower(records: dict, split: dict, out: Path, epochs: float) ->
     lines = set()
     for s in SETS:
         rows = set(split[s.name]["train"])
-        lines.update(caption for r in records[s.name] if r.row in rows for caption in r.captions)
+        lines.update(caption for r in records[s.name] if r.row in rows for caption in r.caption_texts)
         lines.update(text for name in s.classes for text in class_texts(name, s.modality, knowledge))
     corpus = out.with_name("corpus.txt")
     corpus.write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
@@ -262,7 +263,7 @@ def caption_scores(loaded, records: list[Record], rows: list[int]) -> dict:
     written: list[str] = []
     for _, batch in image_batches([record.image for record in chosen], loaded.preprocess):
         written += loaded.decode(loaded.model.generate(batch))
-    truth = [_plain(record.captions[0]) for record in chosen]
+    truth = [_plain(record.caption_texts[0]) for record in chosen]
     guesses = [_plain(text) for text in written]
 
     def share(pattern: str) -> float:

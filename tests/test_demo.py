@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from keepfit_clip import __version__
 from keepfit_clip.charts import confusion_chart, loss_chart
-from keepfit_clip.data.records import read_records
+from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import CONDITIONS, KINDS, DrawOptions, draw_dataset
 from keepfit_clip.drawing.judging import judge_captions, judge_drawn, named_condition
 from keepfit_clip.errors import KeepFITError, MissingExtraError, OutputError
@@ -49,7 +49,7 @@ def scores(exported, drawn):
 
 
 def test_perfect_captions_are_right_and_their_controls_are_not(records):
-    rates = judge_captions([record.captions[0].lower() for record in records], records)
+    rates = judge_captions([record.caption_texts[0].lower() for record in records], records)
     assert rates["condition_rate"] == rates["eye_rate"] == rates["quadrant_rate"] == rates["side_rate"] == 1
     assert rates["count_rate"] == 1
     assert rates["condition_rate_best_constant"] == pytest.approx(3 / 16)  # normal, in three modalities

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from scipy.ndimage import center_of_mass, label
 
-from keepfit_clip.data.records import read_records
 from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import CONDITIONS, KINDS, DrawOptions, draw_dataset, draw_number, draw_retina, oct
 from keepfit_clip.drawing.content import LESIONS
 from keepfit_clip.drawing.fundus import QUADRANTS, new_fundus
@@ -229,7 +229,7 @@ def test_dataset_on_disk(tmp_path):
     for number, record in enumerate(everything):
         retina = draw_number(number, 0, 48)
         assert np.array_equal(np.asarray(Image.open(record.image)), np.asarray(retina.image))
-        assert record.captions == (retina.caption,)
+        assert record.caption_texts == [retina.caption]
         for name, mask in retina.masks.items():
             stored = Image.open(out / "masks" / f"{number:06d}-{name.replace(' ', '-')}.png")
             assert np.array_equal(np.asarray(stored).astype(bool), mask)

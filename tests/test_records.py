@@ -35,7 +35,7 @@ def test_caption_table_with_every_optional_column(root):
         root, "\ufeffimage,caption,categories,modality,patient,eye\na.png,\"Edema, present.\",['DME'],oct,7,OD\n"
     )
     (record,) = read_records(path, images=root)
-    assert record.captions == ("Edema, present.",)
+    assert record.captions == (("Edema, present.", "en"),)
     assert (record.modality, record.patient, record.eye) == ("OCT", "7", "right")
 
 
@@ -50,7 +50,8 @@ def test_table_alone_needs_no_images(tmp_path):
         ("", "is empty"),
         ("image,caption\n", "no rows"),
         ("picture,caption\na.png,b\n", "needs a column 'image'"),
-        ("image,label\na.png,b\n", "'categories' or 'caption'"),
+        ("image,grade\na.png,b\n", "'categories' or 'caption'"),
+        ("image,caption,image\na.png,b,c\n", "column 'image' twice"),
     ],
 )
 def test_unusable_tables(root, text, message):
@@ -62,8 +63,8 @@ def test_unusable_tables(root, text, message):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("a.png,glaucoma", "not a Python list"),
-        ("a.png,\"__import__('os').getcwd()\"", "not a Python list"),
+        ("a.png,3", "is a number .*--label-name 3="),
+        ("a.png,\"['a', nan]\"", "not a Python list"),
         ("a.png,[1]", "not a Python list"),
         ("a.png,[{[]}]", "not a Python list"),
         ("a.png,[]", "neither a caption nor a category"),

@@ -101,11 +101,17 @@ def test_bad_rows_are_counted_with_reasons_that_name_nothing(tmp_path):
     assert manifest["modalities"] == {"unknown": 5}
 
 
-def test_nothing_half_written_stays(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr("keepfit_clip.data.shards.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        build_shards(pictures / "public.csv", pictures, tmp_path / "out", ShardOptions(kind="public"))
-    assert list(tmp_path.iterdir()) == []
+def test_a_build_that_failed_leaves_no_output_and_goes_on(tmp_path, pictures, monkeypatch):
+    options = ShardOptions(kind="public", samples_per_shard=7)
+    with monkeypatch.context() as patch:
+        patch.setattr("keepfit_clip.data.shard_writer.write_json", lambda *_: (_ for _ in ()).throw(OSError("broken")))
+        with pytest.raises(OSError, match="broken"):
+            build_shards(pictures / "public.csv", pictures, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+    build_shards(pictures / "public.csv", pictures, tmp_path / "out", options)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    build_shards(pictures / "public.csv", pictures, tmp_path / "again", options)
+    assert all_bytes(tmp_path / "out") == all_bytes(tmp_path / "again")
 
 
 @pytest.mark.parametrize(

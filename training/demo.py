@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 
 from keepfit_clip import __version__
 from keepfit_clip.charts import require_plots
-from keepfit_clip.data.records import read_records
 from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import KINDS, DrawOptions, draw_dataset
 from keepfit_clip.errors import KeepFITError, OutputError
 from keepfit_clip.export import export_model
@@ -255,7 +255,7 @@ class _Demo:
 
     def stage1(self, on_step) -> None:
         knowledge = Knowledge.load()
-        lines = {c for r in read_records(self.out / "pictures" / "training" / "elite.csv") for c in r.captions}
+        lines = {c for r in read_records(self.out / "pictures" / "training" / "elite.csv") for c in r.caption_texts}
         lines.update(text for modality, name in KINDS for text in class_texts(name, modality, knowledge))
         corpus = self.out / "corpus.txt"
         write_text(corpus, "\n".join(sorted(lines)) + "\n")

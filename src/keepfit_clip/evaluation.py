@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from keepfit_clip.data.images import open_image
-from keepfit_clip.data.records import Record, read_records
+from keepfit_clip.data.records import Record
+from keepfit_clip.data.sources import read_records
 from keepfit_clip.errors import CategoryError, ImageError, KeepFITError, TableError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel

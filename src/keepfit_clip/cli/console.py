@@ -4,9 +4,9 @@ import logging
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
-__all__ = ["console", "error_console", "quiet_libraries", "show_messages", "with_progress"]
+__all__ = ["StepProgress", "console", "error_console", "quiet_libraries", "show_messages", "with_progress"]
 
 console = Console()
 error_console = Console(stderr=True)
@@ -21,6 +21,30 @@ def with_progress(text: str):
         return track(items, description=text, console=error_console, transient=True)
 
     return wrap
+
+
+class StepProgress:
+    """Shows how far the current step of a long job is, as an `on_step` callback."""
+
+    def __init__(self):
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=error_console, transient=True,
+        )  # fmt: skip
+        self._task = None
+
+    def __enter__(self) -> "StepProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._progress.stop()
+
+    def __call__(self, step: str, done: int, total: int | None) -> None:
+        """Shows that so much of a step is done."""
+        if self._task is None:
+            self._task = self._progress.add_task("")
+        self._progress.update(self._task, description=step.capitalize(), completed=done, total=total)
 
 
 def show_messages(messages: Sequence[str], what: str) -> None:

@@ -1,38 +1,109 @@
 """`keepfit-clip shards ...`: from labelled pictures to WebDataset shards."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from keepfit_clip.cli.console import console, error_console, show_messages, with_progress
+from keepfit_clip.cli.console import StepProgress, console, error_console, show_messages
+from keepfit_clip.errors import ConfigError
 
-app = typer.Typer(help="Build WebDataset shards.", no_args_is_help=True)
+app = typer.Typer(help="Build, check and look into WebDataset shards.", no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Keeps `build` a command of its own while it is the only one."""
+_SOURCE, _PICTURES, _PRIVATE, _WORK = "Source", "Pictures", "Leaks and privacy", "Work"
 
 
 @app.command()
 def build(
-    table: Annotated[Path, typer.Argument(help="CSV: image, categories (FLAIR) or image, caption")],
-    images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV, TSV, JSON lines, JSON of studies, Parquet, folder of classes, or shards to build anew"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="new folder for the shards")],
     kind: Annotated[str, typer.Option(help="public (categories) or elite (expert captions)")],
+    images: Annotated[Path | None, typer.Option(help="folder the image paths are relative to")] = None,
     modality: Annotated[str | None, typer.Option(help="CFP, FFA or OCT, for rows that do not say")] = None,
-    size: Annotated[int | None, typer.Option(help="longest side of the stored images, pixels")] = None,
     dataset: Annotated[str | None, typer.Option(help="name of the data set to store")] = None,
-    samples_per_shard: Annotated[int, typer.Option(help="samples in a tar")] = 1000,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality")] = 95,
     knowledge: Annotated[Path | None, typer.Option(help="knowledge file instead of the shipped one")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="longest side of the stored images, pixels", rich_help_panel=_PICTURES)
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality", rich_help_panel=_PICTURES)] = 95,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="cut the black border off fundus photographs", rich_help_panel=_PICTURES)
+    ] = False,
+    originals: Annotated[
+        bool,
+        typer.Option("--originals", help="store images as coded, only without metadata", rich_help_panel=_PICTURES),
+    ] = False,
+    split: Annotated[
+        str | None,
+        typer.Option(help="parts by patient, e.g. train=0.8,val=0.2", rich_help_panel=_PRIVATE),
+    ] = None,
+    near_duplicates: Annotated[
+        str | None,
+        typer.Option(
+            help="nearly equal pictures: ignore, together (in one part) or drop; together is the default with --split",
+            rich_help_panel=_PRIVATE,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(help="drop images that also stand in this set; may be repeated", rich_help_panel=_PRIVATE),
+    ] = None,
+    redact: Annotated[
+        bool,
+        typer.Option(
+            "--redact",
+            help="black out names, dates and numbers in captions; else such rows are left out",
+            rich_help_panel=_PRIVATE,
+        ),
+    ] = False,
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="keep such captions as they are", rich_help_panel=_PRIVATE)
+    ] = False,
+    source_kind: Annotated[
+        str,
+        typer.Option("--source", help="table, jsonl, studies, parquet, folder or shards", rich_help_panel=_SOURCE),
+    ] = "auto",
+    image_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
+    caption_column: Annotated[list[str] | None, typer.Option(help="may be repeated", rich_help_panel=_SOURCE)] = None,
+    category_column: Annotated[list[str] | None, typer.Option(help="may be repeated", rich_help_panel=_SOURCE)] = None,
+    attribute_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
+    modality_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
+    patient_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
+    eye_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
+    dataset_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
+    label_name: Annotated[
+        list[str] | None,
+        typer.Option(help="what a label stands for, e.g. 0=normal; may be repeated", rich_help_panel=_SOURCE),
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(help="regular expression: patient or eye in the file name", rich_help_panel=_SOURCE),
+    ] = None,
+    lang: Annotated[str | None, typer.Option(help="language of the captions, e.g. en", rich_help_panel=_SOURCE)] = None,
+    encoding: Annotated[str, typer.Option(help="of text files", rich_help_panel=_SOURCE)] = "utf-8",
+    samples_per_shard: Annotated[int, typer.Option(help="samples in a tar", rich_help_panel=_WORK)] = 1000,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes (all cores)", rich_help_panel=_WORK)] = None,
+    engine: Annotated[
+        str, typer.Option(help="processes, or ray for a cluster with a shared file system", rich_help_panel=_WORK)
+    ] = "processes",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="throw away what a stopped build had done", rich_help_panel=_WORK)
+    ] = False,
 ) -> None:
-    """Build shards from a labelled table."""
+    """Build shards from labelled pictures. A build that was stopped goes on when it is started again."""
     from keepfit_clip.data.shards import ShardOptions, build_shards
+    from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.knowledge import Knowledge
 
+    if redact and keep_identifiers:
+        raise ConfigError("--redact and --keep-identifiers exclude each other")
     options = ShardOptions(
         kind=kind,
         modality=modality.upper() if modality else None,
@@ -40,10 +111,59 @@ def build(
         dataset=dataset,
         samples_per_shard=samples_per_shard,
         quality=quality,
+        crop=crop,
+        originals=originals,
+        split=_pairs("--split", split.split(","), float) if split else None,
+        near_duplicates=near_duplicates,
+        exclude=tuple(str(path) for path in exclude or ()),
+        identifiers="redact" if redact else "keep" if keep_identifiers else "refuse",
     )
-    report = build_shards(table, images, out, options, Knowledge.load(knowledge), with_progress("Building shards"))
+    source_options = SourceOptions(
+        source=source_kind,
+        image_column=image_column,
+        caption_columns=tuple(caption_column or ()),
+        category_columns=tuple(category_column or ()),
+        attribute_column=attribute_column,
+        modality_column=modality_column,
+        patient_column=patient_column,
+        eye_column=eye_column,
+        dataset_column=dataset_column,
+        label_names=_pairs("--label-name", label_name or (), str),
+        group_pattern=group_pattern,
+        encoding=encoding,
+        lang=lang,
+    )
+    with StepProgress() as progress:
+        report = build_shards(
+            source,
+            images,
+            out,
+            options,
+            Knowledge.load(knowledge),
+            source_options,
+            workers=workers or len(os.sched_getaffinity(0)),
+            engine=engine,
+            on_step=progress,
+            restart=restart,
+        )
     show_messages(report.messages, "rows left out (numbers and reasons are in manifest.json)")
+    if report.redacted:
+        error_console.print(f"[yellow]something was blacked out in the captions of {report.redacted} samples[/]")
     if report.unresolved:
         names = ", ".join(f"{name} ({count})" for name, count in report.unresolved.most_common(10))
         error_console.print(f"[yellow]categories the knowledge file does not know, kept as written:[/] {escape(names)}")
     console.print(f"{report.samples} samples in {len(report.shards)} shards -> {out}", soft_wrap=True)
+
+
+def _pairs(option: str, texts, parse) -> dict:
+    """NAME=VALUE texts as a dict."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            pairs[name.strip()] = parse(value.strip())
+        except ValueError:
+            equals = ""
+        if not (equals and name.strip() and value.strip()):
+            raise ConfigError(f"{option}: {text!r} is not of the form NAME=VALUE")
+    return pairs

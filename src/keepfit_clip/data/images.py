@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from keepfit_clip.data.records import FileSlice
 from keepfit_clip.errors import ImageError
 
-__all__ = ["encode_jpeg", "open_image"]
+__all__ = ["encode_jpeg", "fit_within", "image_bytes", "image_name", "open_image"]
 
-_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 
 
 def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
@@ -41,13 +42,48 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
         limit = Image.MAX_IMAGE_PIXELS / 1e6
         raise ImageError(name, f"the image has more than {limit:.0f} million pixels") from error
     except UnidentifiedImageError as error:
-        empty = isinstance(file, (str, os.PathLike)) and os.path.getsize(file) == 0
-        reason = "the image file is empty" if empty else f"not an image ({', '.join(_FORMATS)})"
+        size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+        deep = _open_deep_tiff(source) if size else None
+        if deep is not None:
+            return deep
+        reason = f"not an image ({', '.join(_FORMATS)})" if size else "the image file is empty"
         raise ImageError(name, reason) from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many kinds for damaged files
         raise ImageError(name, "the image is truncated or damaged") from error
+
+
+def image_bytes(image: Path | FileSlice | bytes) -> bytes:
+    """The encoded image of a record.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if isinstance(image, bytes):
+        return image
+    try:
+        return image.read() if isinstance(image, FileSlice) else image.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(image_name(image), "the image file is missing") from error
+    except OSError as error:
+        raise ImageError(image_name(image), f"the image file cannot be read ({error.strerror})") from error
+
+
+def image_name(image: Path | FileSlice | bytes) -> str:
+    """What to call an image at the terminal."""
+    if isinstance(image, FileSlice):
+        return f"{image.path} at byte {image.offset}"
+    return "image" if isinstance(image, bytes) else str(image)
+
+
+def fit_within(image: Image.Image, size: int | None) -> Image.Image:
+    """The image with its longest side at most `size` pixels; never enlarged, None keeps it."""
+    if size is None or max(image.size) <= size:
+        return image
+    image = image.copy()
+    image.thumbnail((size, size), Image.Resampling.BICUBIC, reducing_gap=None)
+    return image
 
 
 def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
@@ -62,6 +98,17 @@ def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
     except OSError as error:
         raise ImageError("image", f"cannot be stored as JPEG at {image.width} x {image.height} pixels") from error
     return buffer.getvalue()
+
+
+def _open_deep_tiff(source: str | Path | bytes) -> Image.Image | None:
+    """A TIFF of 16 bits a colour, which Pillow does not know, at 8 bits; None for anything else."""
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if content[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return None if pixels is None else Image.fromarray(pixels)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,29 +1,55 @@
 """Reading shards back: which tars a name stands for, and the samples in them.
 
-Only images, `.json` and `.txt` members are read; anything else in a tar is passed over before it could be decoded.
+Only images, `.json`, `.txt` and `.cls` members are read; anything else in a tar is passed over and never decoded.
 """
 
 import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import braceexpand
-import webdataset as wds
 from PIL import Image
 
 from keepfit_clip.data.images import open_image
+from keepfit_clip.data.locations import beside, exists, is_local, open_location, read_text
+from keepfit_clip.data.records import FileSlice
 from keepfit_clip.errors import ShardError
 from keepfit_clip.knowledge import MODALITIES
 
-__all__ = ["ShardSample", "check_kind", "count_samples", "list_shards", "read_shards"]
+__all__ = [
+    "RawSample",
+    "ShardSample",
+    "check_kind",
+    "count_samples",
+    "list_shards",
+    "read_raw_samples",
+    "read_shards",
+    "shard_info",
+]
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
-_MEMBERS = (*_IMAGES, "json", "txt")
+IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
+_MEMBERS = (*IMAGE_MEMBERS, "json", "txt", "cls")
+_LARGEST_MEMBER = 1 << 30  # bytes
 _END_MARK = 1024  # bytes of zeros at the end of a tar
+
+
+@dataclass
+class RawSample:
+    """The members of one sample, as they stand in a tar.
+
+    Args:
+        key: their common name.
+        members: suffix -> content, of the suffixes that are read.
+        image: the image as a part of the tar, or its bytes where the tar is remote or compressed; None without one.
+    """
+
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    image: FileSlice | bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -54,24 +80,68 @@ def list_shards(spec: str | Path) -> list[str]:
 
     Args:
         spec: a folder of shards, a tar, a brace pattern such as `DIR/{000000..000010}.tar`, or several of these
-            joined by `::`.
+            joined by `::`. Each may be a path, a URL (http, https, s3, gs, ...) or `pipe:COMMAND`. A remote folder
+            must hold the `sizes.json` that `keepfit-clip shards build` writes.
 
     Raises:
-        ShardError: nothing there, or a tar is missing.
+        ShardError: nothing there, or a local tar is missing.
     """
-    shards = []
-    for part in str(spec).split("::"):
-        if os.path.isdir(part):
-            found = sorted(str(path) for path in Path(part).glob("*.tar"))
-            if not found:
-                raise ShardError(f"{part} holds no shards (*.tar): build them with `keepfit-clip shards build`")
+    return [shard for part in str(spec).split("::") for shard in _list_part(part)]
+
+
+def _list_part(part: str) -> list[str]:
+    if part.startswith("pipe:"):
+        return list(braceexpand.braceexpand(part))
+    if os.path.isdir(part):
+        found = sorted(str(path) for path in Path(part).glob("*.tar"))
+        if not found:
+            raise ShardError(f"{part} holds no shards (*.tar): build them with `keepfit-clip shards build`")
+        return found
+    found = []
+    try:
+        expanded = list(braceexpand.braceexpand(part))
+    except ValueError as error:
+        raise ShardError(f"{part}: not a pattern of shards ({error})") from error
+    for location in expanded:
+        if os.path.isdir(location):
+            found += _list_part(location)
+        elif not is_local(location) and ".tar" not in location.rpartition("/")[2]:
+            found += _list_remote_folder(location)
         else:
-            found = list(braceexpand.braceexpand(part))
-        shards += found
-    missing = [shard for shard in shards if not os.path.isfile(shard)]
+            found.append(location)
+    missing = [shard for shard in found if not exists(shard)]
     if missing:
         raise ShardError(f"{missing[0]}: no such shard or shard folder")
-    return shards
+    return found
+
+
+def _list_remote_folder(location: str) -> list[str]:
+    sizes = f"{location.rstrip('/')}/sizes.json"
+    try:
+        names = sorted(json.loads(read_text(sizes)))
+    except (OSError, ValueError, TypeError) as error:
+        raise ShardError(f"{sizes} does not tell which shards there are ({error}); name the tars") from error
+    if not names:
+        raise ShardError(f"{sizes} names no shards")
+    return [beside(sizes, name) for name in names]
+
+
+def shard_info(shards: Iterable[str], name: str) -> dict[str, dict]:
+    """What the JSON files beside shards say: location of the file -> its content; unreadable ones are left out.
+
+    Args:
+        shards: locations of tars.
+        name: `sizes.json` or `manifest.json`.
+    """
+    found = {}
+    for location in dict.fromkeys(beside(shard, name) for shard in shards):
+        try:
+            content = json.loads(read_text(location))
+        except (OSError, ValueError, ShardError):
+            continue
+        if isinstance(content, dict):
+            found[location] = content
+    return found
 
 
 def count_samples(shards: Iterable[str]) -> int:
@@ -80,96 +150,141 @@ def count_samples(shards: Iterable[str]) -> int:
     Raises:
         ShardError: no `sizes.json`, or it does not know a shard.
     """
+    shards = list(shards)
+    sizes = shard_info(shards, "sizes.json")
     total = 0
     for shard in shards:
-        sizes = Path(shard).with_name("sizes.json")
-        try:
-            total += int(json.loads(sizes.read_text(encoding="utf-8"))[os.path.basename(shard)])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        location, name = beside(shard, "sizes.json"), shard.rpartition("/")[2]
+        count = sizes.get(location, {}).get(name)
+        if not isinstance(count, int):
             raise ShardError(
-                f"{sizes} does not tell how many samples {os.path.basename(shard)} has: "
+                f"{location} does not tell how many samples {name} has: "
                 "build the shards with `keepfit-clip shards build`, or give --train-num-samples"
-            ) from error
+            )
+        total += count
     return total
 
 
 def check_kind(shards: Iterable[str], kind: str) -> None:
     """Raises ShardError if the manifest beside a shard says it is of another kind (public, elite)."""
-    for manifest in {Path(shard).with_name("manifest.json") for shard in shards}:
-        try:
-            stored = json.loads(manifest.read_text(encoding="utf-8"))["options"]["kind"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # shards made by another tool have no manifest of ours; each sample says its kind
-        if stored != kind:
-            raise ShardError(f"{manifest.parent} holds {stored} samples, not {kind} ones")
+    for location, manifest in shard_info(shards, "manifest.json").items():
+        options = manifest.get("options")
+        stored = options.get("kind") if isinstance(options, dict) else None
+        if stored not in (None, kind):  # shards made by another tool say it in each sample
+            raise ShardError(f"{os.path.dirname(location)} holds {stored} samples, not {kind} ones")
 
 
 def read_shards(shards: Iterable[str], on_error: Callable[[ShardError], None] | None = None) -> Iterator[ShardSample]:
     """Reads shards once, in order.
 
     Args:
-        shards: paths of tars.
+        shards: locations of tars.
         on_error: called for each shard or sample that cannot be read, which is then left out; without it the first
             one raises.
 
     Raises:
         ShardError: a shard or sample cannot be read (see `on_error`).
     """
-
-    def report(problem: ShardError) -> None:
-        if on_error is None:
-            raise problem
-        on_error(problem)
-
-    def repeated(error: Exception) -> bool:
-        report(ShardError(f"a shard has a member twice: {error.args[0]}"))
-        return True
-
     for shard in shards:
-        for sample in wds.tariterators.group_by_keys(_members(shard, report), handler=repeated):
+        for sample in read_raw_samples(shard, on_error, image_slices=False):
             try:
-                parsed = _parse(sample)
+                parsed = _parse(shard, sample)
             except ShardError as problem:
-                report(problem)
+                _report(problem, on_error)
             else:
                 yield parsed
 
 
-def _members(shard: str, report: Callable[[ShardError], None]) -> Iterator[dict]:
-    """Name and content of the members we know, up to where the tar is damaged."""
+def read_raw_samples(
+    shard: str, on_error: Callable[[ShardError], None] | None = None, image_slices: bool = True
+) -> Iterator[RawSample]:
+    """The samples of one shard, not looked into.
+
+    Args:
+        shard: location of a tar.
+        on_error: see `read_shards`.
+        image_slices: give images as parts of the tar where it is a plain local file, instead of their bytes.
+    """
+    current: RawSample | None = None
+    for key, suffix, content in _members(shard, on_error, image_slices):
+        if current is None or key != current.key:
+            if current is not None:
+                yield current
+            current = RawSample(key)
+        if suffix in current.members or (suffix in IMAGE_MEMBERS and current.image is not None):
+            _report(ShardError(f"{shard}, sample {key}: has the member .{suffix} twice"), on_error)
+        elif suffix in IMAGE_MEMBERS:
+            current.image = content
+        else:
+            current.members[suffix] = content
+    if current is not None:
+        yield current
+
+
+def _report(problem: ShardError, on_error: Callable[[ShardError], None] | None) -> None:
+    if on_error is None:
+        raise problem
+    on_error(problem)
+
+
+def _members(shard: str, on_error, image_slices: bool) -> Iterator[tuple[str, str, bytes | FileSlice]]:
+    """Key, suffix and content of the members we know, up to where the tar is damaged."""
     try:
-        with open(shard, "rb") as stream:
-            whole = _has_end_mark(stream)
-            for member in wds.tariterators.tar_file_iterator(stream, select_files=_is_member):
-                yield {**member, "__url__": shard}
-        if not whole:  # cut between two members, where tarfile sees nothing wrong
-            report(ShardError(f"{shard}: the tar is cut off or damaged (it has no end mark)"))
-    except (OSError, EOFError, tarfile.TarError) as error:
+        with open_location(shard) as stream:
+            watched = _Watched(stream)
+            slices = image_slices and is_local(shard)
+            with tarfile.open(fileobj=watched, mode="r|*") as tar:
+                slices = slices and not watched.compressed
+                for member in tar:
+                    key, _, suffix = member.name.rpartition("/")[2].partition(".")
+                    suffix = suffix.lower()
+                    if member.isreg() and key and suffix in _MEMBERS:
+                        key = member.name[: len(member.name) - len(suffix) - 1]
+                        if member.size > _LARGEST_MEMBER:
+                            raise tarfile.ReadError(f"a member of {member.size} bytes")
+                        if slices and suffix in IMAGE_MEMBERS:
+                            yield key, suffix, FileSlice(Path(shard), member.offset_data, member.size)
+                        else:
+                            yield key, suffix, tar.extractfile(member).read()
+                    tar.members = []  # else it keeps all it has seen
+            if not watched.ended():  # cut between two members, where tarfile sees nothing wrong
+                _report(ShardError(f"{shard}: the tar is cut off or damaged (it has no end mark)"), on_error)
+    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+        gone = isinstance(error, FileNotFoundError)
         cause = error.args[0] if error.args else type(error).__name__
-        report(ShardError(f"{shard}: the tar is cut off or damaged ({cause})"))
+        what = "no such shard" if gone else f"the tar is cut off or damaged, or cannot be read ({cause})"
+        _report(ShardError(f"{shard}: {what}"), on_error)
 
 
-def _has_end_mark(stream: BinaryIO) -> bool:
-    """Whether a tar ends in the two empty blocks that close it."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - _END_MARK))
-    end = stream.read()
-    stream.seek(0)
-    return len(end) == _END_MARK and not any(end)
+class _Watched:
+    """A stream that knows whether what was read of it ended in the two empty blocks that close a tar."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self._tail = b""
+        self.compressed: bool | None = None
+
+    def read(self, size: int) -> bytes:
+        block = self._stream.read(size)
+        if self.compressed is None:
+            self.compressed = block[:2] == b"\x1f\x8b" or block[:3] == b"BZh" or block[:6] == b"\xfd7zXZ\x00"
+        if block:
+            self._tail = block[-_END_MARK:] if len(block) >= _END_MARK else (self._tail + block)[-_END_MARK:]
+        return block
+
+    def ended(self) -> bool:
+        """Reads what is left; a compressed tar that ends early is an error of its own already."""
+        while self.read(1 << 16):
+            pass
+        return bool(self.compressed) or (len(self._tail) == _END_MARK and not any(self._tail))
 
 
-def _is_member(name: str) -> bool:
-    return os.path.basename(name).partition(".")[2].lower() in _MEMBERS
-
-
-def _parse(sample: dict) -> ShardSample:
-    key = sample["__key__"]
-    where = f"{sample.get('__url__', 'shard')}, sample {key}"
-    suffix = next((name for name in _IMAGES if name in sample), None)
-    if suffix is None or "json" not in sample:
+def _parse(shard: str, sample: RawSample) -> ShardSample:
+    where = f"{shard}, sample {sample.key}"
+    if sample.image is None or "json" not in sample.members:
         raise ShardError(f"{where}: has no image or no .json")
     try:
-        description = json.loads(sample["json"])
+        description = json.loads(sample.members["json"])
         captions = [caption["text"] for caption in description.get("captions", [])]
         complete = (
             description["kind"] in ("public", "elite")
@@ -177,8 +292,8 @@ def _parse(sample: dict) -> ShardSample:
             and all(isinstance(text, str) for text in [*captions, *description["categories"]])
             and bool(captions if description["kind"] == "elite" else description["categories"])
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{where}: its .json is not a description of a sample ({error!r})") from error
     if not complete:
         raise ShardError(f"{where}: its .json lacks a kind, a known modality, or what the kind needs")
-    return ShardSample(key, sample[suffix], description)
+    return ShardSample(sample.key, sample.image, description)

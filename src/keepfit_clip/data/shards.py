@@ -1,40 +1,50 @@
-"""Building WebDataset shards from a labelled table.
+"""Building WebDataset shards from any source of labelled pictures.
 
-One sample is `<key>.jpg`, `<key>.txt` (a ready caption, so that a stock open_clip loader can train too) and
-`<key>.json` (see DATA_SCHEMA). Beside the tars stand `sizes.json`, which open_clip reads, and `manifest.json`. Keys
-are content hashes; no file name, date or metadata of an input image, and no patient identifier, reaches the output.
+One sample is `<key>.jpg` (or .png, .webp), `<key>.txt` (a ready caption, so that a stock open_clip loader can train
+too) and `<key>.json` (see DATA_SCHEMA). Beside the tars stand `sizes.json`, which open_clip reads, and
+`manifest.json`. Keys are content hashes; no file name, date or metadata of an input image, and no patient identifier,
+reaches the output.
+
+A build makes a plan first (`keepfit_clip.data.plan`), then writes its shards in parallel
+(`keepfit_clip.data.shard_writer`), all in a hidden work folder beside the output, which takes its place when
+everything is there. The same input and options give the same bytes whatever the number of workers, and a build that
+was stopped, at any moment, goes on where it was when it is started again.
 """
 
 import hashlib
 import json
-import random
+import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import webdataset as wds
-from PIL import Image
+import joblib
+from filelock import FileLock, Timeout
 
-from keepfit_clip.data.images import encode_jpeg, open_image
-from keepfit_clip.data.records import Record, read_records
-from keepfit_clip.errors import KeepFITError, ShardError, TableError
-from keepfit_clip.files import file_sha256, new_folder, require_free, write_json
+import keepfit_clip
+from keepfit_clip.data.duplicates import NEAR_BITS, ImageIndex
+from keepfit_clip.data.plan import Plan
+from keepfit_clip.data.shard_writer import DATA_SCHEMA, EXCLUDED, ShardJob, ShardResult, write_shard
+from keepfit_clip.data.sources import SourceOptions, find_source, read_records
+from keepfit_clip.errors import KeepFITError, MissingExtraError, OutputError, ShardError
+from keepfit_clip.files import require_free, write_json, writing
 from keepfit_clip.knowledge import MODALITIES, Knowledge
-from keepfit_clip.templates import category_text
 
 __all__ = ["DATA_SCHEMA", "KINDS", "ShardOptions", "ShardReport", "build_shards"]
 
-DATA_SCHEMA = 1
 KINDS = ("public", "elite")
-MAX_CATEGORIES = 16
 _SHARD_NAME = "{:06d}.tar"
+_SEED = 0
+_LOCK = "lock"
+_BACKENDS = {"processes": "loky", "ray": "ray"}  # of joblib
 
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """How shards are made.
+    """What shards hold.
 
     Args:
         kind: public (categories become texts) or elite (an expert's captions).
@@ -43,6 +53,18 @@ class ShardOptions:
         dataset: a name of the data set to store, or None.
         samples_per_shard: at most this many samples in a tar.
         quality: of the stored JPEGs.
+        crop: whether the black border of fundus photographs is cut off.
+        originals: store the images as they are coded, without their metadata; excludes size and crop.
+        split: part -> share, e.g. {"train": 0.8, "val": 0.2}; each becomes a folder of its own. Images of a patient,
+            copies of an image and near duplicates stay together. None makes one set.
+        near_duplicates: what becomes of nearly equal pictures: ignore; together, in one part of the split; or drop
+            all but the first. By default together with a split, else ignore.
+        exclude: sets whose images must not be in the shards, see `ImageIndex.of`.
+        identifiers: what becomes of captions that seem to hold a name, date or record number: refuse the row, redact
+            the place, or keep it.
+
+    Raises:
+        ShardError: a value that cannot be used.
     """
 
     kind: str
@@ -51,16 +73,45 @@ class ShardOptions:
     dataset: str | None = None
     samples_per_shard: int = 1000
     quality: int = 95
+    crop: bool = False
+    originals: bool = False
+    split: dict[str, float] | None = None
+    near_duplicates: str | None = None
+    exclude: tuple[str, ...] = ()
+    identifiers: str = "refuse"
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ShardError(f"the kind of shards is {self.kind!r}; it can be {' or '.join(KINDS)}")
-        if self.modality is not None and self.modality not in MODALITIES:
-            raise ShardError(f"the modality is {self.modality!r}; it can be {', '.join(MODALITIES)}")
+        self._one_of("kind of shards", self.kind, KINDS)
+        self._one_of("modality", self.modality, (None, *MODALITIES))
+        self._one_of("near_duplicates", self.near_duplicates, (None, "ignore", "together", "drop"))
+        self._one_of("identifiers", self.identifiers, ("refuse", "redact", "keep"))
         if self.size is not None and self.size < 16:
             raise ShardError(f"the size is {self.size} pixels; it must be at least 16")
         if self.samples_per_shard < 1:
             raise ShardError("a shard holds at least one sample")
+        if self.originals and (self.size is not None or self.crop):
+            raise ShardError("originals are neither sized nor cropped: leave the size and the crop out")
+        if self.split is not None:
+            shares = list(self.split.values())
+            if len(shares) < 2 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+                raise ShardError(f"the shares of a split, two or more, must add up to 1; these are {shares}")
+            if any(not name.replace("_", "").replace("-", "").isalnum() for name in self.split):
+                raise ShardError(f"the parts of a split become folders; {list(self.split)} cannot")
+
+    @staticmethod
+    def _one_of(what: str, value: str | None, choices: tuple) -> None:
+        if value not in choices:
+            raise ShardError(f"the {what} is {value!r}; it can be {', '.join(c for c in choices if c)}")
+
+    @property
+    def excluding(self) -> bool:
+        """Whether images of other sets are looked for."""
+        return bool(self.exclude)
+
+    @property
+    def nearness(self) -> str:
+        """What becomes of near duplicates, decided."""
+        return self.near_duplicates or ("together" if self.split else "ignore")
 
 
 @dataclass
@@ -69,11 +120,12 @@ class ShardReport:
 
     Args:
         samples: number of samples written.
-        shards: name -> {"sha256", "samples"} of each tar.
+        shards: name -> {"sha256", "samples"} of each tar; with a split the name begins with its part.
         categories, modalities: counts over samples.
         unresolved: counts of categories that the knowledge file does not know (kept as written).
         rejected: (row number, reason) of rows left out; reasons name nothing of the input.
         messages: the same errors in full, for the terminal only.
+        redacted: samples in whose captions something was blacked out.
     """
 
     samples: int = 0
@@ -83,6 +135,22 @@ class ShardReport:
     unresolved: Counter = field(default_factory=Counter)
     rejected: list[tuple[int, str]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    redacted: int = 0
+
+    def add(self, name: str, result: ShardResult) -> None:
+        """Counts a shard in."""
+        self.samples += result.samples
+        self.redacted += result.redacted
+        for mine, its in (
+            (self.categories, result.categories),
+            (self.modalities, result.modalities),
+            (self.unresolved, result.unresolved),
+        ):
+            mine.update(its)
+        if result.samples:
+            self.shards[name] = {"sha256": result.sha256, "samples": result.samples}
+        for rejected in result.rejected:
+            self.reject(*rejected)
 
     def reject(self, row: int, reason: str, message: str) -> None:
         """Counts a row that was left out."""
@@ -91,168 +159,287 @@ class ShardReport:
 
 
 def build_shards(
-    table: str | Path,
-    images: str | Path,
+    source: str | Path,
+    images: str | Path | None,
     out: str | Path,
     options: ShardOptions,
     knowledge: Knowledge | None = None,
-    progress=iter,
+    source_options: SourceOptions | None = None,
+    workers: int = 1,
+    engine: str = "processes",
+    on_step: Callable[[str, int, int | None], None] | None = None,
     rows: Iterable[int] | None = None,
+    restart: bool = False,
 ) -> ShardReport:
-    """Builds shards from a table into a new folder.
+    """Builds shards into a new folder, or goes on with a build of the same that was stopped.
 
     Args:
-        table, images: see `read_records`.
+        source, images, source_options: see `read_records`.
         out: folder to make; it must not hold anything yet. It appears only when complete.
-        options: how.
+        options: what the shards hold.
         knowledge: resolves category names; the shipped one by default.
-        progress: wraps the list of records, e.g. `rich.progress.track` with its text.
-        rows: row numbers to use, e.g. one part of a split; all by default.
+        workers: processes that write shards.
+        engine: processes (on this machine) or ray (on a cluster that shares the file system with this machine).
+        on_step: called with the name of a step, how much of it is done, and of how much, where that is known.
+        rows: row numbers to use; all by default.
+        restart: throw away what a stopped build had done.
 
     Raises:
-        TableError: the table as a whole cannot be read.
-        OutputError: `out` holds something already.
-        ShardError: no row could be used.
+        TableError: the source as a whole cannot be read.
+        OutputError: `out` holds something already, another build is writing it, or no space is left.
+        ShardError: no row could be used; or a stopped build of `out` had other input or options.
+        MissingExtraError: the engine ray, and Ray is not installed.
     """
-    out = require_free(out)
+    source_options = source_options or SourceOptions()
     knowledge = knowledge or Knowledge.load()
-    report = ShardReport()
-    chosen = None if rows is None else set(rows)
+    out = require_free(out)
+    find_source(source, source_options.source)
+    backend = _joblib_backend(engine)
+    work = out.absolute().parent / f".{out.name}.building"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work / _LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"{out}: another build is writing it") from error
+    except OSError as error:
+        raise OutputError(f"{out}: the folder cannot be made ({error.strerror})") from error
+    build = _Build(Path(source), images, out, work, options, knowledge, source_options, on_step or _ignore)
+    with lock, writing(out):
+        return build.run(None if rows is None else sorted(set(rows)), workers, backend, restart)
 
-    def reject(error: TableError) -> None:
-        if chosen is None or error.row in chosen:
-            report.reject(error.row, error.reason, str(error))
 
-    records = list(read_records(table, images, on_reject=reject))
-    groups = _group_numbers(records)  # of the whole table, so that the parts of a split number patients alike
-    if chosen is not None:
-        records = [record for record in records if record.row in chosen]
-    # Tables are sorted by class; a fixed shuffle spreads every class over the shards.
-    random.Random(0).shuffle(records)
-    with new_folder(out) as folder:
-        _write_shards(folder, progress(records), options, knowledge, groups, report)
-        if not report.samples:
-            first = f" First: {report.messages[0]}" if report.messages else ""
-            raise ShardError(f"{table}: none of its rows could be used ({len(report.rejected)} rejected).{first}")
+def _joblib_backend(engine: str) -> str:
+    if engine not in _BACKENDS:
+        raise ShardError(f"the engine is {engine!r}; it can be {' or '.join(_BACKENDS)}")
+    if engine == "ray":
+        try:
+            from ray.util.joblib import register_ray
+        except ImportError as error:
+            raise MissingExtraError("the engine ray needs Ray: pip install 'keepfit-clip[ray]'") from error
+        register_ray()
+    return _BACKENDS[engine]
+
+
+def _ignore(step: str, done: int, total: int | None) -> None:
+    pass
+
+
+class _Build:
+    """One build: its plan, its shards, and putting them in place."""
+
+    def __init__(self, source, images, out, work, options, knowledge, source_options, on_step):
+        self.source, self.images = source, images
+        self.out, self.work = out, work
+        self.options, self.knowledge, self.source_options = options, knowledge, source_options
+        self.on_step = on_step
+        self.shards = work / "shards"
+        self.reports = work / "reports"
+
+    def run(self, rows: list[int] | None, workers: int, backend: str, restart: bool) -> ShardReport:
+        """Does what is left to do and returns the report."""
+        self._claim(rows, restart)
+        with closing(Plan(self.work / "plan.sqlite")) as plan:
+            try:
+                self._plan(plan, None if rows is None else set(rows), workers)
+                jobs = list(self._jobs(plan))
+                self._write(jobs, workers, backend)
+                report = self._put_in_place(plan, jobs)
+            except KeepFITError as error:
+                if not isinstance(error, OutputError):  # nothing that would help a second try
+                    shutil.rmtree(self.work, ignore_errors=True)
+                raise
+        shutil.rmtree(self.work, ignore_errors=True)
+        return report
+
+    def _claim(self, rows: list[int] | None, restart: bool) -> None:
+        """Makes sure that what lies in the work folder is of this very build."""
+        if restart:
+            for path in self.work.iterdir():
+                if path.name != _LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.shards.mkdir(parents=True, exist_ok=True)
+        self.reports.mkdir(exist_ok=True)
+        mine = self._identity(rows)
+        marker = self.work / "build.json"
+        if not marker.exists():
+            write_json(marker, mine)
+            return
+        try:
+            stored = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError:
+            stored = {}
+        changed = [name for name in mine if stored.get(name) != mine[name]]
+        if changed:
+            raise OutputError(
+                f"{self.out}: a build of it was stopped that had another {', another '.join(changed)}; finish that one "
+                "with its own options, or throw it away with --restart"
+            )
+
+    def _identity(self, rows: list[int] | None) -> dict:
+        options = json.loads(json.dumps([asdict(self.options), asdict(self.source_options), rows]))
+        stat = self.source.stat() if self.source.exists() else None
+        return {
+            "version": keepfit_clip.__version__,
+            "source": [str(self.source.absolute()), str(self.images)],
+            "table (its size or date)": None
+            if stat is None or self.source.is_dir()
+            else [stat.st_size, stat.st_mtime_ns],
+            "set of options": options,
+            "knowledge": hashlib.sha256(repr(sorted(self.knowledge.conditions.items())).encode()).hexdigest(),
+        }
+
+    # -- planning ------------------------------------------------------------------------------------------------
+
+    def _plan(self, plan: Plan, rows: set[int] | None, workers: int) -> None:
+        options = self.options
+
+        def read() -> None:
+            plan.add(self._records(plan, rows), self._said)
+
+        plan.step("rows", read)
+        if not plan.count():
+            raise self._nothing_left(plan)
+        self.on_step("looking for equal images", 0, None)
+        plan.step("duplicates", plan.drop_duplicates)
+        if options.nearness != "ignore":
+            total, done = plan.count(), 0
+
+            def on_rows(rows: int) -> None:
+                nonlocal done
+                done += rows
+                self.on_step("looking for nearly equal pictures", done, total)
+
+            plan.step("hashes", lambda: plan.hash_pictures(workers, on_rows))
+            if options.nearness == "drop":
+                plan.step("near duplicates", lambda: plan.drop_near_duplicates(NEAR_BITS))
+        if options.split:
+            bits = NEAR_BITS if options.nearness == "together" else None
+            plan.step("teams", lambda: plan.make_teams(bits))
+            plan.step("split", lambda: plan.split(options.split, _SEED))
+        plan.step("layout", lambda: plan.lay_out(_SEED))
+        if options.exclude and not (self.work / EXCLUDED).exists():
+            self.on_step("reading the sets to exclude", 0, None)
+            ImageIndex.of(options.exclude).save(self.work / EXCLUDED)
+
+    def _records(self, plan: Plan, rows: set[int] | None) -> Iterator:
+        def reject(error) -> None:
+            if rows is None or error.row in rows:
+                plan.reject(error.row, error.reason, str(error))
+
+        for number, record in enumerate(read_records(self.source, self.images, reject, self.source_options), start=1):
+            if number % 1000 == 0:
+                self.on_step("reading the source", number, None)
+            if rows is None or record.row in rows:
+                yield record
+            elif record.patient is not None:
+                plan.know(record.patient)  # so that parts of one table number their patients alike
+
+    def _said(self, record) -> str:
+        categories = [self.knowledge.canonical(category) for category in record.categories]
+        return json.dumps([record.captions, categories, record.modality, record.eye])
+
+    def _nothing_left(self, plan: Plan) -> ShardError:
+        rejected = list(plan.rejected())
+        first = f" First: {rejected[0][2]}" if rejected else ""
+        return ShardError(f"{self.source}: none of its rows could be used ({len(rejected)} rejected).{first}")
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def _jobs(self, plan: Plan) -> Iterator[ShardJob]:
+        for part in self.options.split or [""]:
+            (self.shards / part).mkdir(exist_ok=True)
+            count, size = plan.count(part), self.options.samples_per_shard
+            for number, start in enumerate(range(0, count, size)):
+                name = _SHARD_NAME.format(number)
+                yield ShardJob(
+                    plan.path,
+                    part,
+                    start,
+                    min(start + size, count),
+                    self.shards / part / name,
+                    self.reports / f"{part}{name}.json",
+                    self.options,
+                    self.knowledge,
+                )
+
+    def _write(self, jobs: list[ShardJob], workers: int, backend: str) -> None:
+        total = sum(job.stop - job.start for job in jobs)
+        done = 0
+
+        def on_row() -> None:
+            nonlocal done
+            done += 1
+            self.on_step("writing shards", done, total)
+
+        workers = min(workers, len(jobs))
+        if backend == "loky" and workers == 1:
+            for job in jobs:
+                before = done
+                write_shard(job, on_row)
+                done = before + job.stop - job.start
+            self.on_step("writing shards", done, total)
+            return
+        for rows in _in_parallel(jobs, workers, backend):
+            done += rows
+            self.on_step("writing shards", done, total)
+
+    # -- finishing -------------------------------------------------------------------------------------------------
+
+    def _put_in_place(self, plan: Plan, jobs: list[ShardJob]) -> ShardReport:
+        whole = ShardReport()
+        for row, reason, message in plan.rejected():
+            whole.reject(row, reason, message)
+        parts = {part: ShardReport() for part in self.options.split or [""]}
+        for job in jobs:
+            result = ShardResult.load(job.report)
+            parts[job.part].add(job.tar.name, result)
+            whole.add(f"{job.part}/{job.tar.name}".lstrip("/"), result)
+        for part, report in parts.items():
+            if not report.samples:
+                first = f" First: {whole.messages[0]}" if whole.messages else ""
+                raise ShardError(
+                    f"{self.source}: none of its rows could be used{f' for {part}' if part else ''} "
+                    f"({len(whole.rejected)} rejected).{first}"
+                )
+            if part:
+                self._write_lists(self.shards / part, report)
+        if self.options.split:
+            write_json(self.shards / "manifest.json", {**self._manifest(whole), "parts": list(parts)})
+        else:
+            self._write_lists(self.shards, whole)
+        try:
+            if self.out.exists():
+                self.out.rmdir()
+            os.replace(self.shards, self.out)
+        except OSError as error:
+            raise OutputError(
+                f"{self.out} cannot be put in place ({error.strerror}): was it made meanwhile?"
+            ) from error
+        return whole
+
+    def _write_lists(self, folder: Path, report: ShardReport) -> None:
         write_json(folder / "sizes.json", {name: shard["samples"] for name, shard in report.shards.items()})
-        write_json(folder / "manifest.json", _manifest(options, report))
-    return report
+        write_json(folder / "manifest.json", self._manifest(report))
+
+    def _manifest(self, report: ShardReport) -> dict:
+        """What stands in manifest.json: counts, hashes and row numbers, nothing that names an input."""
+        options = {**asdict(self.options), "exclude": len(self.options.exclude)}
+        return {
+            "schema": DATA_SCHEMA,
+            "options": options,
+            "samples": report.samples,
+            "shards": report.shards,
+            "categories": dict(report.categories.most_common()),
+            "modalities": dict(report.modalities.most_common()),
+            "unresolved_categories": dict(report.unresolved.most_common()),
+            "redacted": report.redacted,
+            "rejected": [{"row": row, "reason": reason} for row, reason in sorted(report.rejected)],
+        }
 
 
-def _group_numbers(records: Sequence[Record]) -> dict[str, int]:
-    """Patient -> running number, in the table's order."""
-    patients = dict.fromkeys(record.patient for record in records if record.patient is not None)
-    return {patient: number for number, patient in enumerate(patients)}
-
-
-def _write_shards(folder, records, options, knowledge, groups, report) -> None:
-    seen: dict[str, int] = {}
-    writer = None
-    for record in records:
-        try:
-            description = _describe(record, options, knowledge, groups)
-            sample = _sample(record, description, options)
-        except KeepFITError as error:
-            reason = getattr(error, "reason", str(error))
-            report.reject(record.row, reason, f"row {record.row}: {error}")
-            continue
-        first = seen.setdefault(sample["__key__"], record.row)
-        if first != record.row:
-            reason = f"the same image and text as row {first}"
-            report.reject(record.row, reason, f"row {record.row}: {reason}")
-            continue
-        if writer is None or writer.count >= options.samples_per_shard:
-            if writer is not None:
-                writer.close(report)
-            writer = _Shard(folder / _SHARD_NAME.format(len(report.shards)))
-        writer.write(sample)
-        _count(description, knowledge, report)
-    if writer is not None:
-        writer.close(report)
-
-
-class _Shard:
-    """One tar being written, byte for byte the same for the same samples."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.count = 0
-        self._tar = wds.TarWriter(str(path), encoder=False, mtime=0, user="keepfit", group="keepfit")
-
-    def write(self, sample: dict) -> None:
-        try:
-            self._tar.write(sample)
-        except OSError:
-            with suppress(OSError):
-                self._tar.close()  # else it tries again, aloud, when it is collected
-            raise
-        self.count += 1
-
-    def close(self, report: ShardReport) -> None:
-        self._tar.close()
-        report.shards[self.path.name] = {"sha256": file_sha256(self.path), "samples": self.count}
-
-
-def _describe(record: Record, options: ShardOptions, knowledge: Knowledge, groups: dict[str, int]) -> dict:
-    """The sample's JSON."""
-    categories = list(dict.fromkeys(knowledge.canonical(c) for c in record.categories))
-    if len(categories) > MAX_CATEGORIES:
-        raise TableError(f"has {len(categories)} categories; at most {MAX_CATEGORIES} are supported", record.row)
-    if options.kind == "public" and not categories:
-        raise TableError("has no category, which public shards need", record.row)
-    if options.kind == "elite" and not record.captions:
-        raise TableError("has no caption, which elite shards need", record.row)
-    captions = record.captions if options.kind == "elite" else ()
-    return {
-        "schema": DATA_SCHEMA,
-        "kind": options.kind,
-        "modality": record.modality or options.modality,
-        "captions": [{"lang": "en", "text": caption} for caption in captions],
-        "categories": categories,
-        "attributes": list(record.attributes),
-        "dataset": options.dataset,
-        "eye": record.eye,
-        "group": groups.get(record.patient),
-    }
-
-
-def _sample(record: Record, description: dict, options: ShardOptions) -> dict:
-    """One WebDataset sample of bytes; its key is a hash of its content."""
-    image_bytes = encode_jpeg(_fit(open_image(record.image), options.size), options.quality)
-    content = json.dumps(description, ensure_ascii=False, sort_keys=True).encode()
-    key = hashlib.sha256(image_bytes + content).hexdigest()[:20]
-    if description["captions"]:
-        text = description["captions"][0]["text"]
-    else:
-        text = category_text(description["categories"], description["modality"], description["attributes"])
-    return {"__key__": key, "jpg": image_bytes, "json": content, "txt": text.encode()}
-
-
-def _fit(image: Image.Image, size: int | None) -> Image.Image:
-    """The image with its longest side at most `size`."""
-    if size is None or max(image.size) <= size:
-        return image
-    image = image.copy()
-    image.thumbnail((size, size), Image.Resampling.BICUBIC)
-    return image
-
-
-def _count(description: dict, knowledge: Knowledge, report: ShardReport) -> None:
-    report.samples += 1
-    report.modalities[description["modality"] or "unknown"] += 1
-    report.categories.update(description["categories"])
-    report.unresolved.update(c for c in description["categories"] if knowledge.resolve(c) is None)
-
-
-def _manifest(options: ShardOptions, report: ShardReport) -> dict:
-    """What stands in manifest.json: counts, hashes and row numbers, nothing that names an input."""
-    return {
-        "schema": DATA_SCHEMA,
-        "options": asdict(options),
-        "samples": report.samples,
-        "shards": report.shards,
-        "categories": dict(report.categories.most_common()),
-        "modalities": dict(report.modalities.most_common()),
-        "unresolved_categories": dict(report.unresolved.most_common()),
-        "rejected": [{"row": row, "reason": reason} for row, reason in sorted(report.rejected)],
-    }
+def _in_parallel(jobs: list[ShardJob], workers: int, backend: str) -> Iterator[int]:
+    """Rows done by each job, as the jobs end."""
+    with joblib.parallel_config(backend=backend, n_jobs=workers):
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+        yield from parallel(joblib.delayed(write_shard)(job) for job in jobs)

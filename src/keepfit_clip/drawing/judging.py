@@ -89,7 +89,7 @@ def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, in
                 "condition": result.classes[item.label],
                 "predicted": result.classes[int(row.argmax())],
                 "probability": float(row.max()),
-                "truth": record.captions[0],
+                "truth": record.caption_texts[0],
                 "written": caption,
             }
             for item, record, row, caption in zip(result.labelled, records, result.probabilities, captions, strict=True)
@@ -150,7 +150,7 @@ def judge_captions(captions: Sequence[str], records: Sequence[Record]) -> dict:
         lesions that captions count. `*_other_picture` are the rates when captions are exchanged between pictures of the
         same modality and condition.
     """
-    truths = [record.captions[0] for record in records]
+    truths = [record.caption_texts[0] for record in records]
     conditions = [named_condition(truth) for truth in truths]
     kinds = [(record.modality, condition) for record, condition in zip(records, conditions, strict=True)]
     exchanged = _exchanged(captions, kinds)

@@ -1,0 +1,154 @@
+"""Which images show the same picture: by their bytes, and by a perceptual hash that survives resizing and recoding.
+
+The hash is imagehash's DCT hash of 256 bits. Two photographs of one eye differ in far more bits than two copies of one
+photograph: `NEAR_BITS` was chosen on real fundus photographs, see docs/DATA.md.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from keepfit_clip.data.images import open_image
+from keepfit_clip.data.shard_reader import list_shards, read_shards
+from keepfit_clip.data.sources import find_source, read_records
+from keepfit_clip.data.sources.folder import walk_images
+from keepfit_clip.errors import ImageError, TableError
+
+__all__ = ["NEAR_BITS", "ImageIndex", "UnionFind", "image_digest", "near_pairs", "perceptual_hash"]
+
+NEAR_BITS = 20
+_SIDE = 16
+_BLOCK = 2048
+
+
+def image_digest(content: bytes) -> str:
+    """SHA-256 of an encoded image."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def perceptual_hash(image: Image.Image) -> bytes:
+    """256 bits of the low frequencies of an image's brightness, as 32 bytes."""
+    return np.packbits(imagehash.phash(image.convert("L"), hash_size=_SIDE).hash.ravel()).tobytes()
+
+
+def near_pairs(hashes: np.ndarray, bits: int = NEAR_BITS) -> Iterator[tuple[int, int]]:
+    """All pairs i < j of perceptual hashes that differ in at most `bits` bits.
+
+    Args:
+        hashes: (N, 32) uint8. Time grows with N squared; memory does not beyond the hashes.
+        bits: of 256.
+    """
+    for start in range(0, len(hashes), _BLOCK):
+        rows = _signs(hashes[start : start + _BLOCK])
+        for other in range(start, len(hashes), _BLOCK):
+            products = rows @ _signs(hashes[other : other + _BLOCK]).T  # (n, m): 256 - 2 * bits that differ
+            for i, j in np.argwhere(products >= 8 * hashes.shape[1] - 2 * bits):
+                if start + i < other + j:
+                    yield start + int(i), other + int(j)
+
+
+def _signs(hashes: np.ndarray) -> np.ndarray:
+    return np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
+
+
+class UnionFind:
+    """Which things belong together, of those that were ever joined."""
+
+    def __init__(self):
+        self._parent: dict = {}
+
+    def find(self, item):
+        """The representative of an item's set; the item itself where it was never joined."""
+        root = item
+        while (parent := self._parent.get(root, root)) != root:
+            root = parent
+        while item != root:  # shorten the way for the next time
+            self._parent[item], item = root, self._parent[item]
+        return root
+
+    def join(self, one, other) -> None:
+        """Puts two sets together; the smaller representative stays."""
+        first, second = sorted((self.find(one), self.find(other)))
+        self._parent[second] = first
+
+    def members(self) -> Iterator:
+        """All items that were joined to another."""
+        yield from self._parent
+
+
+class ImageIndex:
+    """The images of other sets, to be recognised among new ones.
+
+    Args:
+        digests: SHA-256 of encoded images.
+        hashes: (N, 32) uint8 perceptual hashes.
+    """
+
+    def __init__(self, digests: Iterable[str], hashes: np.ndarray):
+        self.digests = frozenset(digests)
+        self.hashes = np.ascontiguousarray(hashes, dtype=np.uint8).reshape(-1, _SIDE * _SIDE // 8)
+
+    @classmethod
+    def of(cls, sets: Iterable[str | Path], on_unreadable=None, progress=iter) -> "ImageIndex":
+        """Reads the images of sets: folders of images, shards, or tables with paths relative to their own folder.
+
+        Args:
+            sets: where they are.
+            on_unreadable: called with the ImageError of each image that cannot be read.
+            progress: wraps the images as they are read.
+
+        Raises:
+            TableError, ShardError: a set cannot be read at all, or holds no image.
+        """
+        digests, hashes = [], []
+        for where in sets:
+            found = 0
+            for name, content in progress(_images(Path(where))):
+                try:
+                    hashes.append(perceptual_hash(open_image(content, name)))
+                    digests.append(image_digest(content))
+                    found += 1
+                except ImageError as error:
+                    if on_unreadable is not None:
+                        on_unreadable(error)
+            if not found:
+                raise TableError(f"{where}: holds no image that can be read, so nothing can be excluded by it")
+        return cls(digests, np.frombuffer(b"".join(hashes), dtype=np.uint8))
+
+    def holds(self, digest: str, perceptual: bytes, bits: int = NEAR_BITS) -> bool:
+        """Whether an image, by its digest or nearly, is among these."""
+        if digest in self.digests:
+            return True
+        if not len(self.hashes):
+            return False
+        different = np.bitwise_count(self.hashes ^ np.frombuffer(perceptual, dtype=np.uint8)).sum(axis=1)
+        return bool(different.min() <= bits)
+
+    def save(self, path: Path) -> None:
+        """Writes the index to a file."""
+        np.savez(path, digests=np.array(sorted(self.digests), dtype="U64"), hashes=self.hashes)
+
+    @classmethod
+    def load(cls, path: Path) -> "ImageIndex":
+        """Reads what `save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(stored["digests"].tolist(), stored["hashes"])
+
+
+def _images(where: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every image of a set."""
+    source = find_source(where) if not where.is_dir() or any(where.glob("*.tar")) else "images"
+    if source == "shards":
+        for sample in read_shards(list_shards(where), on_error=lambda _: None):
+            yield sample.key, sample.image_bytes
+    elif source == "images":
+        for name in walk_images(where):
+            yield name, (where / name).read_bytes()
+    else:
+        for record in read_records(where, where.parent, on_reject=lambda _: None):
+            content = record.image if isinstance(record.image, bytes) else Path(record.image).read_bytes()
+            yield str(record.row), content

@@ -1,0 +1,250 @@
+"""Writing one shard of a plan: the job that runs in parallel, on this machine or on a cluster.
+
+A tar is written under a temporary name; then its report, then the rename. So a tar that is there is whole and has its
+report, and a build that goes on after a stop knows it by its name alone.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import webdataset as wds
+
+from keepfit_clip.data.duplicates import ImageIndex, image_digest, perceptual_hash
+from keepfit_clip.data.field_of_view import crop_field_of_view
+from keepfit_clip.data.images import encode_jpeg, fit_within, image_bytes, image_name, open_image
+from keepfit_clip.data.metadata import without_metadata
+from keepfit_clip.data.plan import read_places
+from keepfit_clip.data.privacy import find_identifiers, redact
+from keepfit_clip.data.records import Caption, Record
+from keepfit_clip.errors import KeepFITError, TableError
+from keepfit_clip.files import file_sha256, write_json, writing
+from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.templates import category_text
+
+__all__ = ["DATA_SCHEMA", "EXCLUDED", "ShardJob", "ShardResult", "describe", "write_shard"]
+
+DATA_SCHEMA = 1
+MAX_CATEGORIES = 16
+EXCLUDED = "excluded.npz"
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to write.
+
+    Args:
+        plan: the plan's file.
+        part: which part of the split, "" where there is none.
+        start, stop: places in it.
+        tar: the tar's final path.
+        report: path of its report.
+        options: `ShardOptions` of the build.
+        knowledge: resolves category names.
+    """
+
+    plan: Path
+    part: str
+    start: int
+    stop: int
+    tar: Path
+    report: Path
+    options: Any
+    knowledge: Knowledge
+
+
+@dataclass
+class ShardResult:
+    """What became of the rows of a shard.
+
+    Args:
+        samples: written.
+        sha256: of the tar, None where no sample was left for it.
+        categories, modalities, unresolved: counts over the samples.
+        rejected: (row, reason, message) of rows left out; only the reason is free of names.
+        redacted: number of captions with a place blacked out.
+    """
+
+    samples: int = 0
+    sha256: str | None = None
+    categories: Counter = field(default_factory=Counter)
+    modalities: Counter = field(default_factory=Counter)
+    unresolved: Counter = field(default_factory=Counter)
+    rejected: list[tuple[int, str, str]] = field(default_factory=list)
+    redacted: int = 0
+
+    @classmethod
+    def load(cls, path: Path) -> "ShardResult":
+        """Reads a report."""
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
+        return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
+
+
+def write_shard(job: ShardJob, on_row: Callable[[], None] | None = None) -> int:
+    """Writes a shard and its report, unless they are there already; returns how many rows it took.
+
+    Args:
+        job: which one.
+        on_row: called after each row.
+
+    Raises:
+        OutputError: no space is left.
+    """
+    if job.report.exists() and (job.tar.exists() or not ShardResult.load(job.report).samples):
+        return job.stop - job.start
+    temporary = job.tar.with_name(f".{job.tar.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    with writing(job.tar):
+        try:
+            result = _write_tar(job, temporary, on_row)
+            write_json(job.report, result.__dict__)
+            if result.samples and not job.tar.exists():
+                os.replace(temporary, job.tar)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    return job.stop - job.start
+
+
+def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> ShardResult:
+    result = ShardResult()
+    seen: dict[str, int] = {}
+    tar = wds.TarWriter(str(path), encoder=False, mtime=0, user="keepfit", group="keepfit")
+    try:
+        for record, patient in read_places(job.plan, job.part, job.start, job.stop):
+            try:
+                sample, description, redacted = _sample(record, patient, job)
+                first = seen.setdefault(sample["__key__"], record.row)
+                if first != record.row:
+                    raise TableError(f"the same picture and text as row {first}", record.row)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    tar.write(sample)
+            except KeepFITError as error:
+                reason = getattr(error, "reason", str(error))
+                result.rejected.append((record.row, reason, f"row {record.row}: {error}"))
+            else:
+                result.redacted += redacted
+                _count(result, description, job.knowledge)
+            if on_row is not None:
+                on_row()
+    finally:
+        _close(tar)
+    if result.samples:
+        result.sha256 = file_sha256(path)
+    return result
+
+
+def _close(tar: wds.TarWriter) -> None:
+    """Closes a tar; where the disk is full it would otherwise try again, aloud, when it is collected."""
+    try:
+        tar.close()
+    except OSError:
+        with suppress(OSError):
+            tar.close()
+        raise
+
+
+def describe(record: Record, options, knowledge: Knowledge, patient: int | None = None) -> dict:
+    """The sample's JSON.
+
+    Raises:
+        TableError: the record lacks what its kind needs, or has too many categories.
+    """
+    categories = list(dict.fromkeys(knowledge.canonical(c) for c in record.categories))
+    if len(categories) > MAX_CATEGORIES:
+        raise TableError(f"has {len(categories)} categories; at most {MAX_CATEGORIES} are supported", record.row)
+    if options.kind == "public" and not categories:
+        raise TableError("has no category, which public shards need", record.row)
+    if options.kind == "elite" and not record.captions:
+        raise TableError("has no caption, which elite shards need", record.row)
+    captions = record.captions if options.kind == "elite" else ()
+    return {
+        "schema": DATA_SCHEMA,
+        "kind": options.kind,
+        "modality": record.modality or options.modality,
+        "captions": [{"lang": caption.lang, "text": caption.text} for caption in captions],
+        "categories": categories,
+        "attributes": list(record.attributes),
+        "dataset": options.dataset or record.dataset,
+        "eye": record.eye,
+        "group": patient,
+    }
+
+
+def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, dict, bool]:
+    """A WebDataset sample of bytes, keyed by a hash of its content; its description; whether a caption was redacted."""
+    options = job.options
+    private, redacted = _private(record, options) if options.kind == "elite" else (record, False)
+    description = describe(private, options, job.knowledge, patient)
+    suffix, image = _image(record, description["modality"], job)
+    content = json.dumps(description, ensure_ascii=False, sort_keys=True).encode()
+    key = hashlib.sha256(image + content).hexdigest()[:20]
+    sample = {"__key__": key, suffix: image, "json": content, "txt": _plain_text(description).encode()}
+    return sample, description, redacted
+
+
+def _private(record: Record, options) -> tuple[Record, bool]:
+    """The record with captions that name nobody, and whether that took a change.
+
+    Raises:
+        TableError: a caption seems to hold an identifier and is neither to be redacted nor kept.
+    """
+    if options.identifiers == "keep":
+        return record, False
+    kinds = [kind for caption in record.captions for kind in find_identifiers(caption.text, record.patient)]
+    if not kinds:
+        return record, False
+    if options.identifiers == "refuse":
+        raise TableError(
+            f"its caption seems to hold {' and '.join(dict.fromkeys(kinds))}: look at it, then --redact or "
+            "--keep-identifiers",
+            record.row,
+        )
+    captions = tuple(Caption(redact(caption.text, record.patient), caption.lang) for caption in record.captions)
+    return Record(**{**record.__dict__, "captions": captions}), True
+
+
+def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, bytes]:
+    """Suffix and bytes of the image as it is stored."""
+    options, name = job.options, image_name(record.image)
+    content = image_bytes(record.image)
+    picture = open_image(content, name)
+    if options.excluding:
+        index = _excluded(str(job.plan.with_name(EXCLUDED)))
+        if index.holds(image_digest(content), perceptual_hash(picture)):
+            raise TableError("the picture also stands in an excluded set", record.row)
+    if options.originals:
+        return without_metadata(content, name)
+    if options.crop and modality == "CFP":
+        picture = crop_field_of_view(picture)
+    return "jpg", encode_jpeg(fit_within(picture, options.size), options.quality)
+
+
+@lru_cache(maxsize=1)
+def _excluded(path: str) -> ImageIndex:
+    return ImageIndex.load(Path(path))
+
+
+def _plain_text(description: dict) -> str:
+    """The default text of a sample: its first caption, an English one where there is one, or its categories."""
+    captions = description["captions"]
+    if captions:
+        return next((c for c in captions if c["lang"] == "en"), captions[0])["text"]
+    return category_text(description["categories"], description["modality"], description["attributes"])
+
+
+def _count(result: ShardResult, description: dict, knowledge: Knowledge) -> None:
+    result.samples += 1
+    result.modalities[description["modality"] or "unknown"] += 1
+    result.categories.update(description["categories"])
+    result.unresolved.update(c for c in description["categories"] if knowledge.resolve(c) is None)

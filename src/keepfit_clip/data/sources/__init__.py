@@ -1,0 +1,72 @@
+"""Where labelled pictures come from. A source is one file here with two functions: `fits(path)`, whether a path looks
+like it, and `read(path, images, options)`, which yields records and an error for each row that cannot be used.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from keepfit_clip.data.records import Record
+from keepfit_clip.data.sources import folder, jsonl, parquet, shards, studies, table
+from keepfit_clip.data.sources.options import SourceOptions
+from keepfit_clip.errors import TableError
+
+__all__ = ["SOURCES", "SourceOptions", "find_source", "read_records"]
+
+# In the order in which they are tried; a folder of shards or Parquet files comes before a folder of images.
+SOURCES = {
+    "table": table,
+    "jsonl": jsonl,
+    "studies": studies,
+    "parquet": parquet,
+    "shards": shards,
+    "folder": folder,
+}
+
+
+def find_source(path: str | Path, source: str = "auto") -> str:
+    """Name of the source that a path is, or the one asked for.
+
+    Raises:
+        TableError: an unknown source, or nothing that looks like one.
+    """
+    names = ", ".join(SOURCES)
+    if source != "auto":
+        if source not in SOURCES:
+            raise TableError(f"the source {source!r} is not known; it can be auto, {names}")
+        return source
+    path = Path(path)
+    if not path.exists() and not shards.fits(path):
+        raise TableError(f"{path}: cannot be read (no such file or folder)")
+    found = next((name for name, module in SOURCES.items() if module.fits(path)), None)
+    if found is None:
+        raise TableError(f"{path}: does not look like any source ({names}); force one with --source")
+    return found
+
+
+def read_records(
+    source: str | Path,
+    images: str | Path | None = None,
+    on_reject: Callable[[TableError], None] | None = None,
+    options: SourceOptions | None = None,
+) -> Iterator[Record]:
+    """Yields the records of a source, in its order.
+
+    Args:
+        source: a table (CSV, TSV), JSON lines, a JSON of studies, Parquet, a folder of classes, or shards.
+        images: folder the image paths are relative to; None leaves them as written and looks at no file.
+        on_reject: called with the error of each row that cannot be used, which is then left out; without it the
+            first such row raises.
+        options: column names and the like.
+
+    Raises:
+        TableError: no such source, an empty one, no usable columns; or a row cannot be used (see `on_reject`).
+    """
+    options = options or SourceOptions()
+    module = SOURCES[find_source(source, options.source)]
+    for item in module.read(Path(source), images, options):
+        if isinstance(item, Record):
+            yield item
+        elif on_reject is None:
+            raise item
+        else:
+            on_reject(item)

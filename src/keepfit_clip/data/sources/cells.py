@@ -1,0 +1,319 @@
+"""From the cells of one row to a record: which column means what, and what a cell may hold."""
+
+import ast
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keepfit_clip.data.records import Caption, FileSlice, Record
+from keepfit_clip.data.sources.options import SourceOptions
+from keepfit_clip.errors import TableError
+from keepfit_clip.knowledge import MODALITIES
+
+__all__ = ["IMAGE_SUFFIXES", "RowReader", "image_root", "row_error"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm")
+
+# Usual names of columns, the first that is there wins; compared in lower case with "_" for blanks and dashes.
+_IMAGE = (
+    "image", "images", "image_path", "image_paths", "img_path", "filepath", "file_path", "path", "filename",
+    "file_name", "image_name", "image_file", "image_id", "img", "file", "id_code",
+)  # fmt: skip
+_CATEGORY = (
+    "categories", "category", "labels", "label", "classes", "class", "cls", "diagnosis", "diagnoses", "diagnostics",
+    "disease", "diseases",
+)  # fmt: skip
+_ATTRIBUTE = ("atributes", "attributes", "attribute")  # FLAIR spells it with one t
+_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "study", "study_id", "case_id", "group")
+_EYE = ("eye", "laterality", "eye_side", "exam_eye", "side")
+_CAPTION_WORDS = {"caption", "captions", "report", "reports", "text", "texts", "description", "descriptions",
+                  "finding", "findings", "impression", "impressions"}  # fmt: skip
+_LANGUAGES = {"en": "en", "english": "en", "cn": "zh", "zh": "zh", "ch": "zh", "chinese": "zh"}
+
+_EYES = {
+    **dict.fromkeys(("left", "l", "os", "oi", "left_eye"), "left"),
+    **dict.fromkeys(("right", "r", "od", "right_eye"), "right"),
+}
+_MODALITIES = {
+    **dict.fromkeys(("cfp", "fundus", "color_fundus", "colour_fundus", "color_fundus_photography"), "CFP"),
+    **dict.fromkeys(("ffa", "fa", "fluorescein_angiography", "fundus_fluorescein_angiography"), "FFA"),
+    **dict.fromkeys(("oct", "optical_coherence_tomography"), "OCT"),
+}
+_EMPTY = ("", "nan", "none", "null", "n/a", "na")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def row_error(where: str | Path, row: int, reason: str, detail: str = "") -> TableError:
+    """The error of one row; only `reason` may leave the user's terminal."""
+    return TableError(f"{where}, row {row}: {reason}{detail}", row=row, reason=reason)
+
+
+def image_root(images: str | Path | None) -> Path | None:
+    """The folder that image names are relative to.
+
+    Raises:
+        TableError: no such folder.
+    """
+    if images is not None and not os.path.isdir(images):
+        raise TableError(f"{images}: no such folder of images")
+    return None if images is None else Path(images)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    image: str | None
+    captions: dict[str, str | None]  # name -> language, None where the name does not tell
+    categories: tuple[str, ...]
+    attributes: str | None
+    modality: str | None
+    patient: str | None
+    eye: str | None
+    dataset: str | None
+
+
+class RowReader:
+    """Makes records of rows.
+
+    Args:
+        where: what to call the source in errors.
+        root: folder the image names are relative to; None leaves them as written and looks at no file.
+        options: column names, label names and the like.
+        needs_image: whether a row without an image column is refused; False where images come by another way.
+    """
+
+    def __init__(self, where: str | Path, root: Path | None, options: SourceOptions, needs_image: bool = True):
+        self.where = where
+        self.root = root
+        self.options = options
+        self.needs_image = needs_image
+        self._known: dict[tuple[str, ...], _Columns] = {}
+        self._group_pattern = re.compile(options.group_pattern) if options.group_pattern else None
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raises TableError where columns of these names cannot make a record."""
+        self._columns(tuple(names))
+
+    def records(self, row: int, cells: Mapping[str, Any], image: FileSlice | bytes | None = None) -> list[Record]:
+        """The records of a row: one for each of its images.
+
+        Args:
+            row: its number, from 1.
+            cells: column -> text, number, list, bytes or None.
+            image: where the image is, if the row itself does not say.
+
+        Raises:
+            TableError: the row cannot be used.
+        """
+        columns = self._columns(tuple(cells))
+        captions = self._captions(row, cells, columns)
+        categories = [text for name in columns.categories for text in self._labels(row, name, cells[name])]
+        if not captions and not categories:
+            raise row_error(self.where, row, "has neither a caption nor a category")
+        attributes = self._texts(row, columns.attributes, cells.get(columns.attributes)) if columns.attributes else []
+        fields = {
+            "captions": tuple(dict.fromkeys(captions)),
+            "categories": tuple(dict.fromkeys(categories)),
+            "attributes": tuple(attributes),
+            "modality": self._modality(row, cells.get(columns.modality)),
+            "eye": self._eye(row, cells.get(columns.eye)),
+            "dataset": _plain(cells.get(columns.dataset)),
+        }
+        patient = _plain(cells.get(columns.patient))
+        images = [image] if image is not None else self._images(row, cells.get(columns.image))
+        return [Record(row=row, image=i, patient=patient or self._group(row, i), **fields) for i in images]
+
+    # -- columns -------------------------------------------------------------------------------------------------
+
+    def _columns(self, names: tuple[str, ...]) -> _Columns:
+        if names not in self._known:
+            self._known[names] = self._find_columns(names)
+        return self._known[names]
+
+    def _find_columns(self, names: tuple[str, ...]) -> _Columns:
+        by_form = {_form(name): name for name in reversed(names)}
+        options = self.options
+
+        def named(chosen: str | None, usual: Sequence[str]) -> str | None:
+            if chosen is None:
+                return next((by_form[form] for form in usual if form in by_form), None)
+            if _form(chosen) not in by_form:
+                raise TableError(f"{self.where}: has no column {chosen!r}; it has {', '.join(names)}")
+            return by_form[_form(chosen)]
+
+        image = named(options.image_column, _IMAGE)
+        categories = tuple(named(name, ()) for name in options.category_columns)
+        if not categories:
+            usual = named(None, _CATEGORY)
+            categories = (usual,) if usual else ()
+        captions = {named(name, ()): _caption_language(name) or None for name in options.caption_columns}
+        if not captions:
+            captions = {name: language or None for name in names if (language := _caption_language(name)) is not None}
+        if (self.needs_image and image is None) or not (categories or captions):
+            raise TableError(
+                f"{self.where}: needs a column 'image' and a column 'categories' or 'caption'; it has "
+                f"{', '.join(names)}. Name yours with --image-column, --category-column or --caption-column"
+            )
+        return _Columns(
+            image,
+            captions,
+            categories,
+            named(options.attribute_column, _ATTRIBUTE),
+            named(options.modality_column, ("modality",)),
+            named(options.patient_column, _PATIENT),
+            named(options.eye_column, _EYE),
+            named(options.dataset_column, ("dataset",)),
+        )
+
+    # -- cells ---------------------------------------------------------------------------------------------------
+
+    def _captions(self, row: int, cells: Mapping[str, Any], columns: _Columns) -> list[Caption]:
+        captions = []
+        for name, language in columns.captions.items():
+            for text in self._texts(row, name, cells[name], split=False):
+                told = language or self.options.lang
+                captions.append(Caption(text, told or ("zh" if _CHINESE.search(text) else "en")))
+        return captions
+
+    def _labels(self, row: int, column: str, value: Any) -> list[str]:
+        labels = []
+        a_list = isinstance(value, (list, tuple)) or str(value).lstrip().startswith("[")
+        for label in self._texts(row, column, value):
+            label = self.options.label_names.get(label, label)
+            if not a_list and re.fullmatch(r"[-+]?\d+(\.\d+)?", label):
+                raise row_error(
+                    self.where,
+                    row,
+                    f"the label in '{column}' is a number",
+                    f" ({label}): say what it stands for with --label-name {label}=...",
+                )
+            labels.append(label)
+        return labels
+
+    def _texts(self, row: int, column: str, value: Any, split: bool = True) -> list[str]:
+        """The texts in a cell: a list, a list written as Python or JSON writes it, or plain text.
+
+        Args:
+            row, column: for the error.
+            value: the cell.
+            split: whether ";" and "|" part a plain text.
+        """
+        value = getattr(value, "tolist", lambda: value)()
+        if isinstance(value, str):
+            value = value.strip()
+            if value.startswith("["):
+                value = self._written_list(row, column, value, must=split)
+        if isinstance(value, str):
+            value = re.split(r"[;|]", value) if split else [value]
+        elif not isinstance(value, (list, tuple)):
+            value = [value]
+        texts = [_plain(item) for item in value]
+        if any(isinstance(item, (Mapping, list, tuple, bytes)) for item in value):
+            raise row_error(self.where, row, f"the cell of '{column}' is not a list of texts")
+        return [text for text in texts if text is not None]
+
+    def _written_list(self, row: int, column: str, cell: str, must: bool) -> list | str:
+        for parse in (ast.literal_eval, json.loads):
+            try:
+                values = parse(cell)
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                continue
+            if isinstance(values, list) and all(isinstance(v, str) for v in values):
+                return values
+        if must:
+            raise row_error(
+                self.where,
+                row,
+                f"the cell of '{column}' is not a Python list of texts",
+                f" like ['glaucoma']: {cell[:60]!r}",
+            )
+        return cell
+
+    def _modality(self, row: int, value: Any) -> str | None:
+        text = _plain(value)
+        if text is None:
+            return None
+        if _form(text) not in _MODALITIES:
+            raise row_error(self.where, row, f"the modality is none of {', '.join(MODALITIES)}", f" ({text!r})")
+        return _MODALITIES[_form(text)]
+
+    def _eye(self, row: int, value: Any) -> str | None:
+        text = _plain(value)
+        if text is None:
+            return None
+        if _form(text) not in _EYES:
+            raise row_error(self.where, row, "the eye is neither left nor right", f" ({text!r})")
+        return _EYES[_form(text)]
+
+    def _images(self, row: int, value: Any) -> list[Path | bytes]:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not values:
+            raise row_error(self.where, row, "names no image")
+        return [self._image(row, item) for item in values]
+
+    def _image(self, row: int, value: Any) -> Path | bytes:
+        if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:  # as Hugging Face's datasets store it
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return value
+        name = _plain(value)
+        if name is None or "\0" in name:
+            raise row_error(self.where, row, "the cell of 'image' is empty")
+        if self.root is None:
+            return Path(name)
+        base = os.path.abspath(self.root)
+        path = os.path.join(base, name)  # an absolute name stands for itself
+        if ".." in Path(name).parts or os.path.commonpath([base, os.path.normpath(path)]) != base:
+            raise row_error(self.where, row, "the image path leaves the image folder", f" ({name})")
+        found = _existing(path)
+        if found is None:
+            raise row_error(self.where, row, "the image file is missing", f" ({path})")
+        return Path(found)
+
+    def _group(self, row: int, image: Path | FileSlice | bytes) -> str | None:
+        if self._group_pattern is None or not isinstance(image, Path):
+            return None
+        match = self._group_pattern.search(image.name)
+        if match is None:
+            raise row_error(self.where, row, "the file name does not match the group pattern", f" ({image.name})")
+        return "".join(group or "" for group in match.groups()) or match[0]
+
+
+def _existing(path: str) -> str | None:
+    """The path, or the one with a suffix of an image where the source leaves it out."""
+    try:
+        if os.path.isfile(path):
+            return path
+        if not path.lower().endswith(IMAGE_SUFFIXES):
+            return next((path + s for s in IMAGE_SUFFIXES for s in (s, s.upper()) if os.path.isfile(path + s)), None)
+    except (OSError, ValueError):  # a name too long or odd for the file system
+        pass
+    return None
+
+
+def _plain(value: Any) -> str | None:
+    """A cell as text; None for an empty one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = " ".join(str(value).split())
+    return None if text.lower() in _EMPTY else text
+
+
+def _form(name: str) -> str:
+    return re.sub(r"[\s_\-]+", "_", name.strip().casefold())
+
+
+def _caption_language(name: str) -> str | None:
+    """Language of a caption column, "" where its name does not tell; None for other columns."""
+    words = [word for word in re.split(r"_+", re.sub(r"(\d+)", r"_\1_", _form(name))) if word and not word.isdigit()]
+    languages = [_LANGUAGES[word] for word in words if word in _LANGUAGES]
+    rest = [word for word in words if word not in _LANGUAGES]
+    if len(rest) != 1 or rest[0] not in _CAPTION_WORDS or len(languages) > 1:
+        return None
+    return languages[0] if languages else ""

@@ -1,0 +1,55 @@
+"""What a user can say of a source."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from keepfit_clip.errors import ConfigError
+
+__all__ = ["SourceOptions"]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read. A column that is not named is found by its usual names.
+
+    Args:
+        source: table, jsonl, studies, parquet, folder or shards; auto looks at what is there.
+        image_column, attribute_column, modality_column, patient_column, eye_column, dataset_column: names of columns.
+        caption_columns, category_columns: names of columns, each maybe several.
+        label_names: what a label stands for where the source writes a number or a code, e.g. {"0": "normal"}.
+        group_pattern: regular expression on an image's file name; its first group, or else the whole match, names the
+            patient or eye where no column does.
+        encoding: of text files.
+        lang: two-letter language of captions whose column does not tell; by default Chinese is told from other
+            writing, which is taken to be English.
+
+    Raises:
+        ConfigError: the pattern is not a regular expression.
+    """
+
+    source: str = "auto"
+    image_column: str | None = None
+    caption_columns: tuple[str, ...] = ()
+    category_columns: tuple[str, ...] = ()
+    attribute_column: str | None = None
+    modality_column: str | None = None
+    patient_column: str | None = None
+    eye_column: str | None = None
+    dataset_column: str | None = None
+    label_names: Mapping[str, str] = field(default_factory=dict)
+    group_pattern: str | None = None
+    encoding: str = "utf-8"
+    lang: str | None = None
+
+    def __post_init__(self):
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            raise ConfigError(
+                f"the group pattern {self.group_pattern!r} is not a regular expression: {error}"
+            ) from error
+        try:
+            "".encode(self.encoding)
+        except LookupError as error:
+            raise ConfigError(f"{self.encoding!r} is not an encoding; try utf-8, gb18030 or cp1252") from error

@@ -1,0 +1,80 @@
+"""Existing WebDataset shards: ours, to be built anew with other options, or another tool's images with texts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from keepfit_clip.data.records import Caption, Record
+from keepfit_clip.data.shard_reader import RawSample, list_shards, read_raw_samples
+from keepfit_clip.data.sources.cells import RowReader, row_error
+from keepfit_clip.data.sources.options import SourceOptions
+from keepfit_clip.errors import ShardError, TableError
+
+__all__ = ["fits", "read"]
+
+
+def fits(path: Path) -> bool:
+    """Whether a path is a tar, a pattern of tars or a folder of them."""
+    return ".tar" in path.name or (path.is_dir() and any(path.glob("*.tar")))
+
+
+def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
+    """The samples of shards, and an error for each that cannot be used.
+
+    Raises:
+        TableError: `images` is given, which shards do not need.
+        ShardError: no shard is there.
+    """
+    if images is not None:
+        raise TableError(f"{path}: shards hold their images themselves; leave --images out")
+    problems: list[ShardError] = []
+    number = 0
+    for shard in list_shards(path):
+        reader = RowReader(shard, None, options, needs_image=False)
+        for sample in read_raw_samples(shard, problems.append):
+            number += 1
+            try:
+                yield from _records(shard, number, sample, reader)
+            except TableError as error:
+                yield error if error.row else row_error(shard, number, "has no text and no category that is known")
+        for problem in problems:
+            number += 1
+            yield row_error(shard, number, "the shard or a sample in it is damaged", f" ({problem})")
+        problems.clear()
+    if number == 0:
+        raise TableError(f"{path}: its shards hold no samples")
+
+
+def _records(shard: str, number: int, sample: RawSample, reader: RowReader) -> list[Record]:
+    if sample.image is None:
+        raise row_error(shard, number, "has no image")
+    try:
+        stored = json.loads(sample.members.get("json", b"{}"))
+        text = sample.members.get("txt", b"").decode()
+        if not isinstance(stored, dict):
+            raise ValueError("not an object")
+        if "schema" in stored and "kind" in stored:
+            return [_our_record(number, sample, stored)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise row_error(shard, number, "its .json or .txt cannot be read") from error
+    cells = {key: value for key, value in stored.items() if not isinstance(value, dict)}
+    if text.strip():
+        cells.setdefault("caption", text)
+    if "cls" in sample.members:
+        cells.setdefault("cls", sample.members["cls"].decode(errors="replace"))
+    return reader.records(number, cells, sample.image)
+
+
+def _our_record(number: int, sample: RawSample, stored: dict) -> Record:
+    group = stored.get("group")
+    return Record(
+        row=number,
+        image=sample.image,
+        captions=tuple(Caption(str(c["text"]), str(c.get("lang", "en"))) for c in stored.get("captions", [])),
+        categories=tuple(map(str, stored.get("categories", []))),
+        attributes=tuple(map(str, stored.get("attributes", []))),
+        modality=stored.get("modality"),
+        patient=None if group is None else f"{stored.get('dataset')} {group}",
+        eye=stored.get("eye"),
+        dataset=stored.get("dataset"),
+    )

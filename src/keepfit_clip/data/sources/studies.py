@@ -1,0 +1,66 @@
+"""JSON of studies with several images and one report each, as FFA-IR has it.
+
+The file is a list of studies or an object of them (identifier -> study), maybe inside an object of splits
+(train, val, test). The images of one study are one group.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from keepfit_clip.data.records import Record
+from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
+from keepfit_clip.data.sources.options import SourceOptions
+from keepfit_clip.errors import TableError
+
+__all__ = ["fits", "read"]
+
+
+def fits(path: Path) -> bool:
+    """Whether a path looks like such a file."""
+    return path.suffix.lower() == ".json"
+
+
+def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
+    """The images of all studies, each with its study's reports; an error for each study that cannot be used.
+
+    Raises:
+        TableError: the file as a whole cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding=options.encoding).removeprefix("\ufeff"))
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{path}: not a JSON file ({error})") from error
+    reader = RowReader(path, image_root(images), options)
+    number = 0
+    for number, (identifier, study) in enumerate(_studies(content), start=1):
+        try:
+            yield from reader.records(number, {"study_id": identifier, **study})
+        except TableError as error:
+            yield error if error.row else row_error(path, number, "the study lacks images, or a report and a category")
+    if number == 0:
+        raise TableError(f"{path}: holds no studies: a list or an object of objects with images and a report")
+
+
+def _studies(content) -> Iterator[tuple[str | None, dict]]:
+    """Identifier and study, in the file's order."""
+    if isinstance(content, list):
+        for study in content:
+            if isinstance(study, dict):
+                yield _identifier(study), study
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            if isinstance(value, list) or (isinstance(value, dict) and _all_objects(value)):
+                yield from _studies(value)  # a split
+            elif isinstance(value, dict):
+                yield name, value
+
+
+def _identifier(study: dict) -> str | None:
+    return next((str(study[key]) for key in ("id", "study_id", "case_id", "ID") if key in study), None)
+
+
+def _all_objects(value: dict) -> bool:
+    return bool(value) and all(isinstance(item, dict) for item in value.values())
