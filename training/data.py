@@ -1,6 +1,7 @@
 """What open_clip_train's loop reads: the mixed training stream and the held-out shards."""
 
 import argparse
+import logging
 import math
 from collections.abc import Iterator
 
@@ -8,11 +9,12 @@ from open_clip_train.data import DataInfo, SharedEpoch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from keepfit_clip.data.decoding import make_letterbox
+from keepfit_clip.data.sampling import ShardPool, category_repeats, make_pools
 from keepfit_clip.data.shard_reader import check_kind, count_samples, list_shards
 from keepfit_clip.data.stream import MixedStream, StreamOptions
-from keepfit_clip.errors import ConfigError
+from keepfit_clip.errors import ConfigError, ShardError
 from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.preprocess import letterbox
 from keepfit_clip.tokenization import Tokenizer
 from keepfit_clip.training.validation import ValidationData
 
@@ -37,7 +39,10 @@ class EpochLoader:
 
     def __iter__(self) -> Iterator[tuple]:
         # disable=None: a bar on a terminal only, so that logs stay plain lines.
-        yield from tqdm(self.loader, total=self.num_batches, unit="batch", disable=None if self.show else True)
+        try:
+            yield from tqdm(self.loader, total=self.num_batches, unit="batch", disable=None if self.show else True)
+        except ShardError as error:  # out of a worker it comes with the worker's whole traceback as its message
+            raise ShardError(str(error).strip().splitlines()[-1].rpartition("ShardError: ")[2]) from error
 
 
 def samples_per_epoch(args: argparse.Namespace) -> int:
@@ -74,20 +79,33 @@ def build_data(
         validation = ValidationData(
             list_shards(args.val_data),
             upstream.batch_size,
-            letterbox(preprocess_cfg),
             tokenizer,
             knowledge,
             preprocess_cfg,
+            _languages(args),
         )
         data["val"] = DataInfo(dataloader=validation)
     return data
 
 
+def _languages(args: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(language.strip() for language in args.languages.split(","))
+
+
+def _note_few_shards(kind: str, pools: list[ShardPool], workers: int) -> None:
+    count = sum(len(pool.shards) for pool in pools)
+    if 0 < count < workers:
+        logging.info(
+            f"{count} {kind} shards for {workers} workers: each worker reads all of them in an order of its own"
+        )
+
+
 def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) -> DataInfo:
-    public = list_shards(args.public_data) if args.public_data else []
-    elite = list_shards(args.elite_data) if args.elite_data else []
-    check_kind(public, "public")
-    check_kind(elite, "elite")
+    public = make_pools(args.public_data, args.public_weights, args.balance) if args.public_data else []
+    elite = make_pools(args.elite_data, args.elite_weights) if args.elite_data else []
+    for kind, pools in (("public", public), ("elite", elite)):
+        check_kind([shard for pool in pools for shard in pool.shards], kind)
+        _note_few_shards(kind, pools, max(1, upstream.workers) * upstream.world_size)
     workers = max(1, upstream.workers)
     global_batch = upstream.batch_size * upstream.world_size
     batches_per_worker = math.ceil(math.ceil(samples_per_epoch(args) / global_batch) / workers)
@@ -108,14 +126,17 @@ def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) 
             rank=upstream.rank,
             world_size=upstream.world_size,
             augment=not args.no_augment,
+            languages=_languages(args),
+            max_bad_fraction=args.max_bad_fraction,
         ),
         batches_per_worker,
         shared_epoch.get_value,
-        letterbox(preprocess_cfg),
+        make_letterbox(preprocess_cfg),
         tokenizer,
         knowledge,
         preprocess_cfg["mean"],
         preprocess_cfg["std"],
+        repeats=category_repeats(public) if public and args.balance == "category" else None,
     )
     loader = DataLoader(stream, batch_size=None, num_workers=upstream.workers, persistent_workers=upstream.workers > 0)
     epoch_loader = EpochLoader(loader, num_batches, num_batches * global_batch, show=upstream.rank == 0)

@@ -103,9 +103,7 @@ class _Run:
         upstream_train_one_epoch(
             model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
         )
-        troubles = data["train"].dataloader.loader.dataset.troubles.summary()
-        if troubles:
-            logging.warning(f"so far in this run: {troubles}")
+        logging.info(f"data so far in this run: {data['train'].dataloader.loader.dataset.troubles.summary()}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

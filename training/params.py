@@ -7,6 +7,7 @@ from datetime import datetime
 import torch
 from open_clip_train.distributed import world_info_from_env
 
+from keepfit_clip.data.sampling import BALANCES
 from keepfit_clip.errors import ConfigError
 
 __all__ = ["UNSUPPORTED", "keepfit_parser", "upstream_argv"]
@@ -27,7 +28,7 @@ UNSUPPORTED = {
     "--loss-dist-impl": "features are always gathered with gradient",
     "--aug-cfg": "augmentation is this library's own; --no-augment turns it off",
     "--train-data": "give --public-data and --elite-data",
-    "--train-data-upsampling-factors": "use --elite-fraction",
+    "--train-data-upsampling-factors": "use --elite-fraction, --public-weights and --elite-weights",
     "--dataset-type": "training reads shards of `keepfit-clip shards build`",
     "--imagenet-val": "evaluation is zero-shot over --val-data",
     "--imagenet-v2": "evaluation is zero-shot over --val-data",
@@ -47,11 +48,23 @@ def keepfit_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--public-data",
         metavar="SHARDS",
-        help="shards of public samples: a folder, a brace pattern, or several joined by '::'",
+        help="shards of public samples: a folder, a brace pattern, a URL, pipe:COMMAND, or several joined by '::'",
     )
     data.add_argument("--elite-data", metavar="SHARDS", help="the same, of elite samples")
     data.add_argument("--val-data", metavar="SHARDS", help="held-out shards of both kinds, evaluated after each epoch")
     data.add_argument("--elite-fraction", type=float, default=0.5, help="share of elite samples in every batch (0.5)")
+    data.add_argument("--public-weights", metavar="W::W", help="how often each part of --public-data is drawn from")
+    data.add_argument("--elite-weights", metavar="W::W", help="the same for --elite-data")
+    data.add_argument(
+        "--balance",
+        choices=BALANCES,
+        default="none",
+        help="draw public samples evenly from every folder of shards (dataset) or for every category (none)",
+    )
+    data.add_argument("--languages", default="en", help="of the captions used, joined by ',' (en)")
+    data.add_argument(
+        "--max-bad-fraction", type=float, default=0.1, help="share of unreadable samples that ends the run (0.1)"
+    )
     data.add_argument("--knowledge", metavar="FILE", help="knowledge file instead of the shipped one")
     data.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     model = parser.add_argument_group("model")

@@ -6,7 +6,7 @@ import logging
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -18,8 +18,9 @@ from open_clip_train.train import unwrap_model
 from torch import Tensor
 
 from keepfit_clip.data.batch import ImageBatch, collate
+from keepfit_clip.data.decoding import make_letterbox
 from keepfit_clip.data.shard_reader import ShardSample, read_shards
-from keepfit_clip.data.stream import draw_sample
+from keepfit_clip.data.stream import draw_sample, usable_captions
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.metrics import score_classification
@@ -35,29 +36,30 @@ class ValidationData:
     Args:
         shards: paths of tars.
         batch_size: samples in a batch.
-        letterbox: to the tower's input size.
         tokenizer: of the model.
         knowledge: words the texts.
-        preprocess_cfg: mean and std.
+        preprocess_cfg: values of the image tower.
+        languages: of the captions that are used.
     """
 
     def __init__(
         self,
         shards: Sequence[str],
         batch_size: int,
-        letterbox: Callable,
         tokenizer: Tokenizer,
         knowledge: Knowledge,
         preprocess_cfg: dict,
+        languages: Sequence[str] = ("en",),
     ):
         self.shards = list(shards)
         self.batch_size = batch_size
-        self.letterbox = letterbox
+        self.letterbox = make_letterbox(preprocess_cfg, exact=True)
+        self.languages = languages
         self.tokenizer = tokenizer
         self.knowledge = knowledge
         self.mean, self.std = preprocess_cfg["mean"], preprocess_cfg["std"]
         self.cut_texts = 0
-        self.num_samples = sum(1 for _ in read_shards(self.shards))  # what open_clip's wandb hook reads
+        self.num_samples = sum(1 for _ in self._usable())  # what open_clip's wandb hook reads
         if not self.num_samples:
             raise ShardError(f"the validation shards hold no sample, e.g. {self.shards[0]}")
 
@@ -76,14 +78,19 @@ class ValidationData:
             logging.warning("validation: texts longer than the context are cut")
         self.cut_texts += number
 
+    def _usable(self) -> Iterator[ShardSample]:
+        for sample in read_shards(self.shards):
+            if sample.description["kind"] == "public" or usable_captions(sample.description, self.languages):
+                yield sample
+
     def _decoded(self, rng: random.Random):
-        for shard_sample in read_shards(self.shards):
+        for sample in self._usable():
             try:
-                image = shard_sample.image()
+                pixels = self.letterbox(sample.image_bytes, f"sample {sample.key}")
             except ImageError as error:
                 logging.warning(f"validation: left out: {error}")
                 continue
-            yield shard_sample, draw_sample(shard_sample, image, self.letterbox, self.knowledge, rng, augmented=False)
+            yield sample, draw_sample(sample, pixels, self.knowledge, rng, augmented=False, languages=self.languages)
 
 
 def evaluate(model, data, epoch: int, args: argparse.Namespace, tb_writer=None, tokenizer=None) -> dict:

@@ -45,6 +45,7 @@ def draw_text(
     knowledge: Knowledge,
     rng: random.Random,
     attributes: Sequence[str] = (),
+    eye: str | None = None,
 ) -> tuple[str, str]:
     """Draws a text for an image: one of its categories, by name, as a statement or by a visible finding.
 
@@ -54,12 +55,15 @@ def draw_text(
         knowledge: where names and findings come from.
         rng: decides.
         attributes: words of the image itself, used half of the time.
+        eye: left, right or None; named a quarter of the time, because an image whose eye is named is not mirrored.
 
     Returns:
         The text and the category it speaks of.
     """
     category = rng.choice(list(categories))
-    used_attributes = attributes if rng.random() < 0.5 else ()
+    used_attributes = list(attributes) if rng.random() < 0.5 else []
+    if eye is not None and rng.random() < 0.25:
+        used_attributes.append(f"{eye} eye")
     findings = knowledge.findings(category, modality)
     if findings and rng.random() < 0.5:
         return f"{_image_of(modality, used_attributes)} showing {rng.choice(findings)}", category

@@ -6,27 +6,29 @@ brightness and contrast with 0.25.
 
 import random
 
-from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+import cv2
+import numpy as np
 
 __all__ = ["augment"]
 
 _MAX_DEGREES = 5.0
 _MIN_SCALE = 0.9
 _JITTER = 0.2
+_LEVELS = np.arange(256, dtype=np.float32)
+
+cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads do not survive their fork
 
 
-def augment(image: Tensor, rng: random.Random, may_flip: bool) -> Tensor:
+def augment(image: np.ndarray, rng: random.Random, may_flip: bool) -> np.ndarray:
     """An augmented copy of an image.
 
     Args:
-        image: (3, H, W) uint8.
+        image: (H, W, 3) uint8.
         rng: decides everything.
         may_flip: whether a mirrored image still fits its text.
 
     Returns:
-        (3, H, W) uint8.
+        (H, W, 3) uint8.
     """
     # Every number is drawn whether used or not, so that one decision does not shift the next.
     flip, turn, jitter = rng.random(), rng.random(), rng.random()
@@ -34,16 +36,19 @@ def augment(image: Tensor, rng: random.Random, may_flip: bool) -> Tensor:
     scale = rng.uniform(_MIN_SCALE, 1.0)
     brightness, contrast = (rng.uniform(1 - _JITTER, 1 + _JITTER) for _ in range(2))
     if may_flip and flip < 0.5:
-        image = F.horizontal_flip(image)
+        image = cv2.flip(image, 1)
     if turn < 0.25:
-        image = F.affine(
-            image,
-            angle=angle,
-            translate=[0, 0],
-            scale=scale,
-            shear=[0.0, 0.0],
-            interpolation=InterpolationMode.BILINEAR,
-        )
+        height, width = image.shape[:2]
+        centre = ((width - 1) / 2, (height - 1) / 2)
+        image = cv2.warpAffine(image, cv2.getRotationMatrix2D(centre, angle, scale), (width, height))
     if jitter < 0.25:
-        image = F.adjust_contrast(F.adjust_brightness(image, brightness), contrast)
+        image = _jittered(image, brightness, contrast)
     return image
+
+
+def _jittered(image: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
+    """Each level times `brightness`, then spread by `contrast` around the image's mean brightness."""
+    levels = np.minimum(_LEVELS * brightness, 255)
+    mean = cv2.mean(image)[:3] @ np.array([0.299, 0.587, 0.114]) * brightness  # ITU-R BT.601 luma
+    levels = np.clip(levels * contrast + mean * (1 - contrast), 0, 255)
+    return cv2.LUT(image, levels.round().astype(np.uint8))

@@ -13,8 +13,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 from transformers import BatchEncoding
 
 from keepfit_clip.errors import ShardError
@@ -37,7 +39,7 @@ class TrainingSample:
     """One sample as the stream draws it.
 
     Args:
-        image: (3, H, W) uint8.
+        image: (H, W, 3) uint8.
         text: the text drawn.
         text_id: what it says.
         category_ids: what is true of the image, `text_id` among it.
@@ -45,7 +47,7 @@ class TrainingSample:
         modality: CFP, FFA, OCT or None.
     """
 
-    image: Tensor
+    image: np.ndarray
     text: str
     text_id: int
     category_ids: Sequence[int]
@@ -54,10 +56,10 @@ class TrainingSample:
 
 
 class ImageBatch:
-    """Images (B, 3, H, W) uint8 that become normalised floats on the device, a quarter of the traffic.
+    """Images that travel as bytes and become normalised floats on the device: a quarter of the traffic.
 
     Args:
-        pixels: (B, 3, H, W) uint8.
+        pixels: (B, H, W, 3) uint8.
         mean, std: three values each, for pixels scaled to 0..1.
     """
 
@@ -75,11 +77,11 @@ class ImageBatch:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
     ) -> Tensor:
-        """The normalised images (B, 3, H, W) on a device, float32 or `dtype`."""
-        pixels = self.pixels.to(device=device, non_blocking=non_blocking).float() / 255
+        """The normalised images (B, 3, H, W) on a device, float32 or `dtype`, in channels-last memory."""
+        pixels = self.pixels.to(device=device, non_blocking=non_blocking).permute(0, 3, 1, 2).float()
         mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
-        return ((pixels - mean) / std).to(dtype or torch.float32)
+        return pixels.sub_(255 * mean).div_(255 * std).to(dtype or torch.float32)
 
 
 def collate(
@@ -110,4 +112,6 @@ def collate(
             "category_ids": category_ids,
         }
     )
-    return ImageBatch(torch.stack([s.image for s in samples]), mean, std), texts
+    # In a worker default_collate stacks straight into memory shared with the main process.
+    pixels = default_collate([torch.from_numpy(np.require(s.image, requirements="W")) for s in samples])
+    return ImageBatch(pixels, mean, std), texts

@@ -1,0 +1,98 @@
+"""Decoding for training: as good as full decoding and open_clip's transform, for every kind of image."""
+
+import io
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from keepfit_clip.data.batch import ImageBatch
+from keepfit_clip.data.decoding import FastLetterbox, make_letterbox
+from keepfit_clip.drawing import draw_retina
+from keepfit_clip.errors import ImageError
+from tests.test_stream import PREPROCESS
+
+
+def encoded(image, format_="JPEG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=format_, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def retina():
+    return draw_retina("CFP", "diabetic retinopathy", [3], 512, "left").image
+
+
+@pytest.mark.parametrize("size", [64, 100, 224, 300, 384, 512, 600])
+@pytest.mark.parametrize("box", [None, (0, 100, 512, 400), (131, 0, 400, 512)])
+def test_fast_decoding_is_close_to_full_decoding_and_an_antialiased_resize(retina, size, box):
+    content = encoded(retina.crop(box) if box else retina, quality=95, subsampling=0)
+    values = {**PREPROCESS, "size": size}
+    fast, exact = make_letterbox(values)(content), make_letterbox(values, exact=True)(content)
+    assert fast.shape == exact.shape == (size, size, 3)
+    assert np.abs(fast.astype(int) - exact).mean() < 2
+
+
+@pytest.mark.parametrize("size", [64, 100, 224, 384, 600])
+def test_nothing_is_shifted(retina, size):
+    framed = retina.copy()
+    ImageDraw.Draw(framed).rectangle((40, 40, 470, 470), outline=(250, 250, 250), width=3)
+    content, values = encoded(framed, quality=95), {**PREPROCESS, "size": size}
+    fast, exact = make_letterbox(values)(content).astype(int), make_letterbox(values, exact=True)(content)
+    here = np.abs(fast - exact).mean()
+    for axis in (0, 1):
+        assert all(here < np.abs(fast - np.roll(exact, step, axis)).mean() for step in (-1, 1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF", "grey", "cmyk", "progressive", "turned"])
+def test_every_kind_of_image_is_decoded_alike(retina, kind):
+    image, format_, options = retina.resize((160, 120)), "JPEG", {"quality": 95}
+    if kind in ("PNG", "WEBP", "BMP", "TIFF"):
+        format_, options = kind, {}
+    elif kind == "grey":
+        image = image.convert("L")
+    elif kind == "cmyk":
+        image = image.convert("CMYK")
+    elif kind == "progressive":
+        options["progressive"] = True
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options["exif"] = exif
+    content = encoded(image, format_, **options)
+    values = {**PREPROCESS, "size": 96}
+    fast, exact = make_letterbox(values)(content), make_letterbox(values, exact=True)(content)
+    assert np.abs(fast.astype(int) - exact).mean() < 2
+
+
+def test_a_border_has_the_towers_colour_and_a_size_may_be_a_rectangle():
+    pixels = FastLetterbox((40, 80), fill=7)(encoded(Image.new("RGB", (50, 50), (200, 10, 10)), "PNG"))
+    assert pixels.shape == (40, 80, 3)
+    assert (pixels[:, :20] == 7).all()
+    assert (pixels[:, 60:] == 7).all()
+    assert (pixels[:, 20:60] == (200, 10, 10)).all()
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-200], lambda c: b"", lambda c: b"GIF89a", lambda c: c[:30]])
+def test_damaged_images_are_errors_of_ours(retina, damage):
+    with pytest.raises(ImageError):
+        FastLetterbox(64)(damage(encoded(retina)))
+
+
+def test_another_way_of_resizing_is_left_to_open_clip(retina):
+    values = {**PREPROCESS, "resize_mode": "squash", "size": 80}
+    transform = open_clip.image_transform(80, is_train=False, resize_mode="squash", interpolation="bicubic")
+    content = encoded(retina.crop((0, 0, 512, 200)), "PNG")
+    expected = transform.transforms[0](Image.open(io.BytesIO(content)))
+    assert (make_letterbox(values)(content) == np.asarray(expected)).all()
+
+
+def test_the_exact_letterbox_is_what_the_evaluation_transform_does():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8))
+    *_, preprocess = open_clip.create_model_and_transforms("keepfit-v2-test")
+    pixels = torch.from_numpy(make_letterbox(PREPROCESS, exact=True)(encoded(image, "PNG")).copy())
+    ours = ImageBatch(pixels[None], [0.5] * 3, [0.5] * 3).to()
+    torch.testing.assert_close(ours[0], preprocess(image), atol=1e-6, rtol=0)
