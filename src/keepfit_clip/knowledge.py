@@ -1,25 +1,46 @@
-"""What is known of each retinal condition: its names and how it looks in each modality.
+"""What is known of each retinal condition or sign: its names and how it looks in each modality.
 
-The file (`knowledge.json` beside this module, or a user's own) is a list of conditions:
+The file (`knowledge.json` beside this module, or a user's own in JSON or YAML) is a list of conditions, described in
+`knowledge.schema.json`:
 
-    {"name", "synonyms", "abbreviations", "parent", "source", "findings": {"CFP": [...], "FFA": [...], "OCT": [...]}}
+    {"name", "synonyms", "abbreviations", "spellings", "parent", "codes", "source", "findings": {"CFP": [...], ...}}
 
 A negation ("no X") is derived from X and needs no entry.
 """
 
+import difflib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import jsonschema
+import yaml
+
 from keepfit_clip.errors import KnowledgeError
 
-__all__ = ["MODALITIES", "Condition", "Knowledge"]
+__all__ = ["MODALITIES", "Code", "Condition", "Knowledge"]
 
 MODALITIES = ("CFP", "FFA", "OCT")
-_SCHEMA = 1
+_PROBLEMS_SHOWN = 10
 _NEGATION = re.compile(r"^(?:no|without|absence of|absent)\s+(?P<term>.+)$")
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a classification calls a condition.
+
+    Args:
+        system: ICD-10-CM or HPO (Human Phenotype Ontology).
+        code: such as H35.81 or HP:0000608.
+        title: the classification's own words for it.
+    """
+
+    system: str
+    code: str
+    title: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +51,9 @@ class Condition:
         name: canonical name.
         synonyms: other names, spelled out.
         abbreviations: as clinicians write them; recognised, never used in a text.
+        spellings: other ways tables write it; recognised, never used in a text.
         parent: canonical name of a broader condition, or None.
+        codes: what classifications call it.
         source: the medical source of the findings.
         findings: modality -> visible findings, each a phrase that fits behind "showing".
     """
@@ -38,9 +61,16 @@ class Condition:
     name: str
     synonyms: tuple[str, ...] = ()
     abbreviations: tuple[str, ...] = ()
+    spellings: tuple[str, ...] = ()
     parent: str | None = None
+    codes: tuple[Code, ...] = ()
     source: str = ""
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Everything it is recognised by."""
+        return (self.name, *self.synonyms, *self.abbreviations, *self.spellings)
 
 
 class Knowledge:
@@ -51,31 +81,66 @@ class Knowledge:
         name: what to call the collection in errors.
 
     Raises:
-        KnowledgeError: one name for two conditions, or an unknown parent.
+        KnowledgeError: one name for two conditions, an unknown parent, or parents in a circle.
     """
 
-    def __init__(self, conditions: list[Condition], name: str = "knowledge"):
-        self.conditions = {condition.name: condition for condition in conditions}
+    def __init__(self, conditions: Iterable[Condition], name: str = "knowledge"):
+        self.conditions: dict[str, Condition] = {}
         self._by_term: dict[str, str] = {}
+        problems = [*self._take(conditions), *self._parent_problems()]
+        if problems:
+            raise KnowledgeError(_report(name, problems))
+
+    def _take(self, conditions: Iterable[Condition]) -> Iterable[str]:
         for condition in conditions:
-            for term in (condition.name, *condition.synonyms, *condition.abbreviations):
+            if condition.name in self.conditions:
+                yield f"{condition.name!r} stands there twice"
+            self.conditions[condition.name] = condition
+            for term in condition.terms:
                 other = self._by_term.setdefault(_normal(term), condition.name)
                 if other != condition.name:
-                    raise KnowledgeError(f"{name}: {term!r} names both {other!r} and {condition.name!r}")
-        for condition in conditions:
+                    yield f"{term!r} names both {other!r} and {condition.name!r}"
+
+    def _parent_problems(self) -> Iterable[str]:
+        for condition in self.conditions.values():
             if condition.parent is not None and condition.parent not in self.conditions:
-                raise KnowledgeError(f"{name}: {condition.name!r} has the unknown parent {condition.parent!r}")
+                yield f"{condition.name!r} has the unknown parent {condition.parent!r}"
+            elif condition.name in self.ancestors(condition.name):
+                yield f"{condition.name!r} is among its own parents"
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "Knowledge":
-        """Reads a knowledge file; None is the one that ships with the library.
+        """Reads a knowledge file, JSON or YAML; None is the one that ships with the library.
 
         Raises:
-            KnowledgeError: the file is missing, not JSON, or breaks the schema.
+            KnowledgeError: the file is missing, cannot be parsed, or breaks the schema.
         """
         if path is None:
             return _shipped()
-        return cls(_read_conditions(Path(path)), name=str(path))
+        path = Path(path)
+        content = _read(path)
+        conditions = {}
+        if content.get("extends"):
+            conditions.update(_shipped().conditions)
+        own = [_condition(entry) for entry in content["conditions"]]
+        return cls([*(c for n, c in conditions.items() if n not in {o.name for o in own}), *own], name=str(path))
+
+    def ancestors(self, name: str) -> list[str]:
+        """Canonical names of what a condition is a form of, the nearest first."""
+        found: list[str] = []
+        condition = self.conditions.get(name)
+        while condition is not None and condition.parent is not None and condition.parent not in found:
+            found.append(condition.parent)
+            condition = self.conditions.get(condition.parent)
+        return found
+
+    def children(self, name: str) -> list[str]:
+        """Canonical names of the conditions whose parent this is."""
+        return [other.name for other in self.conditions.values() if other.parent == name]
+
+    def similar(self, term: str, count: int = 5) -> list[str]:
+        """Known terms that are written like an unknown one."""
+        return difflib.get_close_matches(_normal(term), self._by_term, count, cutoff=0.6)
 
     def resolve(self, term: str) -> str | None:
         """Canonical name of a name, synonym or abbreviation; None if the term is not known.
@@ -131,51 +196,52 @@ class Knowledge:
 
 
 def _normal(term: str) -> str:
-    return " ".join(re.sub(r"[-_\s]+", " ", term).casefold().split())
+    return " ".join(re.sub(r"[-_\s]+", " ", term).casefold().strip(" .,;:").split())
 
 
 @lru_cache(maxsize=1)
 def _shipped() -> Knowledge:
-    path = Path(__file__).with_name("knowledge.json")
-    return Knowledge(_read_conditions(path), name=path.name)
+    path = Path(__file__).with_name("knowledge.json")  # checked against the schema by the tests, not at each start
+    entries = json.loads(path.read_text(encoding="utf-8"))["conditions"]
+    return Knowledge([_condition(entry) for entry in entries], name=path.name)
 
 
-def _read_conditions(path: Path) -> list[Condition]:
+def _read(path: Path) -> dict:
+    """The content of a file, checked against the schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
     except OSError as error:
         raise KnowledgeError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise KnowledgeError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(content, dict) or content.get("schema") != _SCHEMA:
-        raise KnowledgeError(f'{path}: "schema" must be {_SCHEMA}')
-    entries = content.get("conditions")
-    if not isinstance(entries, list) or not entries:
-        raise KnowledgeError(f'{path}: "conditions" must be a list of at least one condition')
-    return [_condition(entry, f"{path}: condition {number}") for number, entry in enumerate(entries, start=1)]
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise KnowledgeError(f"{path}: neither JSON nor YAML ({' '.join(str(error).split())})") from error
+    schema = json.loads(Path(__file__).with_name("knowledge.schema.json").read_text(encoding="utf-8"))
+    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(content), key=lambda e: list(map(str, e.path)))
+    if errors:
+        raise KnowledgeError(_report(str(path), [_problem(error, content) for error in errors]))
+    return content
 
 
-def _condition(entry, where: str) -> Condition:
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
-        raise KnowledgeError(f'{where} has no "name"')
-    where = f"{where} ({entry['name']})"
-    unknown = sorted(set(entry) - set(Condition.__dataclass_fields__))
-    if unknown:
-        raise KnowledgeError(f"{where}: unknown keys {unknown}")
-    findings = entry.get("findings", {})
-    if not isinstance(findings, dict) or set(findings) - set(MODALITIES):
-        raise KnowledgeError(f'{where}: "findings" must map {", ".join(MODALITIES)} to lists')
-    return Condition(
-        name=entry["name"],
-        synonyms=_strings(entry.get("synonyms", []), f'{where}: "synonyms"'),
-        abbreviations=_strings(entry.get("abbreviations", []), f'{where}: "abbreviations"'),
-        parent=entry.get("parent"),
-        source=entry.get("source", ""),
-        findings={modality: _strings(texts, f'{where}: "findings"') for modality, texts in findings.items()},
-    )
+def _problem(error: jsonschema.ValidationError, content) -> str:
+    """A breach of the schema, with the name of its entry and the place in it."""
+    place = list(error.absolute_path)
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".") or "the file"
+    if place[:1] == ["conditions"] and len(place) > 1:
+        entry = content["conditions"][place[1]]
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            where += f" ({entry['name']})"
+    message = error.message if len(error.message) < 160 else f"{error.message[:160]}..."
+    return f"{where}: {message}"
 
 
-def _strings(values, where: str) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
-        raise KnowledgeError(f"{where} must be a list of texts")
-    return tuple(values)
+def _report(name: str, problems: list[str]) -> str:
+    shown = "; ".join(problems[:_PROBLEMS_SHOWN])
+    more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+    return f"{name}: {shown}{more}"
+
+
+def _condition(entry: dict) -> Condition:
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    fields["codes"] = tuple(Code(**code) for code in entry.get("codes", ()))
+    fields["findings"] = {modality: tuple(texts) for modality, texts in entry.get("findings", {}).items()}
+    return Condition(**fields)
