@@ -39,7 +39,9 @@ class Section:
         text: a paragraph.
         chart: an SVG text; it goes into the page as it is.
         header, rows: of a table.
-        cards: pictures.
+        bars: names and counts, drawn as bars.
+        cards: pictures with facts.
+        sheet: pictures with a line each, close together.
     """
 
     title: str
@@ -47,7 +49,9 @@ class Section:
     chart: str = ""
     header: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
+    bars: list[tuple[str, int]] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
+    sheet: list[tuple[str, str]] = field(default_factory=list)
 
 
 def render_report(title: str, subtitle: str, figures: list[Figure], sections: list[Section]) -> str:
@@ -55,8 +59,8 @@ def render_report(title: str, subtitle: str, figures: list[Figure], sections: li
     return _template().render(title=title, subtitle=subtitle, figures=figures, sections=sections)
 
 
-def picture_uri(path: str | Path, quality: int = 90) -> str:
-    """An image as a data URI, without any metadata.
+def picture_uri(path: str | Path | bytes, quality: int = 90) -> str:
+    """An image, a file or its content, as a data URI without any metadata.
 
     Raises:
         ImageError: it cannot be read.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from keepfit_clip.cli import inspect
 from keepfit_clip.cli.console import StepProgress, console, error_console, show_messages
 from keepfit_clip.errors import ConfigError
 
@@ -153,6 +154,9 @@ def build(
         names = ", ".join(f"{name} ({count})" for name, count in report.unresolved.most_common(10))
         error_console.print(f"[yellow]categories the knowledge file does not know, kept as written:[/] {escape(names)}")
     console.print(f"{report.samples} samples in {len(report.shards)} shards -> {out}", soft_wrap=True)
+
+
+inspect.add_commands(app)
 
 
 def _pairs(option: str, texts, parse) -> dict:
