@@ -2,20 +2,23 @@
 
 import io
 import random
+import shutil
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
-from keepfit_clip.data import MixedStream, StreamOptions
+from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards
 from keepfit_clip.data.augment import augment
 from keepfit_clip.data.batch import ImageBatch, stable_id
 from keepfit_clip.data.decoding import make_letterbox
-from keepfit_clip.data.sampling import ShardPool, make_pools
+from keepfit_clip.data.sampling import ShardPool, category_repeats, make_pools
 from keepfit_clip.errors import ConfigError, ShardError, TextTooLongError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.tokenization import Tokenizer
+from tests.pictures import write_elite, write_public
 
 PREPROCESS = {
     "size": 64,
@@ -89,6 +92,95 @@ def test_persistent_workers_see_what_fresh_ones_see(make_stream):
     assert epochs[1] == fingerprint(torch.utils.data.DataLoader(fresh, batch_size=None, num_workers=2))
     assert epochs[0] != epochs[1]
     assert len(epochs[0]) == 8  # four batches from each worker
+
+
+def labels(stream):
+    return [text_id for _, texts in stream for text_id in texts["text_id"][~texts["is_elite"]].tolist()]
+
+
+def test_weights_decide_how_often_each_part_is_drawn_from(make_stream, shards):
+    spec = f"{shards / 'public' / '000000.tar'}::{shards / 'public' / '000001.tar'}"
+    stream = make_stream(batches=40, elite=None, augment=False)
+    stream.public = make_pools(spec, weights="9::1")
+    sums = Counter(images.pixels[i].sum().item() for images, _ in stream for i in range(8))
+    first = make_stream(batches=40, elite=None, augment=False)
+    first.public = make_pools(spec.partition("::")[0])
+    mine = {images.pixels[i].sum().item() for images, _ in first for i in range(8)}
+    share = sum(count for total, count in sums.items() if total in mine) / sums.total()
+    assert 0.85 < share < 0.95
+
+
+def test_balanced_data_sets_come_up_equally_often_whatever_their_size(shards, tmp_path):
+    pools = make_pools(f"{shards / 'public'}::{shards / 'elite'}", balance="dataset")
+    assert [len(pool.shards) for pool in pools] == [3, 2]
+    assert {pool.weight for pool in pools} == {1.0}
+    assert len(make_pools(f"{shards / 'public'}::{shards / 'elite'}")) == 1
+
+
+def test_balanced_categories_come_up_about_equally_often(make_stream, tmp_path):
+    write_public(tmp_path, 40)
+    rows = (tmp_path / "public.csv").read_text().splitlines()
+    kept = [rows[0], *(row for i, row in enumerate(rows[1:]) if "normal" in row or i % 10 < 2)]
+    (tmp_path / "public.csv").write_text("\n".join(kept) + "\n")
+    build_shards(tmp_path / "public.csv", tmp_path, tmp_path / "shards", ShardOptions(kind="public", modality="CFP"))
+    stream = make_stream(batches=60, elite=None)
+    stream.public = make_pools(tmp_path / "shards")
+    rare = Counter(labels(stream))
+    stream.repeats = category_repeats(stream.public)
+    even = Counter(labels(stream))
+    assert max(rare.values()) > 2.4 * min(rare.values())
+    assert max(even.values()) < 1.5 * min(even.values())
+
+
+def test_bad_weights_and_balances_are_refused(shards, tmp_path):
+    spec = f"{shards / 'public'}::{shards / 'elite'}"
+    for weights in ("1", "1::x", "1::0", "1::2::3"):
+        with pytest.raises(ConfigError, match="weights"):
+            make_pools(spec, weights)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        make_pools(spec, "1::1", "dataset")
+    with pytest.raises(ConfigError, match="balance is 'fair'"):
+        make_pools(spec, balance="fair")
+    shutil.copy(shards / "public" / "000000.tar", tmp_path)
+    with pytest.raises(ConfigError, match="need the manifest"):
+        category_repeats(make_pools(tmp_path))
+
+
+def test_only_captions_in_the_chosen_languages_are_used(make_stream, tmp_path):
+    write_elite(tmp_path, 8)
+    rows = (tmp_path / "elite.csv").read_text(encoding="utf-8").splitlines()
+    header = rows[0].replace("caption", "en_caption") + ",cn_caption"
+    (tmp_path / "elite.csv").write_text("\n".join([header, *(f"{row},\u7cd6\u7f51" for row in rows[1:])]))
+    build_shards(tmp_path / "elite.csv", tmp_path, tmp_path / "shards", ShardOptions(kind="elite"))
+    counts = []
+    for languages in (("en",), ("zh",), ("en", "zh")):
+        stream = make_stream(batches=8, public=None, languages=languages)
+        stream.elite = make_pools(tmp_path / "shards")
+        counts.append(len({text_id for _, texts in stream for text_id in texts["text_id"].tolist()}))
+    assert counts[1] == 1
+    assert counts[2] == counts[0] + 1
+    stream = make_stream(public=None, languages=("fr",))
+    with pytest.raises(ShardError, match="none of the 2 elite shards"):
+        next(iter(stream))
+    assert stream.troubles.languages.value == 16
+
+
+def test_too_many_bad_samples_end_the_run_with_one_error(make_stream, shards, tmp_path):
+    damaged = tmp_path / "damaged.tar"
+    with tarfile.open(shards / "public" / "000000.tar") as old, tarfile.open(damaged, "w") as new:
+        for number, member in enumerate(old):
+            content = old.extractfile(member).read()
+            content = b"no picture" if member.name.endswith(".jpg") and number < 15 else content
+            member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
+    stream = make_stream(batches=100, elite=None, max_bad_fraction=0.3)
+    stream.public = [ShardPool((str(damaged),))]
+    with pytest.raises(ShardError, match=r"of \d+ samples could not be read, more than --max-bad-fraction 0\.3"):
+        list(stream)
+    tolerant = make_stream(batches=100, elite=None, max_bad_fraction=0.6)
+    tolerant.public = stream.public
+    assert len(list(tolerant)) == 100
+    assert "undecodable images left out" in tolerant.troubles.summary()
 
 
 def test_small_sets_go_round_and_every_sample_comes_up(make_stream):

@@ -17,7 +17,7 @@ _ATTEMPTS = 5
 _FIRST_DELAY = 0.5  # seconds; doubled after every failure
 _BLOCK = 1 << 22  # bytes asked of a server at once
 _NO_ANSWER = 60  # seconds without a byte before a connection counts as broken
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, MissingExtraError)
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ShardError)  # waiting does not help
 
 
 def is_local(location: str) -> bool:
