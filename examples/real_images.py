@@ -18,20 +18,19 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import imagehash
 import numpy as np
 import open_clip
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import keepfit_clip  # noqa: F401 - registers the models
+from keepfit_clip.data.duplicates import UnionFind, near_pairs, perceptual_hash
+from keepfit_clip.data.images import open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
@@ -48,7 +47,6 @@ from keepfit_clip.training.text import TextPretraining, pretrain_text, read_corp
 
 MODEL = "keepfit-v2-lite"
 VALIDATION_SHARE = 0.2
-NEAR_DUPLICATE_BITS = 20  # of a 256-bit perceptual hash
 SEED = 0
 CLOCK = "seconds.json"
 console = Console()
@@ -124,30 +122,22 @@ def split_rows(records: dict[str, list[Record]], cache: Path) -> dict[str, dict[
     if cache.exists():
         return json.loads(cache.read_text())
     everything = [(name, record) for name, found in records.items() for record in found]
-    hashes = np.stack(
-        [_perceptual_hash(r.image) for _, r in track(everything, "Perceptual hashes", transient=True)]
-    ).astype(np.float32)
-    signs = 2 * hashes - 1
-    distance = (hashes.shape[1] - signs @ signs.T) / 2  # (N, N) Hamming distances
-    together = distance <= NEAR_DUPLICATE_BITS
-    by_identity = defaultdict(list)
+    hashes = [perceptual_hash(open_image(r.image)) for _, r in track(everything, "Perceptual hashes", transient=True)]
+    together = UnionFind()
+    for one, other in near_pairs(np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(len(hashes), -1)):
+        together.join(one, other)
+    first_of: dict[tuple, int] = {}
     for index, (name, record) in enumerate(everything):
-        by_identity[_identity(name, record)].append(index)
-    for members in by_identity.values():
-        together[members[0], members] = True
-    _, group = connected_components(together, directed=False)
-    order = random.Random(SEED).sample(range(group.max() + 1), group.max() + 1)
+        together.join(index, first_of.setdefault(_identity(name, record), index))
+    number_of = {root: number for number, root in enumerate(sorted({together.find(i) for i in range(len(everything))}))}
+    group = [number_of[together.find(i)] for i in range(len(everything))]
+    order = random.Random(SEED).sample(range(len(number_of)), len(number_of))
     held_out = set(order[: round(len(order) * VALIDATION_SHARE)])
     split = {name: {"train": [], "val": []} for name in records}
     for (name, record), number in zip(everything, group, strict=True):
-        split[name]["val" if int(number) in held_out else "train"].append(record.row)
+        split[name]["val" if number in held_out else "train"].append(record.row)
     write_json(cache, split)
     return split
-
-
-def _perceptual_hash(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return imagehash.phash(image.convert("L"), hash_size=16).hash.ravel()
 
 
 def _identity(name: str, record: Record) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """`keepfit-clip shards ...`: from labelled pictures to WebDataset shards."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -142,7 +141,7 @@ def build(
             options,
             Knowledge.load(knowledge),
             source_options,
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=workers,
             engine=engine,
             on_step=progress,
             restart=restart,

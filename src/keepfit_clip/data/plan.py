@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import joblib
 import numpy as np
 
 from keepfit_clip.data.duplicates import UnionFind, image_digest, near_pairs, perceptual_hash
+from keepfit_clip.data.engines import run_jobs
 from keepfit_clip.data.images import image_bytes, image_name, open_image
 from keepfit_clip.data.records import Caption, FileSlice, Record
 from keepfit_clip.errors import ImageError, ShardError
@@ -133,17 +133,17 @@ class Plan:
             self.reject(row, reason, f"row {row}: {reason}")
             self._db.execute("DELETE FROM rows WHERE id = ?", (number,))
 
-    def hash_pictures(self, workers: int, on_rows: Callable[[int], None]) -> None:
+    def hash_pictures(self, workers: int | None, on_rows: Callable[[int], None]) -> None:
         """Computes the perceptual hash of every image that can be read; goes on where it was cut short.
 
         Args:
-            workers: processes.
+            workers: processes of this machine.
             on_rows: called with the number of rows done each time some are.
         """
         first, last = self._db.execute("SELECT MIN(id), MAX(id) FROM rows WHERE hash IS NULL").fetchone()
         ranges = [] if first is None else range(first, last + 1, _HASHED_AT_ONCE)
-        jobs = (joblib.delayed(_hash_rows)(self.path, start, start + _HASHED_AT_ONCE) for start in ranges)
-        for hashes in joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(jobs):
+        jobs = [(self.path, start, start + _HASHED_AT_ONCE) for start in ranges]
+        for hashes in run_jobs(_hash_rows, jobs, workers, "processes") if jobs else ():
             self._db.executemany("UPDATE rows SET hash = ? WHERE id = ?", hashes)
             self._db.commit()
             on_rows(len(hashes))
@@ -296,8 +296,9 @@ def from_json(content: str) -> Record:
     return Record(image=place, **fields)
 
 
-def _hash_rows(path: Path, first: int, stop: int) -> list[tuple[bytes, int]]:
-    """Perceptual hash and id of the rows first <= id < stop that have none."""
+def _hash_rows(job: tuple[Path, int, int]) -> list[tuple[bytes, int]]:
+    """Perceptual hash and id of the rows first <= id < stop of a plan that have none."""
+    path, first, stop = job
     with closing(Plan(path, read_only=True)) as plan:
         rows = plan.records(first, stop)
     found = []

@@ -21,15 +21,15 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import joblib
 from filelock import FileLock, Timeout
 
 import keepfit_clip
 from keepfit_clip.data.duplicates import NEAR_BITS, ImageIndex
+from keepfit_clip.data.engines import require_engine, run_jobs
 from keepfit_clip.data.plan import Plan
 from keepfit_clip.data.shard_writer import DATA_SCHEMA, EXCLUDED, ShardJob, ShardResult, write_shard
 from keepfit_clip.data.sources import SourceOptions, find_source, read_records
-from keepfit_clip.errors import KeepFITError, MissingExtraError, OutputError, ShardError
+from keepfit_clip.errors import KeepFITError, OutputError, ShardError
 from keepfit_clip.files import require_free, write_json, writing
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 
@@ -39,7 +39,6 @@ KINDS = ("public", "elite")
 _SHARD_NAME = "{:06d}.tar"
 _SEED = 0
 _LOCK = "lock"
-_BACKENDS = {"processes": "loky", "ray": "ray"}  # of joblib
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def build_shards(
     options: ShardOptions,
     knowledge: Knowledge | None = None,
     source_options: SourceOptions | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     engine: str = "processes",
     on_step: Callable[[str, int, int | None], None] | None = None,
     rows: Iterable[int] | None = None,
@@ -178,7 +177,7 @@ def build_shards(
         out: folder to make; it must not hold anything yet. It appears only when complete.
         options: what the shards hold.
         knowledge: resolves category names; the shipped one by default.
-        workers: processes that write shards.
+        workers: processes that write shards; None is one for each core of the machine or cluster.
         engine: processes (on this machine) or ray (on a cluster that shares the file system with this machine).
         on_step: called with the name of a step, how much of it is done, and of how much, where that is known.
         rows: row numbers to use; all by default.
@@ -194,7 +193,7 @@ def build_shards(
     knowledge = knowledge or Knowledge.load()
     out = require_free(out)
     find_source(source, source_options.source)
-    backend = _joblib_backend(engine)
+    require_engine(engine)
     work = out.absolute().parent / f".{out.name}.building"
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -206,19 +205,7 @@ def build_shards(
         raise OutputError(f"{out}: the folder cannot be made ({error.strerror})") from error
     build = _Build(Path(source), images, out, work, options, knowledge, source_options, on_step or _ignore)
     with lock, writing(out):
-        return build.run(None if rows is None else sorted(set(rows)), workers, backend, restart)
-
-
-def _joblib_backend(engine: str) -> str:
-    if engine not in _BACKENDS:
-        raise ShardError(f"the engine is {engine!r}; it can be {' or '.join(_BACKENDS)}")
-    if engine == "ray":
-        try:
-            from ray.util.joblib import register_ray
-        except ImportError as error:
-            raise MissingExtraError("the engine ray needs Ray: pip install 'keepfit-clip[ray]'") from error
-        register_ray()
-    return _BACKENDS[engine]
+        return build.run(None if rows is None else sorted(set(rows)), workers, engine, restart)
 
 
 def _ignore(step: str, done: int, total: int | None) -> None:
@@ -236,14 +223,14 @@ class _Build:
         self.shards = work / "shards"
         self.reports = work / "reports"
 
-    def run(self, rows: list[int] | None, workers: int, backend: str, restart: bool) -> ShardReport:
+    def run(self, rows: list[int] | None, workers: int | None, engine: str, restart: bool) -> ShardReport:
         """Does what is left to do and returns the report."""
         self._claim(rows, restart)
         with closing(Plan(self.work / "plan.sqlite")) as plan:
             try:
                 self._plan(plan, None if rows is None else set(rows), workers)
                 jobs = list(self._jobs(plan))
-                self._write(jobs, workers, backend)
+                self._write(jobs, workers, engine)
                 report = self._put_in_place(plan, jobs)
             except KeepFITError as error:
                 if not isinstance(error, OutputError):  # nothing that would help a second try
@@ -291,7 +278,7 @@ class _Build:
 
     # -- planning ------------------------------------------------------------------------------------------------
 
-    def _plan(self, plan: Plan, rows: set[int] | None, workers: int) -> None:
+    def _plan(self, plan: Plan, rows: set[int] | None, workers: int | None) -> None:
         options = self.options
 
         def read() -> None:
@@ -363,7 +350,7 @@ class _Build:
                     self.knowledge,
                 )
 
-    def _write(self, jobs: list[ShardJob], workers: int, backend: str) -> None:
+    def _write(self, jobs: list[ShardJob], workers: int | None, engine: str) -> None:
         total = sum(job.stop - job.start for job in jobs)
         done = 0
 
@@ -372,15 +359,14 @@ class _Build:
             done += 1
             self.on_step("writing shards", done, total)
 
-        workers = min(workers, len(jobs))
-        if backend == "loky" and workers == 1:
+        if engine == "processes" and (workers == 1 or len(jobs) == 1):
             for job in jobs:
                 before = done
                 write_shard(job, on_row)
                 done = before + job.stop - job.start
             self.on_step("writing shards", done, total)
             return
-        for rows in _in_parallel(jobs, workers, backend):
+        for rows in run_jobs(write_shard, jobs, workers, engine):
             done += rows
             self.on_step("writing shards", done, total)
 
@@ -436,10 +422,3 @@ class _Build:
             "redacted": report.redacted,
             "rejected": [{"row": row, "reason": reason} for row, reason in sorted(report.rejected)],
         }
-
-
-def _in_parallel(jobs: list[ShardJob], workers: int, backend: str) -> Iterator[int]:
-    """Rows done by each job, as the jobs end."""
-    with joblib.parallel_config(backend=backend, n_jobs=workers):
-        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
-        yield from parallel(joblib.delayed(write_shard)(job) for job in jobs)

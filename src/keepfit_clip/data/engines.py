@@ -1,0 +1,84 @@
+"""Running jobs in parallel: in processes of this machine, or on a Ray cluster that shares a file system with it."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import joblib
+
+from keepfit_clip.errors import MissingExtraError, ShardError
+
+__all__ = ["ENGINES", "require_engine", "run_jobs"]
+
+ENGINES = ("processes", "ray")
+
+
+def require_engine(engine: str) -> None:
+    """Makes sure that an engine can be used.
+
+    Raises:
+        ShardError: there is no such engine.
+        MissingExtraError: it is Ray, which is not installed.
+    """
+    if engine not in ENGINES:
+        raise ShardError(f"the engine is {engine!r}; it can be {' or '.join(ENGINES)}")
+    if engine == "ray":
+        try:
+            import ray  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("the engine ray needs Ray: pip install 'keepfit-clip[ray]'") from error
+
+
+def run_jobs(function: Callable[[Any], Any], jobs: Sequence, workers: int | None, engine: str) -> Iterator:
+    """The results of `function(job)` for every job, as the jobs end.
+
+    Args:
+        function: of a module, so that another process can import it.
+        jobs: what it is called with.
+        workers: jobs at a time; None is one for each core of the machine or cluster.
+        engine: processes or ray. Ray joins the cluster of RAY_ADDRESS, or starts one on this machine.
+
+    Raises:
+        What the function raises; ShardError where a worker dies.
+    """
+    if engine == "ray":
+        yield from _on_ray(function, jobs, workers)
+        return
+    parallel = joblib.Parallel(
+        n_jobs=min(workers or len(os.sched_getaffinity(0)), len(jobs)),
+        return_as="generator_unordered",
+        batch_size=1,
+        pre_dispatch="2*n_jobs",
+    )
+    try:
+        yield from parallel(joblib.delayed(function)(job) for job in jobs)
+    except joblib.externals.loky.process_executor.TerminatedWorkerError as error:
+        raise ShardError("a worker process was killed, perhaps for want of memory: try fewer --workers") from error
+
+
+def _on_ray(function: Callable[[Any], Any], jobs: Sequence, workers: int | None) -> Iterator:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its coming default, else it warns
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="ERROR", **local)
+    try:
+        remote = ray.remote(function)
+        at_once = workers or int(ray.cluster_resources().get("CPU", 1))
+        left = iter(jobs)
+        running = [remote.remote(job) for job in islice(left, 2 * at_once)]
+        while running:
+            (done, *_), running = ray.wait(running)
+            yield ray.get(done)
+            running += [remote.remote(job) for job in islice(left, 1)]
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise ShardError(f"Ray: {error}") from error
+    finally:
+        if started:
+            ray.shutdown()
