@@ -30,6 +30,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/cpu_step.py
 	$(BIN)/python benchmarks/draw.py
+	$(BIN)/python benchmarks/data_loading.py
+	$(BIN)/python benchmarks/shard_building.py
+	$(BIN)/python benchmarks/many_shards.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

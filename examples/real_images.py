@@ -1,6 +1,6 @@
 """The whole chain on real retinal images: split, shards, both stages, export, evaluation beside a linear probe.
 
-    pip install 'keepfit-clip[lite,examples]'
+    pip install 'keepfit-clip[lite]'
     python examples/real_images.py DIR --out RUN
 
 DIR holds the tables cfp_four_classes.csv, cfp_myopia.csv, ffa_disease.csv and ffa_phase.csv (FLAIR's format; public

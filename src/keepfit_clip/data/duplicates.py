@@ -12,6 +12,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from keepfit_clip.data.field_of_view import crop_field_of_view
 from keepfit_clip.data.images import open_image
 from keepfit_clip.data.shard_reader import list_shards, read_shards
 from keepfit_clip.data.sources import find_source, read_records
@@ -33,6 +34,12 @@ def image_digest(content: bytes) -> str:
 def perceptual_hash(image: Image.Image) -> bytes:
     """256 bits of the low frequencies of an image's brightness, as 32 bytes."""
     return np.packbits(imagehash.phash(image.convert("L"), hash_size=_SIDE).hash.ravel()).tobytes()
+
+
+def _views(image: Image.Image) -> list[bytes]:
+    """Hashes of an image as it is and without its black border: either set may have cut it off."""
+    cropped = crop_field_of_view(image)
+    return [perceptual_hash(image)] + ([perceptual_hash(cropped)] if cropped.size != image.size else [])
 
 
 def near_pairs(hashes: np.ndarray, bits: int = NEAR_BITS) -> Iterator[tuple[int, int]]:
@@ -85,7 +92,7 @@ class ImageIndex:
 
     Args:
         digests: SHA-256 of encoded images.
-        hashes: (N, 32) uint8 perceptual hashes.
+        hashes: (N, 32) uint8 perceptual hashes, one or two of each image.
     """
 
     def __init__(self, digests: Iterable[str], hashes: np.ndarray):
@@ -109,7 +116,7 @@ class ImageIndex:
             found = 0
             for name, content in progress(_images(Path(where))):
                 try:
-                    hashes.append(perceptual_hash(open_image(content, name)))
+                    hashes += _views(open_image(content, name))
                     digests.append(image_digest(content))
                     found += 1
                 except ImageError as error:
@@ -119,14 +126,18 @@ class ImageIndex:
                 raise TableError(f"{where}: holds no image that can be read, so nothing can be excluded by it")
         return cls(digests, np.frombuffer(b"".join(hashes), dtype=np.uint8))
 
-    def holds(self, digest: str, perceptual: bytes, bits: int = NEAR_BITS) -> bool:
-        """Whether an image, by its digest or nearly, is among these."""
-        if digest in self.digests:
+    def holds(self, content: bytes, image: Image.Image, bits: int = NEAR_BITS) -> bool:
+        """Whether an image is among these, byte for byte or nearly.
+
+        Args:
+            content: the encoded image.
+            image: the same, decoded.
+            bits: how near is near.
+        """
+        if image_digest(content) in self.digests:
             return True
-        if not len(self.hashes):
-            return False
-        different = np.bitwise_count(self.hashes ^ np.frombuffer(perceptual, dtype=np.uint8)).sum(axis=1)
-        return bool(different.min() <= bits)
+        views = (np.frombuffer(view, dtype=np.uint8) for view in _views(image))
+        return any((np.bitwise_count(self.hashes ^ view).sum(axis=1) <= bits).any() for view in views)
 
     def save(self, path: Path) -> None:
         """Writes the index to a file."""

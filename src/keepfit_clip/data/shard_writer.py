@@ -19,7 +19,7 @@ from typing import Any
 
 import webdataset as wds
 
-from keepfit_clip.data.duplicates import ImageIndex, image_digest, perceptual_hash
+from keepfit_clip.data.duplicates import ImageIndex
 from keepfit_clip.data.field_of_view import crop_field_of_view
 from keepfit_clip.data.images import encode_jpeg, fit_within, image_bytes, image_name, open_image
 from keepfit_clip.data.metadata import without_metadata
@@ -219,10 +219,8 @@ def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, by
     options, name = job.options, image_name(record.image)
     content = image_bytes(record.image)
     picture = open_image(content, name)
-    if options.excluding:
-        index = _excluded(str(job.plan.with_name(EXCLUDED)))
-        if index.holds(image_digest(content), perceptual_hash(picture)):
-            raise TableError("the picture also stands in an excluded set", record.row)
+    if options.exclude and _excluded(job.plan.with_name(EXCLUDED)).holds(content, picture):
+        raise TableError("the picture also stands in an excluded set", record.row)
     if options.originals:
         return without_metadata(content, name)
     if options.crop and modality == "CFP":
@@ -230,9 +228,13 @@ def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, by
     return "jpg", encode_jpeg(fit_within(picture, options.size), options.quality)
 
 
+def _excluded(path: Path) -> ImageIndex:
+    return _load_index(path, path.stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=1)
-def _excluded(path: str) -> ImageIndex:
-    return ImageIndex.load(Path(path))
+def _load_index(path: Path, _written: int) -> ImageIndex:
+    return ImageIndex.load(path)
 
 
 def _plain_text(description: dict) -> str:

@@ -103,11 +103,6 @@ class ShardOptions:
             raise ShardError(f"the {what} is {value!r}; it can be {', '.join(c for c in choices if c)}")
 
     @property
-    def excluding(self) -> bool:
-        """Whether images of other sets are looked for."""
-        return bool(self.exclude)
-
-    @property
     def nearness(self) -> str:
         """What becomes of near duplicates, decided."""
         return self.near_duplicates or ("together" if self.split else "ignore")
