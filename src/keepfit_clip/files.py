@@ -13,7 +13,7 @@ from typing import Any
 
 from keepfit_clip.errors import OutputError
 
-__all__ = ["file_sha256", "new_folder", "require_free", "write_json", "write_text", "writing"]
+__all__ = ["file_sha256", "new_folder", "printable", "require_free", "write_json", "write_text", "writing"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -99,6 +99,11 @@ def write_text(path: str | Path, content: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Writes JSON the same way."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def printable(text: str) -> str:
+    """The text without halves of characters, which names of files may hold and no file in UTF-8 may."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def file_sha256(path: str | Path) -> str:

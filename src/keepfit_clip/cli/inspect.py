@@ -1,7 +1,6 @@
 """`keepfit-clip shards check|stats|show`: looking into finished shards."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +28,7 @@ def check(
     from keepfit_clip.knowledge import Knowledge
 
     with StepProgress() as progress:
-        cores = workers or len(os.sched_getaffinity(0))
-        problems = check_shards(folder, Knowledge.load(knowledge), cores, progress)
+        problems = check_shards(folder, Knowledge.load(knowledge), workers, progress)
     if not problems:
         console.print(f"{folder}: nothing wrong", soft_wrap=True)
         return

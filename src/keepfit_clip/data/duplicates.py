@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from keepfit_clip.data.field_of_view import crop_field_of_view
-from keepfit_clip.data.images import open_image
-from keepfit_clip.data.shard_reader import list_shards, read_shards
-from keepfit_clip.data.sources import find_source, read_records
+from keepfit_clip.data.images import image_bytes, image_name, open_image
+from keepfit_clip.data.records import FileSlice
+from keepfit_clip.data.shard_reader import list_all_shards, read_raw_samples, split_parts
+from keepfit_clip.data.sources import SourceOptions, find_source, read_records
 from keepfit_clip.data.sources.folder import walk_images
 from keepfit_clip.errors import ImageError, TableError
 
@@ -114,14 +115,16 @@ class ImageIndex:
         digests, hashes = [], []
         for where in sets:
             found = 0
-            for name, content in progress(_images(Path(where))):
+            for image in progress(_images(Path(where))):
                 try:
-                    hashes += _views(open_image(content, name))
-                    digests.append(image_digest(content))
-                    found += 1
+                    content = image_bytes(image)
+                    hashes += _views(open_image(content, image_name(image)))
                 except ImageError as error:
                     if on_unreadable is not None:
                         on_unreadable(error)
+                else:
+                    digests.append(image_digest(content))
+                    found += 1
             if not found:
                 raise TableError(f"{where}: holds no image that can be read, so nothing can be excluded by it")
         return cls(digests, np.frombuffer(b"".join(hashes), dtype=np.uint8))
@@ -150,16 +153,17 @@ class ImageIndex:
             return cls(stored["digests"].tolist(), stored["hashes"])
 
 
-def _images(where: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every image of a set."""
-    source = find_source(where) if not where.is_dir() or any(where.glob("*.tar")) else "images"
-    if source == "shards":
-        for sample in read_shards(list_shards(where), on_error=lambda _: None):
-            yield sample.key, sample.image_bytes
-    elif source == "images":
+def _images(where: Path) -> Iterator[Path | FileSlice | bytes]:
+    """Every image of a set, whatever is said of it."""
+    if where.is_dir() and not any(where.glob("*.tar")) and list(split_parts(where)) == [""]:
         for name in walk_images(where):
-            yield name, (where / name).read_bytes()
+            yield where / name
+    elif where.is_dir() or find_source(where) == "shards":
+        for shard in list_all_shards(where):
+            for sample in read_raw_samples(shard, on_error=lambda _: None):
+                if sample.image is not None:
+                    yield sample.image
     else:
-        for record in read_records(where, where.parent, on_reject=lambda _: None):
-            content = record.image if isinstance(record.image, bytes) else Path(record.image).read_bytes()
-            yield str(record.row), content
+        options = SourceOptions(images_only=True)
+        for record in read_records(where, where.parent, on_reject=lambda _: None, options=options):
+            yield record.image

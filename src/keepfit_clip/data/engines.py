@@ -1,11 +1,13 @@
 """Running jobs in parallel: in processes of this machine, or on a Ray cluster that shares a file system with it."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from keepfit_clip.errors import MissingExtraError, ShardError
 
@@ -46,15 +48,21 @@ def run_jobs(function: Callable[[Any], Any], jobs: Sequence, workers: int | None
         yield from _on_ray(function, jobs, workers)
         return
     parallel = joblib.Parallel(
-        n_jobs=min(workers or len(os.sched_getaffinity(0)), len(jobs)),
+        n_jobs=max(1, min(workers or len(os.sched_getaffinity(0)), len(jobs))),
         return_as="generator_unordered",
         batch_size=1,
         pre_dispatch="2*n_jobs",
     )
+    results = parallel(joblib.delayed(function)(job) for job in jobs)
     try:
-        yield from parallel(joblib.delayed(function)(job) for job in jobs)
-    except joblib.externals.loky.process_executor.TerminatedWorkerError as error:
+        for result in results:  # noqa: UP028 - `yield from` would close them before the warning is silenced
+            yield result
+    except TerminatedWorkerError as error:
         raise ShardError("a worker process was killed, perhaps for want of memory: try fewer --workers") from error
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that tasks were cancelled, where the caller stops early
+            results.close()
 
 
 def _on_ray(function: Callable[[Any], Any], jobs: Sequence, workers: int | None) -> Iterator:

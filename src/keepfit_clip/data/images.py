@@ -107,7 +107,11 @@ def _open_deep_tiff(source: str | Path | bytes) -> Image.Image | None:
         return None
     import cv2
 
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # damage is reported by us
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        return None
     return None if pixels is None else Image.fromarray(pixels)
 
 

@@ -6,14 +6,14 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
-
+from keepfit_clip.data.engines import run_jobs
 from keepfit_clip.data.images import encode_jpeg, fit_within
-from keepfit_clip.data.shard_reader import ShardSample, list_shards, read_shards
+from keepfit_clip.data.shard_reader import ShardSample, list_all_shards, list_shards, read_shards, split_parts
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import file_sha256
 from keepfit_clip.knowledge import Knowledge
@@ -42,6 +42,7 @@ class Problem(NamedTuple):
 class _Look:
     """What was seen in one shard."""
 
+    part: str
     problems: list[Problem] = field(default_factory=list)
     samples: int = 0
     images: dict[str, str] = field(default_factory=dict)  # digest of the image -> key
@@ -53,7 +54,7 @@ class _Look:
 def check_shards(
     folder: str | Path,
     knowledge: Knowledge | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     on_step: Callable[[str, int, int | None], None] | None = None,
 ) -> list[Problem]:
     """Everything that is wrong with a folder of shards, or with the parts of a split.
@@ -64,7 +65,7 @@ def check_shards(
     Args:
         folder: of shards, or of the parts of a split.
         knowledge: resolves categories; the shipped one by default.
-        workers: processes.
+        workers: processes; None is one for each core.
         on_step: see `build_shards`.
 
     Raises:
@@ -72,7 +73,9 @@ def check_shards(
     """
     folder = Path(folder)
     knowledge = knowledge or Knowledge.load()
-    parts = _parts(folder)
+    if not folder.is_dir():
+        raise ShardError(f"{folder}: no such folder of shards")
+    parts = split_parts(folder)
     problems: list[Problem] = []
     jobs = []
     for part, where in parts.items():
@@ -80,30 +83,19 @@ def check_shards(
         problems += found
         jobs += [(part, shard, manifest.get("shards", {}).get(os.path.basename(shard))) for shard in list_shards(where)]
     looks: dict[str, list[_Look]] = {part: [] for part in parts}
-    calls = (joblib.delayed(_look_into)(part, shard, stored, knowledge) for part, shard, stored in jobs)
-    results = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator", batch_size=1)(calls)
-    for done, ((part, *_), look) in enumerate(zip(jobs, results, strict=True), start=1):
-        looks[part].append(look)
-        problems += look.problems
-        if on_step is not None:
-            on_step("checking shards", done, len(jobs))
+    with closing(run_jobs(_look_into, [(*job, knowledge) for job in jobs], workers, "processes")) as results:
+        for done, look in enumerate(results, start=1):
+            looks[look.part].append(look)
+            problems += look.problems
+            if on_step is not None:
+                on_step("checking shards", done, len(jobs))
+    problems.sort()
     unresolved = sum((look.categories for part in looks.values() for look in part), Counter())
     problems += [
         Problem("", "", f"category {name!r} ({count} samples) is not in the knowledge file")
         for name, count in unresolved.most_common()
     ]
     return [*problems, *_repeated(looks), *_leaks(looks)]
-
-
-def _parts(folder: Path) -> dict[str, Path]:
-    """Name and folder of each part of a split, or "" and the folder itself."""
-    if not folder.is_dir():
-        raise ShardError(f"{folder}: no such folder of shards")
-    manifest, _ = _read_json(folder / "manifest.json")
-    parts = (manifest or {}).get("parts")
-    if isinstance(parts, list) and parts:
-        return {str(part): folder / str(part) for part in parts}
-    return {"": folder}
 
 
 def _read_json(path: Path) -> tuple[dict | None, str]:
@@ -151,8 +143,9 @@ def _named(part: str, name: str) -> str:
     return f"{part}/{name}" if part else name
 
 
-def _look_into(part: str, shard: str, stored: dict | None, knowledge: Knowledge) -> _Look:
-    look, name = _Look(), _named(part, os.path.basename(shard))
+def _look_into(job: tuple[str, str, dict | None, Knowledge]) -> _Look:
+    part, shard, stored, knowledge = job
+    look, name = _Look(part), _named(part, os.path.basename(shard))
 
     def add(key: str, what: str) -> None:
         look.problems.append(Problem(name, key, what))
@@ -253,7 +246,7 @@ def gather_statistics(
     Raises:
         ShardError: there are no shards.
     """
-    shards = _all_shards(spec)
+    shards = list_all_shards(spec)
     statistics, rng = ShardStatistics(), random.Random(0)
     names = ("kind", "modality", "dataset", "eye", "language")
     statistics.counts = {name: Counter() for name in names}
@@ -282,12 +275,6 @@ def gather_statistics(
         statistics.sizes[f"{image.width} x {image.height}"] += 1
         statistics.examples.append((encode_jpeg(fit_within(image, _THUMBNAIL), 85), sample.description))
     return statistics
-
-
-def _all_shards(spec: str | Path) -> list[str]:
-    if Path(spec).is_dir():
-        return [shard for where in _parts(Path(spec)).values() for shard in list_shards(where)]
-    return list_shards(spec)
 
 
 def _count(statistics: ShardStatistics, description: dict, captions: set, groups: set) -> None:
@@ -323,7 +310,7 @@ def find_sample(spec: str | Path, key: str) -> ShardSample:
     """
     found: Sequence[ShardSample] = [
         sample
-        for shard in _all_shards(spec)
+        for shard in list_all_shards(spec)
         for sample in read_shards([shard], on_error=lambda _: None)
         if sample.key.startswith(key)
     ]

@@ -63,8 +63,28 @@ def open_location(location: str) -> BinaryIO:
     if is_local(location):
         return open(location, "rb")
     if location.startswith("pipe:"):
-        return gopen(location)  # a command that fails is an OSError at its end
+        return io.BufferedReader(_PipeReader(location))
     return io.BufferedReader(_PatientReader(location), buffer_size=_BLOCK)
+
+
+class _PipeReader(io.RawIOBase):
+    """What a command writes, as webdataset runs it; a command that fails is an OSError at its end."""
+
+    def __init__(self, location: str):
+        self._pipe = gopen(location)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        block = self._pipe.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._pipe.close()
+        super().close()
 
 
 class _PatientReader(io.RawIOBase):

@@ -6,6 +6,8 @@ comments go. PNG (ISO/IEC 15948): only the chunks that make the picture stay. We
 
 import io
 import struct
+import warnings
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -35,18 +37,26 @@ def without_metadata(content: bytes, name: str = "image") -> tuple[str, bytes]:
         ImageError: it cannot be read.
     """
     picture = open_image(content, name)
-    with Image.open(io.BytesIO(content)) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-        format_, frames = image.format, getattr(image, "n_frames", 1)
-    strip = {"JPEG": _jpeg, "MPO": _jpeg, "PNG": _png, "WEBP": _webp}.get(format_)
-    if strip is not None and not turned and (frames == 1 or strip is _jpeg):
-        try:
+    try:
+        strip = _way_to_strip(content)
+        if strip is not None:
             return {_jpeg: "jpg", _png: "png", _webp: "webp"}[strip], strip(content)
-        except (IndexError, struct.error, ValueError):
-            pass  # an odd structure that a decoder forgives: store the decoded pixels
+    except Exception:  # an odd structure that a decoder forgives, of as many kinds as there are decoders
+        pass
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return "png", buffer.getvalue()
+
+
+def _way_to_strip(content: bytes) -> Callable[[bytes], bytes] | None:
+    """What takes the metadata out of an upright picture of one frame; None where it must be stored anew."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content)) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+            strip = {"JPEG": _jpeg, "MPO": _jpeg, "PNG": _png, "WEBP": _webp}.get(image.format)
+            moving = getattr(image, "n_frames", 1) > 1 and strip is not _jpeg
+    return None if turned or moving else strip
 
 
 def _jpeg(content: bytes) -> bytes:
@@ -63,11 +73,12 @@ def _jpeg(content: bytes) -> bytes:
             return b"".join([*kept, b"\xff\xd9"])
         (length,) = struct.unpack_from(">H", content, at + 2)
         end = at + 2 + length
-        is_metadata = marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE))
-        if marker == 0xE0:  # JFIF may carry a thumbnail, extensions too: keep the plain 14 bytes of it
-            if content[at + 4 : at + 9] == b"JFIF\0":
+        if marker == 0xFE or 0xE0 <= marker <= 0xEF:  # of these only the few bytes that say how to decode
+            if content[at + 4 : at + 9] == b"JFIF\0" and marker == 0xE0:  # without its thumbnail
                 kept.append(b"\xff\xe0\x00\x10" + content[at + 4 : at + 16] + b"\0\0")
-        elif not is_metadata:
+            elif content[at + 4 : at + 9] == b"Adobe" and marker == 0xEE:
+                kept.append(b"\xff\xee\x00\x0e" + content[at + 4 : at + 16])
+        else:
             kept.append(content[at:end])
         at = end
         if marker == _SCAN:

@@ -20,11 +20,13 @@ from keepfit_clip.data.engines import run_jobs
 from keepfit_clip.data.images import image_bytes, image_name, open_image
 from keepfit_clip.data.records import Caption, FileSlice, Record
 from keepfit_clip.errors import ImageError, ShardError
+from keepfit_clip.files import printable
 
 __all__ = ["Plan", "read_places"]
 
 _TABLES = """
-    CREATE TABLE rows (
+    BEGIN;
+    CREATE TABLE IF NOT EXISTS rows (
         id INTEGER PRIMARY KEY,
         row INTEGER NOT NULL,     -- number in the source; a study has one for all its images
         record TEXT NOT NULL,     -- JSON
@@ -37,9 +39,10 @@ _TABLES = """
         part TEXT,
         place INTEGER             -- position within the part
     );
-    CREATE TABLE patients (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-    CREATE TABLE rejected (row INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL);
-    CREATE TABLE done (step TEXT PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS patients (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE IF NOT EXISTS rejected (row INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS done (step TEXT PRIMARY KEY);
+    COMMIT;
 """
 _AT_ONCE = 512
 _HASHED_AT_ONCE = 64
@@ -56,12 +59,13 @@ class Plan:
 
     def __init__(self, path: Path, read_only: bool = False):
         self.path = Path(path)
-        new = not self.path.exists()
+        mode = "ro" if read_only else "rwc"
+        # Transactions are begun and ended by hand: Python's own begin too late for CREATE.
         self._db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}", _PATIENCE, uri=True
+            f"{self.path.absolute().as_uri()}?mode={mode}", timeout=_PATIENCE, isolation_level=None, uri=True
         )
         self._db.create_function("mixed", 2, _mixed, deterministic=True)
-        if new:
+        if not read_only:
             self._db.executescript(_TABLES)
         self._spool = self.path.with_name("images.bin")
 
@@ -75,9 +79,14 @@ class Plan:
         """Does a step unless it is done; what a step that was cut short had done is undone."""
         if self._db.execute("SELECT 1 FROM done WHERE step = ?", (name,)).fetchone():
             return
-        with self._db:
+        self._db.execute("BEGIN")
+        try:
             work()
             self._db.execute("INSERT INTO done VALUES (?)", (name,))
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
 
     def add(self, records: Iterable[Record], said: Callable[[Record], str]) -> None:
         """Takes the rows in.
@@ -102,7 +111,7 @@ class Plan:
 
     def reject(self, row: int, reason: str, message: str) -> None:
         """Notes a row that is left out; `reason` names nothing of the input."""
-        self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (row, reason, message))
+        self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (row, reason, printable(message)))
 
     def know(self, patient: str) -> None:
         """Gives a patient a number, where none of the rows taken in is of them."""
@@ -143,10 +152,12 @@ class Plan:
         first, last = self._db.execute("SELECT MIN(id), MAX(id) FROM rows WHERE hash IS NULL").fetchone()
         ranges = [] if first is None else range(first, last + 1, _HASHED_AT_ONCE)
         jobs = [(self.path, start, start + _HASHED_AT_ONCE) for start in ranges]
-        for hashes in run_jobs(_hash_rows, jobs, workers, "processes") if jobs else ():
-            self._db.executemany("UPDATE rows SET hash = ? WHERE id = ?", hashes)
-            self._db.commit()
-            on_rows(len(hashes))
+        with closing(run_jobs(_hash_rows, jobs, workers, "processes")) as results:
+            for hashes in results:
+                self._db.executemany("UPDATE rows SET hash = ? WHERE id = ?", hashes)
+                self._db.execute("COMMIT")  # these need not be computed again
+                self._db.execute("BEGIN")
+                on_rows(len(hashes))
 
     def near_duplicates(self, bits: int) -> Iterator[tuple[int, int]]:
         """Pairs of row ids, the earlier one first, whose pictures are nearly the same."""
@@ -205,11 +216,13 @@ class Plan:
         Raises:
             ShardError: too few teams to give every part one.
         """
-        total = self.count()
+        total, left = self.count(), self._db.execute("SELECT COUNT(DISTINCT team) FROM rows").fetchone()[0]
         have = dict.fromkeys(parts, 0)
         teams = self._each("SELECT team, COUNT(*) FROM rows GROUP BY team ORDER BY mixed(?, team), team", (seed,))
         for team, count in teams:
-            part = max(parts, key=lambda name: parts[name] * total - have[name])
+            empty = [name for name, rows in have.items() if not rows]
+            part = max(empty if left <= len(empty) else parts, key=lambda name: parts[name] * total - have[name])
+            left -= 1
             have[part] += count
             self._db.execute("UPDATE rows SET part = ? WHERE team = ?", (part, team))
         empty = [name for name, count in have.items() if not count]

@@ -3,12 +3,18 @@
 Only images, `.json`, `.txt` and `.cls` members are read; anything else in a tar is passed over and never decoded.
 """
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import BinaryIO
 
 import braceexpand
@@ -23,12 +29,15 @@ from keepfit_clip.knowledge import MODALITIES
 __all__ = [
     "RawSample",
     "ShardSample",
+    "check_description",
     "check_kind",
     "count_samples",
+    "list_all_shards",
     "list_shards",
     "read_raw_samples",
     "read_shards",
     "shard_info",
+    "split_parts",
 ]
 
 IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
@@ -94,6 +103,9 @@ def _list_part(part: str) -> list[str]:
         return list(braceexpand.braceexpand(part))
     if os.path.isdir(part):
         found = sorted(str(path) for path in Path(part).glob("*.tar"))
+        parts = [] if found else [name for name in split_parts(part) if name]
+        if parts:
+            raise ShardError(f"{part} holds the parts {', '.join(parts)} of a split: give one of them")
         if not found:
             raise ShardError(f"{part} holds no shards (*.tar): build them with `keepfit-clip shards build`")
         return found
@@ -113,6 +125,24 @@ def _list_part(part: str) -> list[str]:
     if missing:
         raise ShardError(f"{missing[0]}: no such shard or shard folder")
     return found
+
+
+def split_parts(folder: str | Path) -> dict[str, Path]:
+    """Name and folder of each part of a split, or "" and the folder itself where it is none."""
+    folder = Path(folder)
+    try:
+        parts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parts"]
+        found = {str(part): folder / str(part) for part in parts}
+    except (OSError, ValueError, KeyError, TypeError):
+        found = {}
+    return found or {"": folder}
+
+
+def list_all_shards(spec: str | Path) -> list[str]:
+    """`list_shards`, and for a split the tars of all its parts."""
+    if os.path.isdir(spec):
+        return [shard for where in split_parts(spec).values() for shard in list_shards(where)]
+    return list_shards(spec)
 
 
 def _list_remote_folder(location: str) -> list[str]:
@@ -231,17 +261,17 @@ def _members(shard: str, on_error, image_slices: bool) -> Iterator[tuple[str, st
     """Key, suffix and content of the members we know, up to where the tar is damaged."""
     try:
         with open_location(shard) as stream:
-            watched = _Watched(stream)
-            slices = image_slices and is_local(shard)
-            with tarfile.open(fileobj=watched, mode="r|*") as tar:
-                slices = slices and not watched.compressed
+            plain = _unpacked(stream)
+            watched = _Watched(plain)
+            slices = image_slices and plain is stream and is_local(shard)
+            with tarfile.open(fileobj=watched, mode="r|") as tar:
                 for member in tar:
+                    if not 0 <= member.size <= _LARGEST_MEMBER:
+                        raise tarfile.ReadError(f"a member of {member.size} bytes")
                     key, _, suffix = member.name.rpartition("/")[2].partition(".")
                     suffix = suffix.lower()
                     if member.isreg() and key and suffix in _MEMBERS:
                         key = member.name[: len(member.name) - len(suffix) - 1]
-                        if member.size > _LARGEST_MEMBER:
-                            raise tarfile.ReadError(f"a member of {member.size} bytes")
                         if slices and suffix in IMAGE_MEMBERS:
                             yield key, suffix, FileSlice(Path(shard), member.offset_data, member.size)
                         else:
@@ -249,11 +279,22 @@ def _members(shard: str, on_error, image_slices: bool) -> Iterator[tuple[str, st
                     tar.members = []  # else it keeps all it has seen
             if not watched.ended():  # cut between two members, where tarfile sees nothing wrong
                 _report(ShardError(f"{shard}: the tar is cut off or damaged (it has no end mark)"), on_error)
-    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+    except (OSError, EOFError, tarfile.TarError, ValueError, zlib.error, lzma.LZMAError) as error:
         gone = isinstance(error, FileNotFoundError)
         cause = error.args[0] if error.args else type(error).__name__
         what = "no such shard" if gone else f"the tar is cut off or damaged, or cannot be read ({cause})"
         _report(ShardError(f"{shard}: {what}"), on_error)
+
+
+def _unpacked(stream: BinaryIO) -> BinaryIO:
+    """The stream, or what a compressed one holds; unlike tarfile's own unpacking it raises at an early end."""
+    stream = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+    head = stream.peek(6)
+    if head[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=stream)
+    if head[:3] == b"BZh":
+        return bz2.BZ2File(stream)
+    return lzma.LZMAFile(stream) if head[:6] == b"\xfd7zXZ\x00" else stream
 
 
 class _Watched:
@@ -262,21 +303,18 @@ class _Watched:
     def __init__(self, stream: BinaryIO):
         self._stream = stream
         self._tail = b""
-        self.compressed: bool | None = None
 
     def read(self, size: int) -> bytes:
         block = self._stream.read(size)
-        if self.compressed is None:
-            self.compressed = block[:2] == b"\x1f\x8b" or block[:3] == b"BZh" or block[:6] == b"\xfd7zXZ\x00"
         if block:
             self._tail = block[-_END_MARK:] if len(block) >= _END_MARK else (self._tail + block)[-_END_MARK:]
         return block
 
     def ended(self) -> bool:
-        """Reads what is left; a compressed tar that ends early is an error of its own already."""
+        """Reads what is left and tells."""
         while self.read(1 << 16):
             pass
-        return bool(self.compressed) or (len(self._tail) == _END_MARK and not any(self._tail))
+        return len(self._tail) == _END_MARK and not any(self._tail)
 
 
 def _parse(shard: str, sample: RawSample) -> ShardSample:
@@ -285,15 +323,40 @@ def _parse(shard: str, sample: RawSample) -> ShardSample:
         raise ShardError(f"{where}: has no image or no .json")
     try:
         description = json.loads(sample.members["json"])
-        captions = [caption["text"] for caption in description.get("captions", [])]
-        complete = (
-            description["kind"] in ("public", "elite")
-            and description.get("modality") in (*MODALITIES, None)
-            and all(isinstance(text, str) for text in [*captions, *description["categories"]])
-            and bool(captions if description["kind"] == "elite" else description["categories"])
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ShardError(f"{where}: its .json is not a description of a sample ({error!r})") from error
-    if not complete:
-        raise ShardError(f"{where}: its .json lacks a kind, a known modality, or what the kind needs")
+        check_description(description)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{where}: its .json is not a description of a sample ({error})") from error
     return ShardSample(sample.key, sample.image, description)
+
+
+def check_description(description) -> None:
+    """Makes sure that the JSON of a sample can be trained on.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    if not isinstance(description, dict) or description.get("kind") not in ("public", "elite"):
+        raise ValueError('its "kind" is neither public nor elite')
+    if description.get("modality") not in (None, *MODALITIES):
+        raise ValueError(f'its "modality" is none of {", ".join(MODALITIES)}')
+    if description.get("eye") not in (None, "left", "right"):
+        raise ValueError('its "eye" is neither left nor right')
+    if not isinstance(description.get("dataset"), (str, NoneType)):
+        raise ValueError('its "dataset" is not a text')
+    if not isinstance(description.get("group"), (int, str, NoneType)):
+        raise ValueError('its "group" is not a number')
+    for name in ("categories", "attributes"):
+        if not _are_texts(description.get(name, [])):
+            raise ValueError(f'its "{name}" are not a list of texts')
+    captions = description.get("captions", [])
+    if not isinstance(captions, list) or not all(
+        isinstance(c, dict) and _are_texts([c.get("text"), c.get("lang", "en")]) for c in captions
+    ):
+        raise ValueError('its "captions" are not a list of {"lang", "text"}')
+    needed = "captions" if description["kind"] == "elite" else "categories"
+    if not description.get(needed):
+        raise ValueError(f'it has no "{needed}", which {description["kind"]} samples need')
+
+
+def _are_texts(values) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)

@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from keepfit_clip.data.plan import read_places
 from keepfit_clip.data.privacy import find_identifiers, redact
 from keepfit_clip.data.records import Caption, Record
 from keepfit_clip.errors import KeepFITError, TableError
-from keepfit_clip.files import file_sha256, write_json, writing
+from keepfit_clip.files import file_sha256, printable, write_json, writing
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.templates import category_text
 
@@ -102,7 +102,8 @@ def write_shard(job: ShardJob, on_row: Callable[[], None] | None = None) -> int:
     """
     if job.report.exists() and (job.tar.exists() or not ShardResult.load(job.report).samples):
         return job.stop - job.start
-    temporary = job.tar.with_name(f".{job.tar.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    # Beside the report, so that nothing half written can move into the output with the finished tars.
+    temporary = job.report.with_name(f"{job.part}{job.tar.name}.{socket.gethostname()}-{os.getpid()}.partial")
     with writing(job.tar):
         try:
             result = _write_tar(job, temporary, on_row)
@@ -131,7 +132,7 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
                     tar.write(sample)
             except KeepFITError as error:
                 reason = getattr(error, "reason", str(error))
-                result.rejected.append((record.row, reason, f"row {record.row}: {error}"))
+                result.rejected.append((record.row, reason, printable(f"row {record.row}: {error}")))
             else:
                 result.redacted += redacted
                 _count(result, description, job.knowledge)
@@ -184,7 +185,7 @@ def describe(record: Record, options, knowledge: Knowledge, patient: int | None 
 def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, dict, bool]:
     """A WebDataset sample of bytes, keyed by a hash of its content; its description; whether a caption was redacted."""
     options = job.options
-    private, redacted = _private(record, options) if options.kind == "elite" else (record, False)
+    private, redacted = _private(record, job)
     description = describe(private, options, job.knowledge, patient)
     suffix, image = _image(record, description["modality"], job)
     content = json.dumps(description, ensure_ascii=False, sort_keys=True).encode()
@@ -193,25 +194,34 @@ def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, d
     return sample, description, redacted
 
 
-def _private(record: Record, options) -> tuple[Record, bool]:
-    """The record with captions that name nobody, and whether that took a change.
+def _private(record: Record, job: ShardJob) -> tuple[Record, bool]:
+    """The record with texts that name nobody, and whether that took a change.
+
+    Captions are looked at, and categories that the knowledge file does not know: whole descriptions, often.
 
     Raises:
-        TableError: a caption seems to hold an identifier and is neither to be redacted nor kept.
+        TableError: a text seems to hold an identifier and is neither to be redacted nor kept.
     """
-    if options.identifiers == "keep":
+    wish, patient = job.options.identifiers, record.patient
+    if wish == "keep":
         return record, False
-    kinds = [kind for caption in record.captions for kind in find_identifiers(caption.text, record.patient)]
+    captions = record.captions if job.options.kind == "elite" else ()
+    foreign = [category for category in record.categories if job.knowledge.resolve(category) is None]
+    kinds = [kind for text in (*(c.text for c in captions), *foreign) for kind in find_identifiers(text, patient)]
     if not kinds:
         return record, False
-    if options.identifiers == "refuse":
+    if wish == "refuse":
         raise TableError(
-            f"its caption seems to hold {' and '.join(dict.fromkeys(kinds))}: look at it, then --redact or "
+            f"a text of it seems to hold {' and '.join(dict.fromkeys(kinds))}: look at it, then --redact or "
             "--keep-identifiers",
             record.row,
         )
-    captions = tuple(Caption(redact(caption.text, record.patient), caption.lang) for caption in record.captions)
-    return Record(**{**record.__dict__, "captions": captions}), True
+    redacted = replace(
+        record,
+        captions=tuple(Caption(redact(caption.text, patient), caption.lang) for caption in captions),
+        categories=tuple(redact(c, patient) if c in foreign else c for c in record.categories),
+    )
+    return redacted, True
 
 
 def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, bytes]:

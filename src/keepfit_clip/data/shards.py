@@ -17,7 +17,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,7 @@ KINDS = ("public", "elite")
 _SHARD_NAME = "{:06d}.tar"
 _SEED = 0
 _LOCK = "lock"
+_FINISHED = "finished.json"  # the report of a build that only has to be put in place
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,13 @@ class ShardReport:
     messages: list[str] = field(default_factory=list)
     redacted: int = 0
 
+    @classmethod
+    def load(cls, path: Path) -> "ShardReport":
+        """Reads a report back from JSON."""
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
+        return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
+
     def add(self, name: str, result: ShardResult) -> None:
         """Counts a shard in."""
         self.samples += result.samples
@@ -186,10 +194,20 @@ def build_shards(
     """
     source_options = source_options or SourceOptions()
     knowledge = knowledge or Knowledge.load()
-    out = require_free(out)
+    out = Path(out)
+    work = out.absolute().parent / f".{out.name}.building"
+    if not (work / _FINISHED).exists():
+        require_free(out)
     find_source(source, source_options.source)
     require_engine(engine)
-    work = out.absolute().parent / f".{out.name}.building"
+    build = _Build(Path(source), images, out, work, options, knowledge, source_options, on_step or _ignore)
+    with _locked(work, out), writing(out):
+        return build.run(None if rows is None else sorted(set(rows)), workers, engine, restart)
+
+
+@contextmanager
+def _locked(work: Path, out: Path) -> Iterator[None]:
+    """Makes the work folder and keeps other builds out of it."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = FileLock(work / _LOCK, timeout=0)
@@ -198,9 +216,10 @@ def build_shards(
         raise OutputError(f"{out}: another build is writing it") from error
     except OSError as error:
         raise OutputError(f"{out}: the folder cannot be made ({error.strerror})") from error
-    build = _Build(Path(source), images, out, work, options, knowledge, source_options, on_step or _ignore)
-    with lock, writing(out):
-        return build.run(None if rows is None else sorted(set(rows)), workers, engine, restart)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _ignore(step: str, done: int, total: int | None) -> None:
@@ -220,19 +239,21 @@ class _Build:
 
     def run(self, rows: list[int] | None, workers: int | None, engine: str, restart: bool) -> ShardReport:
         """Does what is left to do and returns the report."""
-        self._claim(rows, restart)
-        with closing(Plan(self.work / "plan.sqlite")) as plan:
-            try:
-                self._plan(plan, None if rows is None else set(rows), workers)
-                jobs = list(self._jobs(plan))
-                self._write(jobs, workers, engine)
-                report = self._put_in_place(plan, jobs)
-            except KeepFITError as error:
-                if not isinstance(error, OutputError):  # nothing that would help a second try
-                    shutil.rmtree(self.work, ignore_errors=True)
-                raise
-        shutil.rmtree(self.work, ignore_errors=True)
-        return report
+        finished = self.work / _FINISHED
+        if not finished.exists():
+            self._claim(rows, restart)
+            with closing(Plan(self.work / "plan.sqlite")) as plan:
+                try:
+                    self._plan(plan, None if rows is None else set(rows), workers)
+                    jobs = list(self._jobs(plan))
+                    self._write(jobs, workers, engine)
+                    report = self._finish(plan, jobs)
+                except KeepFITError as error:
+                    if not isinstance(error, OutputError):  # nothing that would help a second try
+                        shutil.rmtree(self.work, ignore_errors=True)
+                    raise
+            write_json(finished, report.__dict__)
+        return self._put_in_place(finished)
 
     def _claim(self, rows: list[int] | None, restart: bool) -> None:
         """Makes sure that what lies in the work folder is of this very build."""
@@ -361,13 +382,15 @@ class _Build:
                 done = before + job.stop - job.start
             self.on_step("writing shards", done, total)
             return
-        for rows in run_jobs(write_shard, jobs, workers, engine):
-            done += rows
-            self.on_step("writing shards", done, total)
+        with closing(run_jobs(write_shard, jobs, workers, engine)) as results:
+            for rows in results:
+                done += rows
+                self.on_step("writing shards", done, total)
 
     # -- finishing -------------------------------------------------------------------------------------------------
 
-    def _put_in_place(self, plan: Plan, jobs: list[ShardJob]) -> ShardReport:
+    def _finish(self, plan: Plan, jobs: list[ShardJob]) -> ShardReport:
+        """Writes the lists beside the tars."""
         whole = ShardReport()
         for row, reason, message in plan.rejected():
             whole.reject(row, reason, message)
@@ -389,15 +412,23 @@ class _Build:
             write_json(self.shards / "manifest.json", {**self._manifest(whole), "parts": list(parts)})
         else:
             self._write_lists(self.shards, whole)
-        try:
-            if self.out.exists():
-                self.out.rmdir()
-            os.replace(self.shards, self.out)
-        except OSError as error:
-            raise OutputError(
-                f"{self.out} cannot be put in place ({error.strerror}): was it made meanwhile?"
-            ) from error
         return whole
+
+    def _put_in_place(self, finished: Path) -> ShardReport:
+        """Moves the shards to where they belong, unless that was all that had been done, and cleans up."""
+        report = ShardReport.load(finished)
+        if self.shards.exists():
+            require_free(self.out)
+            try:
+                if self.out.exists():
+                    self.out.rmdir()
+                os.replace(self.shards, self.out)
+            except OSError as error:
+                raise OutputError(
+                    f"{self.out} cannot be put in place ({error.strerror}): was it made meanwhile?"
+                ) from error
+        shutil.rmtree(self.work, ignore_errors=True)
+        return report
 
     def _write_lists(self, folder: Path, report: ShardReport) -> None:
         write_json(folder / "sizes.json", {name: shard["samples"] for name, shard in report.shards.items()})

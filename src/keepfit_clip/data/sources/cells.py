@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from keepfit_clip.data.records import Caption, FileSlice, Record
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
+from keepfit_clip.files import printable
 from keepfit_clip.knowledge import MODALITIES
 
 __all__ = ["IMAGE_SUFFIXES", "RowReader", "image_root", "row_error"]
@@ -50,7 +52,7 @@ _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 def row_error(where: str | Path, row: int, reason: str, detail: str = "") -> TableError:
     """The error of one row; only `reason` may leave the user's terminal."""
-    return TableError(f"{where}, row {row}: {reason}{detail}", row=row, reason=reason)
+    return TableError(printable(f"{where}, row {row}: {reason}{detail}"), row=row, reason=reason)
 
 
 def image_root(images: str | Path | None) -> Path | None:
@@ -84,13 +86,22 @@ class RowReader:
         root: folder the image names are relative to; None leaves them as written and looks at no file.
         options: column names, label names and the like.
         needs_image: whether a row without an image column is refused; False where images come by another way.
+        label_names: column -> what its numbers stand for, where the source itself says so.
     """
 
-    def __init__(self, where: str | Path, root: Path | None, options: SourceOptions, needs_image: bool = True):
+    def __init__(
+        self,
+        where: str | Path,
+        root: Path | None,
+        options: SourceOptions,
+        needs_image: bool = True,
+        label_names: Mapping[str, Mapping[str, str]] | None = None,
+    ):
         self.where = where
         self.root = root
         self.options = options
         self.needs_image = needs_image
+        self.label_names = label_names or {}
         self._known: dict[tuple[str, ...], _Columns] = {}
         self._group_pattern = re.compile(options.group_pattern) if options.group_pattern else None
 
@@ -98,7 +109,9 @@ class RowReader:
         """Raises TableError where columns of these names cannot make a record."""
         self._columns(tuple(names))
 
-    def records(self, row: int, cells: Mapping[str, Any], image: FileSlice | bytes | None = None) -> list[Record]:
+    def records(
+        self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | bytes | None = None
+    ) -> list[Record]:
         """The records of a row: one for each of its images.
 
         Args:
@@ -110,12 +123,21 @@ class RowReader:
             TableError: the row cannot be used.
         """
         columns = self._columns(tuple(cells))
+        said = {} if self.options.images_only else self._said(row, cells, columns)
+        patient = _plain(cells.get(columns.patient))
+        images = [(image, _file_name(image))] if image is not None else self._images(row, cells.get(columns.image))
+        return [
+            Record(row=row, image=where, patient=patient or self._group(row, name), **said) for where, name in images
+        ]
+
+    def _said(self, row: int, cells: Mapping[str, Any], columns: "_Columns") -> dict:
+        """What a row says of its images, as fields of a record."""
         captions = self._captions(row, cells, columns)
         categories = [text for name in columns.categories for text in self._labels(row, name, cells[name])]
         if not captions and not categories:
             raise row_error(self.where, row, "has neither a caption nor a category")
         attributes = self._texts(row, columns.attributes, cells.get(columns.attributes)) if columns.attributes else []
-        fields = {
+        return {
             "captions": tuple(dict.fromkeys(captions)),
             "categories": tuple(dict.fromkeys(categories)),
             "attributes": tuple(attributes),
@@ -123,9 +145,6 @@ class RowReader:
             "eye": self._eye(row, cells.get(columns.eye)),
             "dataset": _plain(cells.get(columns.dataset)),
         }
-        patient = _plain(cells.get(columns.patient))
-        images = [image] if image is not None else self._images(row, cells.get(columns.image))
-        return [Record(row=row, image=i, patient=patient or self._group(row, i), **fields) for i in images]
 
     # -- columns -------------------------------------------------------------------------------------------------
 
@@ -153,7 +172,7 @@ class RowReader:
         captions = {named(name, ()): _caption_language(name) or None for name in options.caption_columns}
         if not captions:
             captions = {name: language or None for name in names if (language := _caption_language(name)) is not None}
-        if (self.needs_image and image is None) or not (categories or captions):
+        if (self.needs_image and image is None) or not (categories or captions or options.images_only):
             raise TableError(
                 f"{self.where}: needs a column 'image' and a column 'categories' or 'caption'; it has "
                 f"{', '.join(names)}. Name yours with --image-column, --category-column or --caption-column"
@@ -181,10 +200,11 @@ class RowReader:
 
     def _labels(self, row: int, column: str, value: Any) -> list[str]:
         labels = []
-        a_list = isinstance(value, (list, tuple)) or str(value).lstrip().startswith("[")
+        a_written_list = isinstance(value, str) and value.lstrip().startswith("[")
+        names = {**self.label_names.get(column, {}), **self.options.label_names}
         for label in self._texts(row, column, value):
-            label = self.options.label_names.get(label, label)
-            if not a_list and re.fullmatch(r"[-+]?\d+(\.\d+)?", label):
+            label = names.get(label, label)
+            if not a_written_list and re.fullmatch(r"[-+]?\d+(\.\d+)?", label):
                 raise row_error(
                     self.where,
                     row,
@@ -219,7 +239,9 @@ class RowReader:
     def _written_list(self, row: int, column: str, cell: str, must: bool) -> list | str:
         for parse in (ast.literal_eval, json.loads):
             try:
-                values = parse(cell)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # "\\d" in a text is odd, not wrong
+                    values = parse(cell)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 continue
             if isinstance(values, list) and all(isinstance(v, str) for v in values):
@@ -249,22 +271,25 @@ class RowReader:
             raise row_error(self.where, row, "the eye is neither left nor right", f" ({text!r})")
         return _EYES[_form(text)]
 
-    def _images(self, row: int, value: Any) -> list[Path | bytes]:
+    def _images(self, row: int, value: Any) -> list[tuple[Path | bytes, str | None]]:
+        """Images of a row, and the name of each one's file where there is one."""
         values = value if isinstance(value, (list, tuple)) else [value]
         if not values:
             raise row_error(self.where, row, "names no image")
         return [self._image(row, item) for item in values]
 
-    def _image(self, row: int, value: Any) -> Path | bytes:
+    def _image(self, row: int, value: Any) -> tuple[Path | bytes, str | None]:
         if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:  # as Hugging Face's datasets store it
-            value = value.get("bytes") or value.get("path")
+            content, value = value.get("bytes"), value.get("path")
+            if isinstance(content, bytes):
+                return content, _plain(value)
         if isinstance(value, bytes):
-            return value
+            return value, None
         name = _plain(value)
         if name is None or "\0" in name:
             raise row_error(self.where, row, "the cell of 'image' is empty")
         if self.root is None:
-            return Path(name)
+            return Path(name), Path(name).name
         base = os.path.abspath(self.root)
         path = os.path.join(base, name)  # an absolute name stands for itself
         if ".." in Path(name).parts or os.path.commonpath([base, os.path.normpath(path)]) != base:
@@ -272,15 +297,20 @@ class RowReader:
         found = _existing(path)
         if found is None:
             raise row_error(self.where, row, "the image file is missing", f" ({path})")
-        return Path(found)
+        return Path(found), os.path.basename(found)
 
-    def _group(self, row: int, image: Path | FileSlice | bytes) -> str | None:
-        if self._group_pattern is None or not isinstance(image, Path):
+    def _group(self, row: int, name: str | None) -> str | None:
+        """The patient or eye that a file's name tells of."""
+        if self._group_pattern is None:
             return None
-        match = self._group_pattern.search(image.name)
+        match = self._group_pattern.search(name or "")
         if match is None:
-            raise row_error(self.where, row, "the file name does not match the group pattern", f" ({image.name})")
-        return "".join(group or "" for group in match.groups()) or match[0]
+            raise row_error(self.where, row, "the file name does not match the group pattern", f" ({name})")
+        return (match[1] if match.groups() else None) or match[0]
+
+
+def _file_name(image: Path | FileSlice | bytes) -> str | None:
+    return image.name if isinstance(image, Path) else None
 
 
 def _existing(path: str) -> str | None:
@@ -301,7 +331,7 @@ def _plain(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = " ".join(str(value).split())
+    text = printable(" ".join(str(value).split()))
     return None if text.lower() in _EMPTY else text
 
 

@@ -16,7 +16,7 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 def fits(path: Path) -> bool:
     """Whether a path is a folder that holds folders."""
-    return path.is_dir() and any(entry.is_dir() for entry in os.scandir(path))
+    return path.is_dir() and any(entry.is_dir() for entry in path.iterdir())
 
 
 def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
@@ -29,18 +29,19 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
         raise TableError(f"{path}: no such folder")
     if images is not None and Path(images).resolve() != path.resolve():
         raise TableError(f"{path}: a folder of classes holds its images itself; leave --images out")
-    classes = {entry.name.lower() for entry in os.scandir(path) if entry.is_dir()}
+    classes = {entry.name.lower() for entry in path.iterdir() if entry.is_dir()}
     if classes and classes <= _SPLITS:
         raise TableError(f"{path}: its folders look like splits ({', '.join(sorted(classes))}): give one of them")
-    reader = RowReader(path, path, options)
+    reader = RowReader(path, path, options, needs_image=False)
     number = 0
     for number, name in enumerate(walk_images(path), start=1):
         parts = Path(name).parts
         if len(parts) < 2:
-            yield row_error(path, number, "the image is not inside a folder that names its class", f" ({name})")
+            reason = "the image is not inside a folder that names its class"
+            yield row_error(path, number, reason, f" ({name})")
             continue
         try:
-            yield from reader.records(number, {"image": name, "class": parts[0].replace("_", " ")})
+            yield from reader.records(number, {"class": parts[0].replace("_", " ")}, path / name)
         except TableError as error:
             yield error
     if number == 0:

@@ -20,6 +20,7 @@ class SourceOptions:
         label_names: what a label stands for where the source writes a number or a code, e.g. {"0": "normal"}.
         group_pattern: regular expression on an image's file name; its first group, or else the whole match, names the
             patient or eye where no column does.
+        images_only: whether only the images matter: rows without a caption or category are taken, labels not read.
         encoding: of text files.
         lang: two-letter language of captions whose column does not tell; by default Chinese is told from other
             writing, which is taken to be English.
@@ -39,6 +40,7 @@ class SourceOptions:
     dataset_column: str | None = None
     label_names: Mapping[str, str] = field(default_factory=dict)
     group_pattern: str | None = None
+    images_only: bool = False
     encoding: str = "utf-8"
     lang: str | None = None
 

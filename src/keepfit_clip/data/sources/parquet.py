@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
@@ -39,7 +38,7 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
         try:
             table = pyarrow.parquet.ParquetFile(file)
             names = table.schema_arrow.names
-            reader = RowReader(file, root, _with_label_names(options, table.schema_arrow.metadata or {}))
+            reader = RowReader(file, root, options, label_names=_label_names(table.schema_arrow.metadata or {}))
             reader.check(names)
             for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
                 for cells in batch.to_pylist():
@@ -50,17 +49,23 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
                         yield error
         except FileNotFoundError as error:
             raise TableError(f"{file}: cannot be read (no such file)") from error
-        except (OSError, pyarrow.ArrowException) as error:
-            raise TableError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        except (OSError, UnicodeError, pyarrow.ArrowException) as error:
+            what = str(error).partition("\n")[0]
+            raise TableError(f"{file}: not a readable Parquet file ({what})") from error
     if number == 0:
         raise TableError(f"{path}: has no rows")
 
 
-def _with_label_names(options: SourceOptions, metadata: dict[bytes, bytes]) -> SourceOptions:
-    """The options with the class names that Hugging Face's datasets keep beside the rows."""
+def _label_names(metadata: dict[bytes, bytes]) -> dict[str, dict[str, str]]:
+    """Column -> number -> class name, as Hugging Face's datasets keep them beside the rows."""
     try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        stored = next(f["names"] for f in features.values() if isinstance(f, dict) and f.get("_type") == "ClassLabel")
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
-        return options
-    return replace(options, label_names={**{str(i): name for i, name in enumerate(stored)}, **options.label_names})
+        features = json.loads(metadata[b"huggingface"])["info"]["features"].items()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    found = {}
+    for column, feature in features:
+        while isinstance(feature, (dict, list)) and "names" not in feature:  # a list of classes holds their feature
+            feature = feature[0] if isinstance(feature, list) and feature else dict(feature or {}).get("feature")
+        if isinstance(feature, dict) and isinstance(feature["names"], list):
+            found[column] = {str(number): str(name) for number, name in enumerate(feature["names"])}
+    return found

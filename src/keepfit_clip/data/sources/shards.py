@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keepfit_clip.data.records import Caption, Record
-from keepfit_clip.data.shard_reader import RawSample, list_shards, read_raw_samples
+from keepfit_clip.data.shard_reader import RawSample, check_description, list_shards, read_raw_samples
 from keepfit_clip.data.sources.cells import RowReader, row_error
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import ShardError, TableError
@@ -66,13 +66,15 @@ def _records(shard: str, number: int, sample: RawSample, reader: RowReader) -> l
 
 
 def _our_record(number: int, sample: RawSample, stored: dict) -> Record:
+    """The record of a sample of ours; ValueError where its JSON is not what we write."""
+    check_description(stored)
     group = stored.get("group")
     return Record(
         row=number,
         image=sample.image,
-        captions=tuple(Caption(str(c["text"]), str(c.get("lang", "en"))) for c in stored.get("captions", [])),
-        categories=tuple(map(str, stored.get("categories", []))),
-        attributes=tuple(map(str, stored.get("attributes", []))),
+        captions=tuple(Caption(c["text"], c.get("lang", "en")) for c in stored.get("captions", [])),
+        categories=tuple(stored.get("categories", [])),
+        attributes=tuple(stored.get("attributes", [])),
         modality=stored.get("modality"),
         patient=None if group is None else f"{stored.get('dataset')} {group}",
         eye=stored.get("eye"),

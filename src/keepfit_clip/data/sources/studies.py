@@ -37,7 +37,7 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
     number = 0
     for number, (identifier, study) in enumerate(_studies(content), start=1):
         try:
-            yield from reader.records(number, {"study_id": identifier, **study})
+            yield from reader.records(number, {"study_id": identifier or f"study {number}", **study})
         except TableError as error:
             yield error if error.row else row_error(path, number, "the study lacks images, or a report and a category")
     if number == 0:

@@ -2,6 +2,7 @@
 en_caption), and any other with a column of images and one of categories or captions.
 """
 
+import codecs
 import csv
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +33,12 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
     number = 0
     try:
-        encoding = "utf-8-sig" if options.encoding.lower().replace("-", "") == "utf8" else options.encoding
+        encoding = "utf-8-sig" if codecs.lookup(options.encoding).name == "utf-8" else options.encoding
         with open(path, newline="", encoding=encoding) as file:
-            rows = csv.reader(file, delimiter=_delimiter(path, file.readline()), strict=False)
+            header = next((line for line in file if line.strip()), "")
             file.seek(0)
-            names = [name.strip() for name in next(rows, [])]
+            rows = csv.reader(file, delimiter=_delimiter(path, header), strict=False)
+            names = [name.strip() for name in next((row for row in rows if any(map(str.strip, row))), [])]
             _check_header(path, names, reader)
             for cells in rows:
                 if not cells:  # an empty line
