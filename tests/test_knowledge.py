@@ -171,6 +171,13 @@ def test_a_users_file_in_yaml_adds_to_the_shipped_one(tmp_path):
         Knowledge.load(path)
 
 
+def test_a_part_of_the_knowledge_holds_forms_and_what_they_are_forms_of():
+    names = set(KNOWLEDGE.around(["NPDR", "no glaucoma"]).conditions)
+    assert {"diabetic retinopathy", "severe non-proliferative diabetic retinopathy", "glaucoma"} <= names
+    assert "cataract" not in names
+    assert len(names) < 40
+
+
 def test_the_shipped_file_keeps_to_the_schema():
     content = json.loads(KNOWLEDGE_FILE.read_text(encoding="utf-8"))
     schema = json.loads(KNOWLEDGE_FILE.with_name("knowledge.schema.json").read_text(encoding="utf-8"))

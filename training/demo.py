@@ -262,7 +262,8 @@ class _Demo:
         settings = TextPretraining(
             init=MODEL, epochs=self.settings.text_epochs, batch_size=16, lr=2e-4, seed=self.settings.seed
         )
-        pretrain_text(read_corpus([corpus], knowledge), settings, self.out / "text_tower", on_step)
+        known = knowledge.around(name for _, name in KINDS)  # all there is would take longer than the whole demo may
+        pretrain_text(read_corpus([corpus], known), settings, self.out / "text_tower", on_step)
 
     def stage2(self, on_step) -> None:
         s = self.settings

@@ -138,6 +138,17 @@ class Knowledge:
         """Canonical names of the conditions whose parent this is."""
         return [other.name for other in self.conditions.values() if other.parent == name]
 
+    def around(self, terms: Iterable[str]) -> "Knowledge":
+        """What is known of some conditions, of what they are forms of and of their own forms.
+
+        Args:
+            terms: any names of theirs; a negation stands for what it denies.
+        """
+        wanted = {self.denied(term) or self.canonical(term) for term in terms}
+        wanted |= {ancestor for name in wanted for ancestor in self.ancestors(name)}
+        kept = [c for c in self.conditions.values() if c.name in wanted or wanted.intersection(self.ancestors(c.name))]
+        return Knowledge(kept)
+
     def similar(self, term: str, count: int = 5) -> list[str]:
         """Known terms that are written like an unknown one."""
         return difflib.get_close_matches(_normal(term), self._by_term, count, cutoff=0.6)
