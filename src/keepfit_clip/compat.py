@@ -1,8 +1,14 @@
 """What differs between the versions of libraries that this one works with."""
 
-from torch import nn
+from dataclasses import fields
 
-__all__ = ["set_activation_checkpointing"]
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+
+__all__ = ["CACHE", "set_activation_checkpointing"]
+
+# What transformers calls the keys and values a generation keeps, as an argument and in outputs; "cache" since 5.24.
+CACHE = "cache" if "cache" in {f.name for f in fields(CausalLMOutputWithCrossAttentions)} else "past_key_values"
 
 
 def set_activation_checkpointing(module: nn.Module, enable: bool) -> None:

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel, DynamicCache, EncoderDecoderCach
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
 
+from keepfit_clip.compat import CACHE
 from keepfit_clip.config import DecoderConfig
 from keepfit_clip.errors import ConfigError
 
@@ -130,24 +131,23 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         output_attentions: bool = False,
-        **_,
+        **options,
     ) -> CausalLMOutputWithCrossAttentions:
         """One step as transformers' generation calls it; `encoder_hidden_states` are projected tokens (B, N, C)."""
         output = self.bert(
             inputs_embeds=self._word_embeddings(input_ids),
             attention_mask=attention_mask,
             encoder_hidden_states=encoder_hidden_states,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             output_attentions=output_attentions,
+            **{CACHE: options.get(CACHE)},
         )
         return CausalLMOutputWithCrossAttentions(
             logits=self.logits(self.transform(output.last_hidden_state)),
-            past_key_values=output.past_key_values,
             cross_attentions=output.cross_attentions,
+            **{CACHE: output.get(CACHE)},
         )
 
     @torch.no_grad()
@@ -165,7 +165,7 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
         if options.setdefault("max_length", longest) > longest:
             raise ConfigError(f"max_length {options['max_length']} is beyond the decoder's context of {longest} tokens")
         if use_cache:  # transformers itself would make a cache without room for the cross-attention
-            options["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            options[CACHE] = EncoderDecoderCache(DynamicCache(), DynamicCache())
         image_states = self.project_tokens(image_tokens)
         return self.generate(start, encoder_hidden_states=image_states, use_cache=use_cache, **options)
 
