@@ -10,9 +10,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from transformers import BatchEncoding
 
+from keepfit_clip.data.batch import encode_keys
 from keepfit_clip.errors import NonFiniteLossError
 from keepfit_clip.loss import HybridLoss, positive_pairs, soft_clip_loss_sum
+from keepfit_clip.model import KeepFIT
 from keepfit_clip.revision import revised_text_features
+from keepfit_clip.training.guard import NonFiniteGuard
+from keepfit_clip.training.main import _Run
 from tests.conftest import MODEL
 
 
@@ -115,12 +119,6 @@ def test_autocast_does_not_coarsen_the_loss():
         torch.testing.assert_close(mixed[name], term)
 
 
-def test_a_non_finite_term_stops_with_its_name():
-    image = torch.full((2, 4), float("nan"))
-    with pytest.raises(NonFiniteLossError, match="contrastive_loss nan"):
-        HybridLoss()(**model_output(image, image, [False, True], [1, 2], padded([1], [2])))
-
-
 def global_batch():
     """Eight samples; each half, one rank's share, has public and elite ones of both modalities."""
     generator = torch.Generator().manual_seed(5)
@@ -137,39 +135,78 @@ def global_batch():
     }
 
 
-def step(rows, distributed):
+LOSS_FLAGS = ([], ["--local-loss"], ["--gather-with-grad"], ["--local-loss", "--gather-with-grad"])
+
+
+def step(rows, distributed=False, flags=(), device="cpu", config=None):
+    """Terms and gradients of the global batch's rows, with the loss that a run of these flags uses."""
     torch.manual_seed(0)
-    model = open_clip.create_model(MODEL).train()
+    config = {**open_clip.get_model_config(MODEL), **(config or {})}
+    model = KeepFIT(**{name: section for name, section in config.items() if name != "custom_text"}).train().to(device)
     model.caption_public = True
     images, texts = global_batch()
+    if config["vision_cfg"]["timm_model_name"] == WITH_BATCH_NORM and distributed:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if distributed else model
-    output = wrapped(images[rows], BatchEncoding({key: value[rows] for key, value in texts.items()}))
-    terms = HybridLoss(public_caption_weight=0.3)(**output)
+    texts = BatchEncoding({key: value[rows] for key, value in texts.items()}).to(device)
+    loss = _Run(["--public-data", "p", "--public-caption-weight", "0.3", "--name", "n", *flags]).create_loss(None)
+    terms = loss(**wrapped(images[rows].to(device), texts))
     sum(terms.values()).backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters()}
     return torch.stack([term.detach() for term in terms.values()]), gradients
 
 
-def one_of_two(rank, port, folder):
+def bad_on_one_rank(rank):
+    """What the guard says on each rank where one rank alone has a NaN."""
+    features = torch.ones(2, 3)
+    features[1] = math.nan if rank else 1.0
+    guard = NonFiniteGuard(torch.nn.Linear(1, 1), None)
+    outputs = {"image_features": features, "sample_key": encode_keys([f"rank{rank}a", f"rank{rank}b"])}
+    with pytest.raises(NonFiniteLossError) as caught:
+        guard.check({"a_loss": features.mean()}, outputs, "epoch 0, step 1")
+    return str(caught.value)
+
+
+def one_of_two(rank, port, folder, arguments):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     dist.init_process_group("gloo")
-    terms, gradients = step(slice(4 * rank, 4 * rank + 4), distributed=True)
-    dist.all_reduce(terms)
-    if rank == 0:
-        torch.save((terms / 2, gradients), folder / "two.pt")
+    for number, more in enumerate(arguments):
+        terms, gradients = step(slice(4 * rank, 4 * rank + 4), distributed=True, **more)
+        dist.all_reduce(terms)
+        if rank == 0:
+            torch.save((terms.cpu() / 2, gradients), folder / f"{number}.pt")
+    (folder / f"said{rank}.txt").write_text(bad_on_one_rank(rank))
     dist.destroy_process_group()
 
 
-def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
+def assert_two_are_as_one(tmp_path, arguments, rtol=1e-5):
     port = 20000 + os.getpid() % 20000
-    mp.spawn(one_of_two, args=(port, tmp_path), nprocs=2)
-    two_terms, two_gradients = torch.load(tmp_path / "two.pt")
-    one_terms, one_gradients = step(slice(None), distributed=False)
-    torch.testing.assert_close(two_terms, one_terms, rtol=1e-5, atol=1e-6)
-    assert set(two_gradients) == set(one_gradients)
-    total = torch.stack([gradient.norm() for gradient in one_gradients.values()]).norm()
-    for name, gradient in one_gradients.items():
-        # An attention's key bias has no gradient but rounding; there the error counts against the whole.
-        error = (two_gradients[name] - gradient).norm() / gradient.norm().clamp(min=1e-5 * total)
-        assert error < 1e-5, (name, float(error))
+    mp.spawn(one_of_two, args=(port, tmp_path, arguments), nprocs=2)
+    for number, more in enumerate(arguments):
+        two_terms, two_gradients = torch.load(tmp_path / f"{number}.pt")
+        one_terms, one_gradients = step(slice(None), **more)
+        torch.testing.assert_close(two_terms, one_terms.cpu(), rtol=rtol, atol=1e-6)
+        assert set(two_gradients) == set(one_gradients)
+        total = torch.stack([gradient.norm() for gradient in one_gradients.values()]).norm()
+        for name, gradient in one_gradients.items():
+            # An attention's key bias has no gradient but rounding; there the error counts against the whole.
+            error = (two_gradients[name] - gradient).norm() / gradient.norm().clamp(min=1e-5 * total)
+            assert error < rtol, (name, more, float(error))
+
+
+def test_two_processes_give_the_loss_and_gradients_of_one_whatever_the_flags(tmp_path):
+    assert_two_are_as_one(tmp_path, [{"flags": flags} for flags in LOSS_FLAGS])
+    said = [(tmp_path / f"said{rank}.txt").read_text() for rank in range(2)]
+    assert said[0] == said[1]  # every rank stops, and names the one sample
+    assert "because of the samples rank1b. " in said[0]
+
+
+WITH_BATCH_NORM = "resnet10t"
+
+
+@pytest.mark.gpu
+def test_batch_norm_over_two_processes_gives_the_gradients_of_one(tmp_path):
+    """Needs CUDA_VISIBLE_DEVICES to name a GPU; two gloo processes share it."""
+    vision = {**open_clip.get_model_config(MODEL)["vision_cfg"], "timm_model_name": WITH_BATCH_NORM}
+    assert_two_are_as_one(tmp_path, [{"device": "cuda", "config": {"vision_cfg": vision}}], rtol=1e-3)

@@ -3,11 +3,14 @@
 import argparse
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
+import torch
 from open_clip_train.data import DataInfo, SharedEpoch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from keepfit_clip.data.decoding import make_letterbox
 from keepfit_clip.data.sampling import ShardPool, category_repeats, make_pools
@@ -16,31 +19,54 @@ from keepfit_clip.data.stream import MixedStream, StreamOptions
 from keepfit_clip.errors import ConfigError, ShardError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.tokenization import Tokenizer
-from keepfit_clip.training.validation import ValidationData
+from keepfit_clip.training.evaluators import HeldOutShards, ZeroShotTable
+from keepfit_clip.training.validation import Validation
 
 __all__ = ["build_data", "samples_per_epoch"]
 
 
 class EpochLoader:
-    """A DataLoader with the two figures open_clip's loop reads and a progress bar on a terminal.
+    """A DataLoader with the two figures open_clip's loop reads and, on a terminal, a bar with the time left of the run.
 
     Args:
         loader: of the mixed stream.
         num_batches: batches that this process sees in an epoch.
         num_samples: samples that all processes see in an epoch.
+        epoch: gives the current one, counted from 0.
+        epochs: of the run.
         show: whether this process shows progress.
     """
 
-    def __init__(self, loader: DataLoader, num_batches: int, num_samples: int, show: bool):
+    def __init__(
+        self,
+        loader: DataLoader,
+        num_batches: int,
+        num_samples: int,
+        epoch: Callable[[], int],
+        epochs: int,
+        show: bool,
+    ):
         self.loader = loader
         self.num_batches = num_batches
         self.num_samples = num_samples
+        self.epoch, self.epochs = epoch, epochs
         self.show = show
 
     def __iter__(self) -> Iterator[tuple]:
         # disable=None: a bar on a terminal only, so that logs stay plain lines.
+        bar = tqdm(
+            desc=f"epoch {self.epoch() + 1}/{self.epochs}",
+            total=self.epochs * self.num_batches,
+            initial=self.epoch() * self.num_batches,
+            unit="batch",
+            leave=False,
+            disable=None if self.show else True,
+        )
         try:
-            yield from tqdm(self.loader, total=self.num_batches, unit="batch", disable=None if self.show else True)
+            with bar, logging_redirect_tqdm() if not bar.disable else nullcontext():
+                for batch in self.loader:
+                    yield batch
+                    bar.update()
         except ShardError as error:  # out of a worker it comes with the worker's whole traceback as its message
             raise ShardError(str(error).strip().splitlines()[-1].rpartition("ShardError: ")[2]) from error
 
@@ -53,15 +79,21 @@ def samples_per_epoch(args: argparse.Namespace) -> int:
 
 
 def build_data(
-    args: argparse.Namespace, upstream: argparse.Namespace, config: dict, open_clip_tokenizer, epoch: int
+    args: argparse.Namespace,
+    upstream: argparse.Namespace,
+    config: dict,
+    open_clip_tokenizer: Callable,
+    preprocess: Callable,
+    epoch: int,
 ) -> dict[str, DataInfo]:
-    """The `data` of open_clip's main: `train` and, with --val-data, `val`.
+    """The `data` of open_clip's main: `train` and, with --val-data or tables, `val`.
 
     Args:
         args: our flags.
         upstream: open_clip's, with rank, world size and workers.
         config: of the run's model folder.
         open_clip_tokenizer: of the model.
+        preprocess: from a PIL image to a tensor (3, H, W), without augmentation.
         epoch: the first one.
 
     Raises:
@@ -75,16 +107,23 @@ def build_data(
     data = {}
     if args.public_data or args.elite_data:
         data["train"] = _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch)
-    if args.val_data:
-        validation = ValidationData(
-            list_shards(args.val_data),
-            upstream.batch_size,
-            tokenizer,
-            knowledge,
-            preprocess_cfg,
-            _languages(args),
-        )
-        data["val"] = DataInfo(dataloader=validation)
+    if args.val_data or args.zeroshot_table:
+        shards, tables = [], []
+        if upstream.rank == 0:  # the other ranks wait for it
+            tables = [ZeroShotTable(spec, open_clip_tokenizer, preprocess, knowledge) for spec in args.zeroshot_table]
+        if upstream.rank == 0 and args.val_data:
+            held_out = HeldOutShards(
+                list_shards(args.val_data),
+                upstream.batch_size,
+                open_clip_tokenizer,
+                tokenizer,
+                knowledge,
+                preprocess_cfg,
+                _languages(args),
+                args.caption_samples,
+            )
+            shards.append(held_out)
+        data["val"] = DataInfo(dataloader=Validation(shards, tables))
     return data
 
 
@@ -138,6 +177,14 @@ def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) 
         preprocess_cfg["std"],
         repeats=category_repeats(public) if public and args.balance == "category" else None,
     )
-    loader = DataLoader(stream, batch_size=None, num_workers=upstream.workers, persistent_workers=upstream.workers > 0)
-    epoch_loader = EpochLoader(loader, num_batches, num_batches * global_batch, show=upstream.rank == 0)
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=upstream.workers,
+        persistent_workers=upstream.workers > 0,
+        generator=torch.Generator(),  # else starting workers, as only a resumed epoch does, shifts the dropout masks
+    )
+    epoch_loader = EpochLoader(
+        loader, num_batches, num_batches * global_batch, shared_epoch.get_value, upstream.epochs, upstream.rank == 0
+    )
     return DataInfo(dataloader=epoch_loader, shared_epoch=shared_epoch)

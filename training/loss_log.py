@@ -4,12 +4,11 @@
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
-from keepfit_clip.files import write_text
+from keepfit_clip.files import write_text, writing
 
 __all__ = ["LOSSES_NAME", "LossLog", "read_losses"]
 
@@ -17,51 +16,34 @@ LOSSES_NAME = "losses.jsonl"
 
 
 class LossLog:
-    """A loss that writes its terms down on the way.
+    """Writes terms down, one line in a while.
 
     Args:
-        loss: gives a dict of terms.
         run: the run folder.
         epoch: the current one; what stands there of it or later, from an interrupted attempt, is dropped.
         steps: in the epoch.
         every: steps between two lines; the first and the last are always written.
-        calls_per_step: of the loss, where gradients are accumulated.
     """
 
-    def __init__(
-        self,
-        loss: Callable[..., dict[str, Tensor]],
-        run: Path,
-        epoch: int,
-        steps: int,
-        every: int = 1,
-        calls_per_step: int = 1,
-    ):
-        self.loss = loss
+    def __init__(self, run: Path, epoch: int, steps: int, every: int = 1):
         self.file = run / LOSSES_NAME
         self.epoch = epoch
         self.steps = steps
         self.every = every
-        self.calls_per_step = calls_per_step
-        self.calls = 0
         kept = [line for line in read_losses(run) if line["epoch"] < epoch]
         write_text(self.file, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def __call__(self, **outputs) -> dict[str, Tensor]:
-        """The terms of the loss for a model's outputs; one call in a while is written down."""
-        terms = self.loss(**outputs)
-        self.calls += 1
-        step, waiting = divmod(self.calls, self.calls_per_step)
-        if not waiting and (step in (1, self.steps) or step % self.every == 0):
-            line = {
-                "epoch": self.epoch,
-                "step": step,
-                "steps": self.steps,
-                "terms": {name: float(value.detach()) for name, value in terms.items()},
-            }
-            with open(self.file, "a", encoding="utf-8") as file:
+    def write(self, step: int, terms: dict[str, Tensor]) -> None:
+        """Writes the terms of a step of the epoch, counted from 1, where its turn has come.
+
+        Raises:
+            OutputError: no space is left.
+        """
+        if step in (1, self.steps) or step % self.every == 0:
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            line = {"epoch": self.epoch, "step": step, "steps": self.steps, "terms": values}
+            with writing(self.file), open(self.file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        return terms
 
 
 def read_losses(run: str | Path) -> list[dict]:

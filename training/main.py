@@ -8,20 +8,20 @@ This is the only file that replaces names of open_clip_train. While a run lasts,
     parse_args               our flags first, the rest to upstream's parser
     get_data                 the mixed stream and the held-out shards
     create_loss              HybridLoss
-    evaluate                 caption NLL and zero-shot classes over the held-out shards
+    evaluate                 captions, retrieval and zero-shot classes, see validation.py
     train_one_epoch          upstream's own, with generators seeded per epoch, every term logged, troubles reported
+    init_process_group       with addresses of its own at each of torchrun's restarts, where torch mixes them up
     DistributedDataParallel  without device_ids for modules on the CPU, which torch refuses
-    pt_load                  with an error that names the checkpoint
+    pt_load                  with an error that says what does not fit
     torch.save               under a temporary name, then renamed
 """
 
 import logging
 import os
 import random
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +31,27 @@ from open_clip_train.distributed import is_master, world_info_from_env
 from open_clip_train.params import parse_args as upstream_parse_args
 from open_clip_train.train import train_one_epoch as upstream_train_one_epoch
 from open_clip_train.train import unwrap_model
-from safetensors import safe_open
 
-from keepfit_clip.errors import CheckpointError, ConfigError, exit_code
+from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, exit_code
 from keepfit_clip.loss import HybridLoss
+from keepfit_clip.training.checkpoints import Checkpoints, check_readable
 from keepfit_clip.training.data import build_data, samples_per_epoch
+from keepfit_clip.training.guard import NonFiniteGuard
 from keepfit_clip.training.loss_log import LossLog
+from keepfit_clip.training.objective import CaptionSchedule, frozen
 from keepfit_clip.training.params import parse_keepfit_args, upstream_argv
-from keepfit_clip.training.run_folder import prepare_run
+from keepfit_clip.training.run_folder import only_run_in, prepare_run
+from keepfit_clip.training.step_loss import StepLoss
 from keepfit_clip.training.validation import evaluate
 
 __all__ = ["main"]
 
-_SMALL_DISK = 64 * 2**20  # bytes; torch does not say why it could not write
+# Flags that shape what is learnt; kept in each checkpoint, so that a run that goes on can say which of them changed.
+_SHAPING = ("batch_size", "lr", "wd", "beta1", "beta2", "eps", "warmup", "epochs", "seed", "train_num_samples",
+            "precision", "accum_freq", "world_size", "workers", "grad_clip_norm", "lr_scheduler")  # fmt: skip
+_OUR_SHAPING = ("preset", "contrastive_weight", "revision_weight", "caption_weight", "public_caption_weight",
+                "caption_schedule", "joint_contrast", "elite_fraction", "freeze_text_steps", "balance", "languages",
+                "no_augment")  # fmt: skip
 
 
 class _Run:
@@ -52,6 +60,10 @@ class _Run:
     def __init__(self, argv: Sequence[str]):
         self.args, self.rest = parse_keepfit_args(argv)
         self.config: dict = {}
+        self.flags: dict = {}
+        self.guard: NonFiniteGuard | None = None
+        self.checkpoints = Checkpoints(torch.save, upstream_main.pt_load, self._model_cfg, lambda: self.flags)
+        self.open = ExitStack()
 
     def parse_args(self, _argv):
         train = self.args.public_data or self.args.elite_data
@@ -60,9 +72,21 @@ class _Run:
             upstream.warmup = self._steps_per_epoch() // upstream.accum_freq
         self._check_run_is_new(upstream)
         if self.args.pretrained:
-            _check_readable(self.args.pretrained)
+            check_readable(self.args.pretrained)
+        if train:
+            self.open.enter_context(only_run_in(Path(self.args.logs) / self.args.name))
         upstream.model, self.config = prepare_run(self.args, upstream)
+        _, _, world_size = world_info_from_env()
+        given = {**vars(upstream), "world_size": world_size}
+        self.flags = {name: given[name] for name in _SHAPING}
+        self.flags |= {name: getattr(self.args, name) for name in _OUR_SHAPING}
         return upstream
+
+    def _model_cfg(self) -> dict:
+        """The run's model config without the places its weights came from."""
+        model_cfg = self.config["model_cfg"]
+        text_cfg = {k: v for k, v in model_cfg["text_cfg"].items() if k not in ("hf_model_name", "hf_tokenizer_name")}
+        return {**model_cfg, "text_cfg": text_cfg}
 
     def _steps_per_epoch(self) -> int:
         _, _, world_size = world_info_from_env()
@@ -76,8 +100,9 @@ class _Run:
         if upstream.resume and upstream.resume != "latest" and not Path(upstream.resume).is_file():
             raise CheckpointError(f"--resume {upstream.resume}: no such checkpoint")
 
-    def get_data(self, upstream, _preprocess, epoch=0, tokenizer=None):
-        return build_data(self.args, upstream, self.config, tokenizer, epoch)
+    def get_data(self, upstream, preprocess, epoch=0, tokenizer=None):
+        _, without_augmentation = preprocess
+        return build_data(self.args, upstream, self.config, tokenizer, without_augmentation, epoch)
 
     def create_loss(self, _upstream) -> HybridLoss:
         return HybridLoss(
@@ -89,21 +114,38 @@ class _Run:
         )
 
     def train_one_epoch(self, model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
-        # A resumed run draws the dropout masks that the uninterrupted one would have drawn.
-        seed = random.Random(f"{args.seed} {epoch} {args.rank}").getrandbits(32)
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        unwrap_model(model).caption_public = self.args.public_caption_weight > 0
+        _seed_everything(f"{self.args.seed} {epoch} {args.rank}")
+        bare_model = unwrap_model(model)
+        bare_model.caption_public = self.args.public_caption_weight > 0
+        if self.guard is None:
+            self.guard = NonFiniteGuard(bare_model, optimizer, self.args.skip_nonfinite)
+        steps = data["train"].dataloader.num_batches // args.accum_freq
+        log = None
         if is_master(args):
-            steps = data["train"].dataloader.num_batches // args.accum_freq
-            loss = LossLog(
-                loss, Path(args.logs) / args.name, epoch, steps, args.log_every_n_steps, calls_per_step=args.accum_freq
-            )
-        upstream_train_one_epoch(
-            model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
+            log = LossLog(Path(args.logs) / args.name, epoch, steps, args.log_every_n_steps)
+        schedule = CaptionSchedule(
+            self.args.caption_schedule,
+            self.args.caption_weight_start,
+            self.args.caption_weight,
+            self.args.caption_schedule_steps or max(1, steps * args.epochs),
         )
+        step_loss = StepLoss(loss, schedule, self.guard, epoch, steps, args.accum_freq, log)
+        with ExitStack() as stack:
+            if epoch * steps < self.args.freeze_text_steps:
+                text = bare_model.text.transformer
+                stack.enter_context(frozen(text, optimizer, lambda: step_loss.step < self.args.freeze_text_steps))
+            upstream_train_one_epoch(
+                model, data, step_loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
+            )
         logging.info(f"data so far in this run: {data['train'].dataloader.loader.dataset.troubles.summary()}")
+
+
+def _seed_everything(name: str) -> None:
+    """Seeds all generators: a resumed run draws the dropout masks that the uninterrupted one would have drawn."""
+    seed = random.Random(name).getrandbits(32)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -114,24 +156,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
     run = _Run(sys.argv[1:] if argv is None else list(argv))
-    with _patched(run), _own_logging():
+    with run.open, _patched(run), _own_logging():
         try:
             code = upstream_main.main(argv)
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
+        except (RuntimeError, ValueError) as error:
+            explained = _explained(error, run.args)
+            if explained is None:
                 raise
-            start = f"--resume {run.args.resume}" if run.args.resume else f"--pretrained {run.args.pretrained}"
-            differing = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{start}: the checkpoint is of another architecture: {differing}") from error
-        except ValueError as error:
-            if "parameter group" not in str(error):
-                raise
-            raise CheckpointError(
-                f"--resume {run.args.resume}: other parameters were trained in that run: "
-                "give the same --lock-image and --lock-text flags"
-            ) from error
+            raise explained from error
     if code not in (None, 0):  # only where it gave up before it started
         raise ConfigError(f"open_clip_train refused to start {run.args.name}; its last line above says why")
+
+
+def _explained(error: Exception, args) -> KeepFITError | None:
+    """What an error out of torch means for the person at the terminal; None where that is not known."""
+    words = " ".join(str(error).split())
+    if "loading state_dict" in words:
+        start = f"--resume {args.resume}" if args.resume else f"--pretrained {args.pretrained}"
+        return CheckpointError(f"{start}: the checkpoint is of another architecture: {words[:300]}")
+    if "parameter group" in words:
+        return CheckpointError(
+            f"--resume {args.resume}: other parameters were trained in that run: "
+            "give the same --lock-image and --lock-text flags"
+        )
+    if isinstance(error, torch.distributed.DistError) or any(sign in words for sign in _LOST_PEER):
+        return KeepFITError("another process of this run has ended; what it said above is the reason")
+    return None
+
+
+# What gloo and NCCL say when a process on the other side is gone.
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting",
+              "remote process exited", "Application timeout caused pair closure")  # fmt: skip
 
 
 @contextmanager
@@ -143,9 +198,10 @@ def _patched(run: _Run) -> Iterator[None]:
         (upstream_main, "create_loss"): run.create_loss,
         (upstream_main, "evaluate"): evaluate,
         (upstream_main, "train_one_epoch"): run.train_one_epoch,
-        (upstream_main, "pt_load"): _explained_load(upstream_main.pt_load),
+        (upstream_main, "pt_load"): run.checkpoints.load,
+        (torch.distributed, "init_process_group"): _init_each_attempt_anew(torch.distributed.init_process_group),
         (torch.nn.parallel, "DistributedDataParallel"): _ddp_on_any_device(torch.nn.parallel.DistributedDataParallel),
-        (torch, "save"): _save_then_rename(torch.save),
+        (torch, "save"): run.checkpoints.save,
     }
     missing = [name for (module, name) in replacements if not hasattr(module, name)]
     if missing:
@@ -178,58 +234,30 @@ def _own_logging() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
+def _init_each_attempt_anew(original: Callable) -> Callable:
+    """torchrun keeps one store for all attempts (torch 2.15), in which a restarted rank finds where its peers were.
+
+    On one machine all ranks know the number of the attempt. On several they may not: there
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes torchrun start a new store each time.
+    """
+
+    def init(backend=None, init_method=None, **options):
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        if attempt == "0" or os.environ.get("GROUP_WORLD_SIZE", "1") != "1" or init_method != "env://":
+            return original(backend=backend, init_method=init_method, **options)
+        store, rank, world_size = next(torch.distributed.rendezvous(init_method))
+        own = torch.distributed.PrefixStore(f"attempt {attempt}", store)
+        return original(backend=backend, store=own, rank=rank, world_size=world_size, **options)
+
+    return init
+
+
 def _ddp_on_any_device(original: type) -> Callable:
     def build(module, device_ids=None, **options):
         on_cpu = next(module.parameters()).device.type == "cpu"
         return original(module, device_ids=None if on_cpu else device_ids, **options)
 
     return build
-
-
-def _save_then_rename(original: Callable) -> Callable:
-    def save(content, path, *args, **kwargs):
-        if not isinstance(path, (str, os.PathLike)):
-            return original(content, path, *args, **kwargs)
-        partial = f"{os.fspath(path)}.partial"  # not *.pt, so that `--resume latest` never picks it
-        try:
-            original(content, partial, *args, **kwargs)
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as error:
-            full = shutil.disk_usage(Path(path).parent).free < _SMALL_DISK
-            Path(partial).unlink(missing_ok=True)
-            why = "no space is left on the disk" if full else str(error).splitlines()[0]
-            raise CheckpointError(f"{path}: could not be saved ({why}); earlier checkpoints are untouched") from error
-
-    return save
-
-
-def _check_readable(path: str) -> None:
-    """Raises CheckpointError unless a file of weights can be read."""
-    if not Path(path).is_file():
-        raise CheckpointError(f"--pretrained {path}: no such file")
-    try:
-        if path.endswith(".safetensors"):
-            with safe_open(path, framework="pt") as file:
-                file.keys()
-        else:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch and safetensors raise many kinds for damaged files
-        raise CheckpointError(f"--pretrained {path}: not readable weights ({type(error).__name__})") from error
-
-
-def _explained_load(original: Callable) -> Callable:
-    def load(path, map_location=None):
-        try:
-            checkpoint = original(path, map_location=map_location)
-        except Exception as error:  # torch raises many kinds for damaged files
-            raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-        trained = {"state_dict", "optimizer"}  # beside the epoch; without an epoch it is a bare state dict
-        complete = isinstance(checkpoint, dict) and ("epoch" not in checkpoint or trained <= set(checkpoint))
-        if not complete:
-            raise CheckpointError(f"{path}: not a checkpoint of a training run")
-        return checkpoint
-
-    return load
 
 
 if __name__ == "__main__":

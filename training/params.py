@@ -1,16 +1,19 @@
 """The flags of stage 2: ours first, everything else goes to open_clip_train."""
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 from datetime import datetime
 
 import torch
 from open_clip_train.distributed import world_info_from_env
+from open_clip_train.params import parse_args as upstream_parse_args
 
 from keepfit_clip.data.sampling import BALANCES
-from keepfit_clip.errors import ConfigError
+from keepfit_clip.errors import ConfigError, MissingExtraError
+from keepfit_clip.training.objective import PRESETS, SCHEDULES
 
-__all__ = ["UNSUPPORTED", "keepfit_parser", "upstream_argv"]
+__all__ = ["UNSUPPORTED", "keepfit_parser", "parse_keepfit_args", "upstream_argv"]
 
 # Flags of open_clip_train whose objective or model is another one.
 UNSUPPORTED = {
@@ -30,8 +33,14 @@ UNSUPPORTED = {
     "--train-data": "give --public-data and --elite-data",
     "--train-data-upsampling-factors": "use --elite-fraction, --public-weights and --elite-weights",
     "--dataset-type": "training reads shards of `keepfit-clip shards build`",
-    "--imagenet-val": "evaluation is zero-shot over --val-data",
-    "--imagenet-v2": "evaluation is zero-shot over --val-data",
+    "--dataset-resampled": "training data are always drawn anew",
+    "--csv-separator": "training reads shards of `keepfit-clip shards build`, which finds it out itself",
+    "--csv-img-key": "training reads shards; give the column to `keepfit-clip shards build`",
+    "--csv-caption-key": "training reads shards; give the column to `keepfit-clip shards build`",
+    "--imagenet-val": "evaluation is zero-shot over --val-data and --zeroshot-table",
+    "--imagenet-v2": "evaluation is zero-shot over --val-data and --zeroshot-table",
+    "--val-num-samples": "all of --val-data is evaluated",
+    "--copy-codebase": "it would copy the whole Python environment",
 }
 
 
@@ -52,6 +61,14 @@ def keepfit_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--elite-data", metavar="SHARDS", help="the same, of elite samples")
     data.add_argument("--val-data", metavar="SHARDS", help="held-out shards of both kinds, evaluated after each epoch")
+    data.add_argument(
+        "--zeroshot-table",
+        action="append",
+        default=[],
+        metavar="NAME[@MODALITY]=TABLE.csv:ROOT",
+        help="a table of labelled images, classified zero-shot after each epoch; may be given several times",
+    )
+    data.add_argument("--caption-samples", type=int, default=4, help="captions written at each evaluation (4)")
     data.add_argument("--elite-fraction", type=float, default=0.5, help="share of elite samples in every batch (0.5)")
     data.add_argument("--public-weights", metavar="W::W", help="how often each part of --public-data is drawn from")
     data.add_argument("--elite-weights", metavar="W::W", help="the same for --elite-data")
@@ -71,10 +88,30 @@ def keepfit_parser() -> argparse.ArgumentParser:
     model.add_argument("--text-tower", metavar="DIR", help="text tower from textual pretraining (stage 1)")
     model.add_argument("--random-text", action="store_true", help="start from a text tower without pretrained weights")
     loss = parser.add_argument_group("objective")
+    loss.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="v2",
+        help="contrastive: FLAIR's, public data only; v1: and elite data, text revision; v2: and captions (v2)",
+    )
     loss.add_argument("--contrastive-weight", type=float, default=1.0, help="of the soft-CLIP terms (1)")
-    loss.add_argument("--revision-weight", type=float, default=100.0, help="of the text revision (100)")
-    loss.add_argument("--caption-weight", type=float, default=1.0, help="of the NLL of elite captions (1)")
+    loss.add_argument("--revision-weight", type=float, help="of the text revision (the preset's: 100)")
+    loss.add_argument("--caption-weight", type=float, help="of the NLL of elite captions (the preset's: 1)")
     loss.add_argument("--public-caption-weight", type=float, default=0.0, help="of the NLL of public texts (0)")
+    loss.add_argument(
+        "--caption-schedule",
+        choices=SCHEDULES,
+        default="constant",
+        help="how the weight of elite captions goes from --caption-weight-start to --caption-weight (constant)",
+    )
+    loss.add_argument("--caption-weight-start", type=float, default=0.0, help="where the schedule starts (0)")
+    loss.add_argument("--caption-schedule-steps", type=int, help="steps the schedule takes (the whole run)")
+    loss.add_argument(
+        "--freeze-text-steps", type=int, default=0, help="keep the text encoder as it is for so many steps (0)"
+    )
+    loss.add_argument(
+        "--skip-nonfinite", type=int, default=0, metavar="N", help="go on after at most N steps of NaN or infinity (0)"
+    )
     loss.add_argument("--joint-contrast", action="store_true", help="contrast public and elite pairs in one matrix")
     changed = parser.add_argument_group("open_clip_train's, with other defaults")
     changed.add_argument("--model", default="keepfit-v2", help="config name or local-dir:DIR (keepfit-v2)")
@@ -107,16 +144,16 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
         ConfigError: flags that cannot work together or not with our objective.
     """
     args, rest = keepfit_parser().parse_known_args(argv)
-    for flag in rest:
-        name = flag.partition("=")[0]
-        if name in UNSUPPORTED:
-            raise ConfigError(f"{name} cannot be used here: {UNSUPPORTED[name]}")
-    if not (args.public_data or args.elite_data or args.val_data):
+    if not (args.public_data or args.elite_data or args.val_data or args.zeroshot_table):
         raise ConfigError("nothing to train on: give --public-data and --elite-data (or one of them)")
     if args.random_text and args.text_tower:
         raise ConfigError("--random-text and --text-tower exclude each other")
-    if min(args.contrastive_weight, args.revision_weight, args.caption_weight, args.public_caption_weight) < 0:
-        raise ConfigError("a loss weight is negative")
+    _apply_preset(args)
+    for name in ("contrastive_weight", "revision_weight", "caption_weight", "public_caption_weight",
+                 "caption_weight_start", "freeze_text_steps", "skip_nonfinite", "caption_samples"):  # fmt: skip
+        if getattr(args, name) < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} is negative")
+    _check_upstream(rest)
     if args.name is None:
         if world_info_from_env()[2] > 1:
             raise ConfigError("with several processes give --name, so that all of them share one run folder")
@@ -125,7 +162,45 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision is None:
         args.precision = "amp_bf16" if args.device.startswith("cuda") else "fp32"
+    if "--use-bn-sync" in rest and args.device.startswith("cpu") and world_info_from_env()[2] > 1:
+        raise ConfigError("--use-bn-sync needs GPUs: torch has no SyncBatchNorm for the CPU")
     return args, rest
+
+
+def _apply_preset(args: argparse.Namespace) -> None:
+    """Fills in what the preset says and no flag does."""
+    preset = PRESETS[args.preset]
+    if args.revision_weight is None:
+        args.revision_weight = preset.revision_weight
+    if args.caption_weight is None:
+        args.caption_weight = preset.caption_weight
+    if not preset.elite:
+        if args.elite_data and not args.public_data:
+            raise ConfigError(f"--preset {args.preset} trains on public data only: give --public-data")
+        args.elite_data = None
+    args.without_decoder = preset.caption_weight == 0 == args.caption_weight + args.public_caption_weight
+
+
+def _check_upstream(rest: Sequence[str]) -> None:
+    """Finds what open_clip_train would only find out later, by a crash."""
+    upstream = vars(upstream_parse_args([*rest]))
+    for flag in (word.partition("=")[0] for word in rest if word.startswith("--")):
+        exact = flag.removeprefix("--").replace("-", "_") in upstream  # else the parser took it as an abbreviation
+        meant = [name for name in UNSUPPORTED if name == flag or (not exact and name.startswith(flag))]
+        if meant:
+            raise ConfigError(f"{meant[0]} cannot be used here: {UNSUPPORTED[meant[0]]}")
+    if upstream["lr_scheduler"] == "const-cooldown" and upstream["epochs_cooldown"] is None:
+        raise ConfigError("--lr-scheduler const-cooldown needs --epochs-cooldown")
+    if upstream["lr_scheduler"] not in ("cosine", "const", "const-cooldown"):
+        raise ConfigError(f"--lr-scheduler {upstream['lr_scheduler']} is none of cosine, const, const-cooldown")
+    if upstream["opt"] != "adamw" and not upstream["opt"].startswith("timm/"):
+        raise ConfigError(f"--opt {upstream['opt']} is neither adamw nor timm/NAME")
+    for name in ("tensorboard", "wandb"):
+        asked = name in upstream["report_to"] or "all" in upstream["report_to"]
+        if asked and importlib.util.find_spec(name) is None:
+            raise MissingExtraError(
+                f"--report-to {upstream['report_to']} needs {name}: pip install 'keepfit-clip[track]'"
+            )
 
 
 def upstream_argv(args: argparse.Namespace, rest: Sequence[str], train_data: str | None) -> list[str]:

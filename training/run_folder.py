@@ -6,10 +6,14 @@ export and resume read.
 
 import argparse
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from open_clip_train.distributed import world_info_from_env
 from transformers import AutoConfig, AutoTokenizer
 
 from keepfit_clip.errors import ConfigError, MissingWeightsError
@@ -19,12 +23,35 @@ from keepfit_clip.model_folder import CONFIG_NAME, read_model_config, write_mode
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
 
-__all__ = ["prepare_run", "resolve_model_config", "with_text_tower"]
+__all__ = ["differing_settings", "only_run_in", "prepare_run", "resolve_model_config", "with_text_tower"]
 
 _LOCAL = "local-dir:"
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")  # what open_clip looks for
+_ORPHANS_LIVE = 10  # seconds; data workers notice only after a while that their process was killed
 _ENCODER_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                  "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")  # fmt: skip
+
+
+@contextmanager
+def only_run_in(run: Path) -> Iterator[None]:
+    """Keeps a second run out of a run folder while the block lasts, and removes what a killed one left half written.
+
+    Raises:
+        ConfigError: another run is at work there.
+    """
+    _, rank, _ = world_info_from_env()
+    if rank != 0:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run / ".run.lock", timeout=_ORPHANS_LIVE):
+            for pattern in ("checkpoints/*.partial", "checkpoints/tmp.pt"):
+                for path in run.glob(pattern):
+                    path.unlink()
+            yield
+    except Timeout as error:
+        raise ConfigError(f"another run is at work in {run}: wait for it, or choose another --name") from error
 
 
 def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[str, dict]:
@@ -45,6 +72,8 @@ def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple
     folder = Path(args.logs) / args.name / RUN_MODEL
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / ".model.lock"):
+        for partial in folder.parent.glob(f".{RUN_MODEL}.*.partial"):  # of a run that was killed
+            shutil.rmtree(partial, ignore_errors=True)
         tower = folder / "text_tower"
         if upstream.resume and tower.is_dir():
             args.text_tower = str(tower)  # the run's own copy, wherever the flag points now
@@ -53,10 +82,10 @@ def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple
         if not folder.exists():
             _write(folder, args, placed, preprocess_cfg)
         stored = read_model_config(folder)
-        differing = _differing(stored["model_cfg"], placed)
+        differing = differing_settings(stored["model_cfg"], placed)
         if differing:
             raise ConfigError(
-                f"{folder.parent} was started with another model config ({', '.join(differing)} differ): "
+                f"{folder.parent} was started with another model config ({', '.join(differing)}): "
                 "go on with the same flags, or choose another --name"
             )
         if stored["model_cfg"] != placed:  # the run folder was moved
@@ -82,6 +111,12 @@ def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace)
         model_cfg = with_text_tower(model_cfg, Path(args.text_tower))
     if args.random_text:
         model_cfg["text_cfg"]["hf_model_name"] = ""
+    if args.without_decoder and not (args.pretrained or _has_weights(args.model)):
+        model_cfg["multimodal_cfg"] = {}
+    elif not model_cfg["multimodal_cfg"] and args.preset == "v2" and args.caption_weight:
+        raise ConfigError(
+            f"--model {args.model} has no caption decoder: choose --preset contrastive or v1, or a V2 model"
+        )
     size = upstream.force_image_size
     if size:
         model_cfg["vision_cfg"]["image_size"] = size[0] if len(size) == 1 else list(size)
@@ -158,13 +193,19 @@ def _has_weights(model: str) -> bool:
     return model.startswith("hf-hub:")
 
 
-def _differing(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
-    """Dotted names of the settings that differ between two configs; where weights once came from is none."""
-    names = []
+def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
+    """What differs between two dicts of settings, with both values; where weights once came from is nothing.
+
+    Args:
+        stored: what was.
+        wanted: what is.
+        prefix: goes before each dotted name.
+    """
+    found = []
     for key in sorted({*stored, *wanted} - {"hf_model_name", "hf_tokenizer_name"}):
         old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            names += _differing(old, new, f"{prefix}{key}.")
+            found += differing_settings(old, new, f"{prefix}{key}.")
         elif json.dumps(old) != json.dumps(new):
-            names.append(f"{prefix}{key}")
-    return names
+            found.append(f"{prefix}{key} was {json.dumps(old)} and is {json.dumps(new)}")
+    return found

@@ -18,6 +18,8 @@ from keepfit_clip.text_tower import TextTower
 
 __all__ = ["KeepFIT"]
 
+_OF_THE_BATCH = ("is_elite", "modality", "text_id", "category_ids", "sample_key")
+
 
 class KeepFIT(nn.Module):
     """KeepFIT V2 (arXiv 2501.15798), or v1 where `multimodal_cfg` is empty (no decoder).
@@ -104,7 +106,7 @@ class KeepFIT(nn.Module):
         """Adds, for `HybridLoss`: text features, ids, the revision's projections and the caption NLL per sample."""
         ids = batch["input_ids"]
         output["text_features"] = self.encode_text(ids, normalize=True)
-        output.update({key: batch[key] for key in ("is_elite", "modality", "text_id", "category_ids")})
+        output.update({key: batch[key] for key in _OF_THE_BATCH if key in batch})
         output.update(self.text_revision(output["image_features"], output["text_features"]))
         if self.text_decoder is not None:
             output["caption_nll_sum"], output["caption_tokens"] = self._caption_nll(batch, image_tokens)

@@ -7,6 +7,7 @@
     modality      (B,)     index into keepfit_clip.knowledge.MODALITIES, -1 where unknown
     text_id       (B,)     what the text says: public, modality and the category drawn; elite, its caption
     category_ids  (B, 16)  what is true of the image: public, all its categories; elite, its captions; -1 where unused
+    sample_key    (B, 32)  uint8, the sample's key, so that a report of trouble can name it
 """
 
 import hashlib
@@ -23,9 +24,10 @@ from keepfit_clip.errors import ShardError
 from keepfit_clip.knowledge import MODALITIES
 from keepfit_clip.tokenization import Tokenizer
 
-__all__ = ["MAX_IDS", "ImageBatch", "TrainingSample", "collate", "stable_id"]
+__all__ = ["MAX_IDS", "ImageBatch", "TrainingSample", "collate", "encode_keys", "sample_keys", "stable_id"]
 
 MAX_IDS = 16
+_KEY_BYTES = 32  # our own keys have 20
 
 
 def stable_id(*parts: str | None) -> int:
@@ -34,11 +36,23 @@ def stable_id(*parts: str | None) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def encode_keys(keys: Sequence[str]) -> Tensor:
+    """Keys of B samples as bytes (B, 32), so that they travel with the batch; longer ones are cut."""
+    rows = [list(key.encode()[:_KEY_BYTES].ljust(_KEY_BYTES, b"\0")) for key in keys]
+    return torch.tensor(rows, dtype=torch.uint8).reshape(-1, _KEY_BYTES)
+
+
+def sample_keys(encoded: Tensor) -> list[str]:
+    """The keys back from their bytes (B, 32)."""
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in encoded.cpu().tolist()]
+
+
 @dataclass
 class TrainingSample:
     """One sample as the stream draws it.
 
     Args:
+        key: of the sample in its shard.
         image: (H, W, 3) uint8.
         text: the text drawn.
         text_id: what it says.
@@ -47,6 +61,7 @@ class TrainingSample:
         modality: CFP, FFA, OCT or None.
     """
 
+    key: str
     image: np.ndarray
     text: str
     text_id: int
@@ -110,6 +125,7 @@ def collate(
             "modality": torch.tensor([MODALITIES.index(s.modality) if s.modality else -1 for s in samples]),
             "text_id": torch.tensor([s.text_id for s in samples]),
             "category_ids": category_ids,
+            "sample_key": encode_keys([s.key for s in samples]),
         }
     )
     # In a worker default_collate stacks straight into memory shared with the main process.

@@ -277,4 +277,4 @@ def draw_sample(
         category_ids = [stable_id(modality, category) for category in categories]
     if augmented:
         pixels = augment(pixels, rng, may_flip=not mentions_place(text))
-    return TrainingSample(pixels, text, text_id, category_ids, description["kind"] == "elite", modality)
+    return TrainingSample(sample.key, pixels, text, text_id, category_ids, description["kind"] == "elite", modality)

@@ -1,0 +1,201 @@
+"""Real processes and real SIGKILLs: a run killed again and again ends with the weights of one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from filelock import FileLock
+
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.training import run_folder
+from keepfit_clip.training.loss_log import read_losses
+from keepfit_clip.training.main import main as train
+from tests.conftest import train_flags
+from tests.test_training import checkpoint, with_dropout
+
+EPOCHS = 6
+PATIENCE = 120  # seconds
+
+
+def start(flags, processes=1, max_restarts=0, environment=None):
+    """Starts a training as its users do."""
+    program = ["-m", "keepfit_clip.training.main", *flags]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        program = [*launcher, "--max-restarts", str(max_restarts), "-m", "keepfit_clip.training.main", "--", *flags]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
+    number, name = tempfile.mkstemp(prefix="training-", suffix=".log")  # a pipe that nobody reads would stop it
+    with open(number, "wb") as output:
+        process = subprocess.Popen([sys.executable, *program], env=env, stdout=output, stderr=subprocess.STDOUT)
+    process.output = Path(name)
+    return process
+
+
+def all_output(process, timeout=PATIENCE):
+    """Waits for the end of a process and gives what it said."""
+    process.wait(timeout)
+    output = process.output.read_text()
+    process.output.unlink()
+    return output
+
+
+def family(process):
+    return [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+
+
+def rank_process(process, rank):
+    """The training process of a rank under torchrun (its data workers have it as parent)."""
+    for child in psutil.Process(process.pid).children():
+        if child.environ().get("RANK") == str(rank):
+            return child
+    raise AssertionError("no such rank")
+
+
+def kill_all(process):
+    """As when a machine loses power: nobody gets to clean up."""
+    members = family(process)
+    for member in members:
+        member.send_signal(signal.SIGKILL)
+    psutil.wait_procs(members, timeout=30)
+    process.wait()
+    process.output.unlink()
+
+
+def wait_until(condition, process):
+    """Waits for a condition; False where the process ended first."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.002)
+    raise AssertionError("nothing happened for too long")
+
+
+def finished(process):
+    output = all_output(process)
+    assert process.returncode == 0, [line for line in output.splitlines() if "keepfit-clip train:" in line]
+
+
+def epochs_saved(run):
+    return max((int(p.stem.removeprefix("epoch_")) for p in run.glob("checkpoints/epoch_*.pt")), default=0)
+
+
+def flags_of(shards, folder, name, **more):
+    model = f"local-dir:{folder / 'dropout'}"
+    if not (folder / "dropout").exists():
+        with_dropout(folder / "dropout")
+    return [*train_flags(shards, folder, name, model=model, epochs=EPOCHS, workers=1, **more), "--resume", "latest"]
+
+
+def assert_same_weights(one, other):
+    straight, killed = checkpoint(one, EPOCHS), checkpoint(other, EPOCHS)
+    for key, tensor in straight.items():
+        assert torch.equal(tensor, killed[key]), key
+
+
+def kill_again_and_again(shards, folder, processes, kills, seed):
+    """Kills a run at random moments, every other time while it saves; returns how often it was killed.
+
+    A run that ends before its kill starts anew in another folder, until there were enough kills.
+    """
+    batch = 8 // processes
+    finished(start(flags_of(shards, folder, "straight", batch_size=batch), processes))
+    rng, done, turn = random.Random(seed), 0, 0
+    while done < kills:
+        run = folder / f"killed{turn}"
+        turn += 1
+        flags = flags_of(shards, folder, run.name, batch_size=batch)
+        while epochs_saved(run) < EPOCHS:
+            saved = epochs_saved(run)
+            process = start(flags, processes)
+            while_saving = done % 2 == 1
+            happened = done < kills and wait_until(
+                lambda run=run, saved=saved, s=while_saving: (
+                    any(run.glob("checkpoints/*.partial"))
+                    if s
+                    else epochs_saved(run) > saved or (run / "losses.jsonl").exists()
+                ),
+                process,
+            )
+            if not happened:
+                finished(process)
+                continue
+            if not while_saving:
+                time.sleep(rng.uniform(0, 1.5))
+            if process.poll() is None:
+                kill_all(process)
+                done += 1
+            for path in run.glob("checkpoints/*.pt"):
+                assert torch.load(path, weights_only=True)["epoch"] == int(path.stem.removeprefix("epoch_"))
+            losses = read_losses(run)
+            assert not losses or losses[-1]["epoch"] <= epochs_saved(run)  # at most one epoch is lost
+        assert_same_weights(folder / "straight", run)
+        assert not list(run.glob("checkpoints/*.partial"))
+    return done
+
+
+def test_a_run_killed_twice_ends_with_the_same_weights(shards, tmp_path):
+    assert kill_again_and_again(shards, tmp_path, processes=1, kills=2, seed=0) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fifteen_kills(shards, tmp_path, processes):
+    assert kill_again_and_again(shards, tmp_path, processes, kills=15, seed=processes) == 15
+
+
+def test_one_dead_rank_ends_all_and_torchrun_starts_them_again(shards, tmp_path):
+    finished(start(flags_of(shards, tmp_path, "straight", batch_size=4), processes=2))
+    run = tmp_path / "restarted"
+    process = start(flags_of(shards, tmp_path, run.name, batch_size=4), processes=2, max_restarts=1)
+    assert wait_until(lambda: epochs_saved(run) >= 2, process)
+    others = [rank_process(process, 0)]
+    rank_process(process, 1).send_signal(signal.SIGKILL)
+    gone, alive = psutil.wait_procs(others, timeout=60)
+    assert gone
+    assert not alive
+    finished(process)
+    assert_same_weights(tmp_path / "straight", run)
+
+
+def test_without_torchrun_the_other_rank_ends_with_one_sentence(shards, tmp_path):
+    flags = flags_of(shards, tmp_path, "plain", batch_size=4)
+    port = str(20000 + os.getpid() % 20000)
+    peers = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [start(flags, environment={**peers, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
+    assert wait_until(lambda: epochs_saved(tmp_path / "plain") >= 1, ranks[0])
+    kill_all(ranks[1])
+    output = all_output(ranks[0], timeout=60)
+    assert ranks[0].returncode == 1
+    assert output.strip().splitlines()[-1].startswith("keepfit-clip train: another process of this run has ended")
+    assert "Traceback" not in output
+
+
+def test_a_second_run_is_kept_out_of_the_folder(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "_ORPHANS_LIVE", 0.1)
+    (tmp_path / "one").mkdir()
+    with FileLock(tmp_path / "one" / ".run.lock"), pytest.raises(ConfigError, match="another run is at work in"):
+        train(train_flags(shards, tmp_path, "one"))
+
+
+def test_a_folder_with_leftovers_of_a_kill_is_cleaned(shards, tmp_path):
+    flags = flags_of(shards, tmp_path, "left", train_num_samples=8)
+    checkpoints = tmp_path / "left" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for name in ("epoch_3.pt.partial", "tmp.pt"):
+        (checkpoints / name).write_bytes(b"half")
+    (tmp_path / "left" / ".model.abc.partial").mkdir()
+    train(flags)
+    assert not [p for p in (tmp_path / "left").rglob("*") if "partial" in p.name or p.name == "tmp.pt"]
+    assert json.loads((tmp_path / "left" / "model" / "open_clip_config.json").read_text())
