@@ -201,6 +201,28 @@ def test_fluid_lies_on_the_side_the_caption_says(condition, monkeypatch):
         assert beyond.mean() < 0.01
 
 
+def test_an_eye_may_have_two_conditions():
+    retina = draw_retina("CFP", "diabetic retinopathy", 3, 192, also="glaucoma")
+    assert retina.categories[:2] == ("diabetic retinopathy", "glaucoma")
+    assert {"optic cup", "microaneurysms"} <= set(retina.masks)
+    first, second = retina.caption.split("; ")
+    assert "diabetic retinopathy with" in first
+    assert "glaucoma with a cup-to-disc ratio" in second
+    both = draw_retina("CFP", "branch retinal vein occlusion", 5, 192, also="diabetic retinopathy")
+    assert both.lesions["cotton-wool spots"] >= 1
+    assert label(both.masks["cotton-wool spots"])[1] == both.lesions["cotton-wool spots"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "first", "second"),
+    [("CFP", "normal", "glaucoma"), ("CFP", "glaucoma", "normal"), ("CFP", "glaucoma", "glaucoma"),
+     ("CFP", "glaucoma", "macular hole"), ("OCT", "macular edema", "macular hole")],
+)  # fmt: skip
+def test_two_conditions_that_exclude_each_other_are_refused(modality, first, second):
+    with pytest.raises(CategoryError, match="give two"):
+        draw_retina(modality, first, also=second)
+
+
 def test_bad_choices_are_named():
     with pytest.raises(ConfigError, match=r"'MRI'.*CFP, FFA, OCT"):
         draw_retina("MRI", "normal")

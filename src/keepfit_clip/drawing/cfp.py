@@ -23,7 +23,7 @@ class _Scene:
 
     rng: np.random.Generator
     fundus: Fundus
-    content: Content
+    contents: list[Content]  # one for each condition; what is planned goes into the last one
     cup: float = 0.35  # of the disc
     cup_shift: float = 0.0  # downwards, of the disc's radius
     haze: float = 0.0
@@ -38,6 +38,14 @@ class _Scene:
     @property
     def size(self) -> int:
         return self.fundus.size
+
+    @property
+    def content(self) -> Content:
+        return self.contents[-1]
+
+    def masks_of(self, condition: str) -> dict[str, np.ndarray] | None:
+        """Where the masks of a condition go; None if the eye does not have it."""
+        return next((content.masks for content in self.contents if content.condition == condition), None)
 
     def add_blobs(
         self,
@@ -64,22 +72,31 @@ class _Scene:
         self.lesions.append((blur(alpha, soft) * np.float32(opacity), colour))
 
 
-def draw_cfp(condition: str, rng: np.random.Generator, size: int) -> tuple[np.ndarray, Content]:
-    """A right eye with a condition.
+def draw_cfp(
+    condition: str, rng: np.random.Generator, size: int, also: str | None = None
+) -> tuple[np.ndarray, Content]:
+    """A right eye with a condition, or with two.
 
     Args:
         condition: a key of CONDITIONS.
         rng: decides everything.
         size: of the picture, pixels.
+        also: another key, of a condition that the same eye has.
 
     Returns:
         (size, size, 3) float32 from 0 to 1, and what is to be seen on it.
     """
-    myopic = condition == "pathologic myopia"
+    conditions = [condition, also] if also else [condition]
+    myopic = "pathologic myopia" in conditions
     fundus = new_fundus(rng, size, tortuosity=0.7 if myopic else 1.0, disc_scale=1.12 if myopic else 1.0)
-    scene = _Scene(rng, fundus, Content(condition), cup=rng.uniform(0.22, 0.42), tessellation=rng.uniform(0.0, 0.3))
-    CONDITIONS[condition](scene)
-    return _photograph(scene), scene.content
+    scene = _Scene(rng, fundus, [], cup=rng.uniform(0.22, 0.42), tessellation=rng.uniform(0.0, 0.3))
+    for name in conditions:
+        scene.contents.append(Content(name))
+        CONDITIONS[name](scene)
+    pixels = _photograph(scene)
+    content, *others = scene.contents
+    content.also = others[0] if others else None
+    return pixels, content
 
 
 def _normal(scene: _Scene) -> None:
@@ -264,14 +281,15 @@ def _disc(scene: _Scene, image: np.ndarray) -> None:
         paint(image, _PIGMENT, 0.35 * ellipse(fundus.disc + shift, radius * 1.08))
         crescent = ellipse(fundus.disc + shift, radius)
         paint(image, np.array(_ATROPHY) * warm, 0.88 * crescent)
-        scene.content.masks["peripapillary atrophy"] = (crescent - ellipse(fundus.disc, fundus.disc_radius)) > 0.5
+        scene.masks_of("pathologic myopia")["peripapillary atrophy"] = (crescent - ellipse(fundus.disc, fundus.disc_radius)) > 0.5
     rim, cup = np.array([0.97, 0.68, 0.40]) * warm, np.array([1.0, 0.94, 0.76]) * warm
     paint(image, rim, 0.92 * ellipse(fundus.disc, fundus.disc_radius))
     centre = fundus.disc + np.array([-0.1 * (1 - scene.cup), scene.cup_shift]) * fundus.disc_radius
     inner = ellipse(centre, fundus.disc_radius * scene.cup)
     paint(image, cup, 0.9 * inner)
-    if scene.content.condition == "glaucoma":
-        scene.content.masks["optic cup"] = inner > 0.5
+    glaucoma = scene.masks_of("glaucoma")
+    if glaucoma is not None:
+        glaucoma["optic cup"] = inner > 0.5
 
 
 def _through_the_camera(scene: _Scene, image: np.ndarray, base: np.ndarray) -> np.ndarray:

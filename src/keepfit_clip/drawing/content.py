@@ -33,6 +33,7 @@ class Content:
         lesions: one of LESIONS -> how many there are.
         remarks: further phrases about what can be seen.
         masks: kind of lesion -> where it is, (size, size) bool. Not everything that is masked is counted.
+        also: what is seen of another condition of the same eye.
     """
 
     condition: str
@@ -41,6 +42,7 @@ class Content:
     lesions: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     masks: dict[str, np.ndarray] = field(default_factory=dict)
+    also: "Content | None" = None
 
     def mark(self, lesion: str, count: int, alpha: np.ndarray, threshold: float = 0.3) -> None:
         """Notes the lesions of one kind and where they are."""
@@ -50,7 +52,7 @@ class Content:
 
 
 def describe(content: Content) -> str:
-    """The condition and everything seen of it, as it stands in a caption behind "... of the left eye:"."""
+    """The conditions and everything seen of them, as they stand in a caption behind "... of the left eye:"."""
     name = "normal retina" if content.condition == "normal" else content.condition
     seen = [f"{n} {lesion if n > 1 else LESIONS[lesion]}" for lesion, n in content.lesions.items()]
     if content.place:
@@ -58,7 +60,8 @@ def describe(content: Content) -> str:
         remarks = content.remarks if seen else [f"{content.remarks[0]} {content.place}", *content.remarks[1:]]
     else:
         parts, remarks = seen, content.remarks
-    return f"{content.severity} {name} with {_listed([*parts, *remarks])}".strip()
+    told = f"{content.severity} {name} with {_listed([*parts, *remarks])}".strip()
+    return f"{told}; {describe(content.also)}" if content.also else told
 
 
 def _listed(parts: list[str]) -> str:

@@ -1,5 +1,6 @@
 """One drawn picture with everything that is true of it."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +44,9 @@ class DrawnRetina:
         severity: mild, moderate, ...; "" where the condition has no grades.
         eye: left or right.
         place: "in the superonasal quadrant", "temporal to the fovea", ...; "" where no lesion has a place of its own.
-        lesions: kind -> how many.
-        caption: one sentence that says all of this.
-        categories: the condition, then what the knowledge file knows of the lesions.
+        lesions: kind -> how many, of both conditions where there are two.
+        caption: one sentence that says all of this, and the same of a second condition.
+        categories: the conditions, then what the knowledge file knows of the lesions.
         masks: kind of lesion -> (size, size) bool. Lesions that are counted never touch in a picture of at least 128
             pixels; in smaller ones they may.
     """
@@ -68,6 +69,7 @@ def draw_retina(
     rng: np.random.Generator | int | list[int] = 0,
     size: int = 128,
     eye: str | None = None,
+    also: str | None = None,
 ) -> DrawnRetina:
     """Draws a picture.
 
@@ -77,10 +79,11 @@ def draw_retina(
         rng: a generator, a seed or several; the same one gives the same picture.
         size: width and height, pixels.
         eye: left or right; drawn by default.
+        also: a second condition of the same eye; on CFP only.
 
     Raises:
         ConfigError: an unknown modality or eye, or a size below 32 or above 4096 pixels.
-        CategoryError: a condition that cannot be drawn in this modality.
+        CategoryError: a condition that cannot be drawn in this modality, or two that exclude each other.
     """
     if modality not in _PAINTERS:
         raise ConfigError(f"the modality is {modality!r}; it can be {', '.join(MODALITIES)}")
@@ -91,14 +94,22 @@ def draw_retina(
         raise ConfigError(f"the size is {size} pixels; it must be between {_SIZES[0]} and {_SIZES[1]}")
     if eye not in ("left", "right", None):
         raise ConfigError(f"the eye is {eye!r}; it can be left or right")
+    if also is not None and (modality != "CFP" or also not in conditions or {condition, also} & {"normal"}):
+        raise CategoryError(f"{also!r} cannot be drawn with {condition!r} as {modality}: give two conditions of CFP")
+    if also == condition:
+        raise CategoryError(f"{also!r} was given twice: give two different conditions")
     rng = np.random.default_rng(rng)
     eye = eye or str(rng.choice(["left", "right"]))
-    pixels, content = painter(condition, rng, size)
-    masks = content.masks
+    pixels, content = painter(condition, rng, size) if also is None else cfp.draw_cfp(condition, rng, size, also)
+    lesions, masks = dict(content.lesions), dict(content.masks)
+    if content.also:
+        lesions = dict(Counter(lesions) + Counter(content.also.lesions))
+        masks |= {name: mask | masks.get(name, False) for name, mask in content.also.masks.items()}
     if eye == "left":  # painters draw right eyes
         pixels, masks = pixels[:, ::-1], {name: mask[:, ::-1] for name, mask in masks.items()}
     image = Image.fromarray(np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    categories = (condition, *(_LESION_CATEGORIES[name] for name in content.lesions if name in _LESION_CATEGORIES))
+    seen = (_LESION_CATEGORIES[name] for name in lesions if name in _LESION_CATEGORIES)
+    categories = (condition, *([also] if also else []), *seen)
     return DrawnRetina(
         image=image,
         modality=modality,
@@ -106,7 +117,7 @@ def draw_retina(
         severity=str(content.severity),
         eye=eye,
         place=content.place,
-        lesions=content.lesions,
+        lesions=lesions,
         caption=f"{noun} of the {eye} eye: {describe(content)}.",
         categories=tuple(dict.fromkeys(categories)),
         masks=masks,
