@@ -9,8 +9,6 @@ last epoch. DIR/report.html and DIR/metrics.json are the result.
 import json
 import re
 import shutil
-import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -41,8 +39,8 @@ from keepfit_clip.training.demo_report import (
     read_result,
 )
 from keepfit_clip.training.display import StepDisplay
-from keepfit_clip.training.launch import child_environment, flag_words, program
-from keepfit_clip.training.loss_log import LOSSES_NAME, read_losses
+from keepfit_clip.training.launch import flag_words, program, run_logged
+from keepfit_clip.training.loss_log import LOSSES_NAME, steps_done
 from keepfit_clip.training.measuring import peak_memory, timed
 from keepfit_clip.training.text import REPORT_NAME as TEXT_REPORT
 from keepfit_clip.training.text import TextPretraining, pretrain_text
@@ -53,7 +51,6 @@ __all__ = ["FULL", "QUICK", "DemoSettings", "run_demo"]
 MODEL = "keepfit-v2-lite"
 _SETTINGS = "demo.json"
 _TEST_SEED = 1_000_003  # pictures of another seed than the training ones
-_LOOK_EVERY = 0.5  # seconds between two looks at a program that runs
 
 
 @dataclass(frozen=True)
@@ -291,12 +288,10 @@ class _Demo:
         }
 
         def look() -> None:
-            lines = read_losses(self.run)
-            if lines:
-                last = lines[-1]
-                on_step(last["epoch"] * last["steps"] + last["step"], s.epochs * last["steps"])
+            if told := steps_done(self.run, s.epochs):
+                on_step(*told)
 
-        _run(program("keepfit_clip.training.main", *flag_words(flags)), self.out / "stage2.log", look, "stage 2")
+        run_logged(program("keepfit_clip.training.main", *flag_words(flags)), self.out / "stage2.log", look, "stage 2")
 
     def export(self, on_step) -> None:
         export_model(self.run, self.out / "model")
@@ -311,7 +306,7 @@ class _Demo:
                 on_step(*map(int, told[-1]))
 
         command = program("keepfit_clip.drawing.judging", self.out / "model", test, self.out / SCORES)
-        _run(command, log, look, "the evaluation")
+        run_logged(command, log, look, "the evaluation")
 
 
 def _counted(on_step: Callable[[int, int], None], done: int, total: int):
@@ -323,24 +318,3 @@ def _counted(on_step: Callable[[int, int], None], done: int, total: int):
             on_step(done + index, total)
 
     return wrap
-
-
-def _run(command: list[str], log: Path, look: Callable[[], None], name: str) -> None:
-    """Runs a program, its output in a file, looking at its progress; ends it where this one is interrupted.
-
-    Raises:
-        KeepFITError: it failed.
-    """
-    with open(log, "a", encoding="utf-8") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=file, env=child_environment(HF_HUB_OFFLINE="1"))
-        try:
-            while child.poll() is None:
-                time.sleep(_LOOK_EVERY)
-                look()
-        finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-    if child.returncode:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        raise KeepFITError(f"{name} failed (all of its output is in {log}): {lines[-1] if lines else 'no output'}")

@@ -8,16 +8,20 @@ while the next one writes into its run folder.
 
 import os
 import runpy
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-__all__ = ["child_environment", "flag_words", "program"]
+from keepfit_clip.errors import KeepFITError
+
+__all__ = ["child_environment", "flag_words", "program", "run_logged"]
 
 # glibc gives large blocks back at once; keeping them saves a third of a CPU step (benchmarks/cpu_step.py).
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-_LOOK_EVERY = 0.5  # seconds
+_LOOK_EVERY = 0.5  # seconds between two looks at another process
 
 
 def program(module: str, *arguments: object) -> list[str]:
@@ -33,6 +37,27 @@ def flag_words(flags: Mapping[str, object]) -> list[str]:
 def child_environment(**more: str) -> dict[str, str]:
     """This process's environment, with glibc told to keep memory, and what else is given."""
     return {**os.environ, **_KEEP_MEMORY, **more}
+
+
+def run_logged(command: list[str], log: Path, look: Callable[[], None], name: str) -> None:
+    """Runs a program, its output in a file, looking at its progress; ends it where this one is interrupted.
+
+    Raises:
+        KeepFITError: it failed.
+    """
+    with open(log, "a", encoding="utf-8") as file:
+        child = subprocess.Popen(command, stdout=file, stderr=file, env=child_environment(HF_HUB_OFFLINE="1"))
+        try:
+            while child.poll() is None:
+                time.sleep(_LOOK_EVERY)
+                look()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+    if child.returncode:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        raise KeepFITError(f"{name} failed (all of its output is in {log}): {lines[-1] if lines else 'no output'}")
 
 
 def _end_with(parent: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from keepfit_clip.files import write_text, writing
 
-__all__ = ["LOSSES_NAME", "LossLog", "read_losses"]
+__all__ = ["LOSSES_NAME", "LossLog", "read_losses", "steps_done"]
 
 LOSSES_NAME = "losses.jsonl"
 
@@ -57,3 +57,12 @@ def read_losses(run: str | Path) -> list[dict]:
             except ValueError:
                 continue
     return lines
+
+
+def steps_done(run: str | Path, epochs: int) -> tuple[int, int] | None:
+    """Steps that a run of so many epochs has logged, and all it has; None before the first."""
+    lines = read_losses(run)
+    if not lines:
+        return None
+    last = lines[-1]
+    return last["epoch"] * last["steps"] + last["step"], epochs * last["steps"]

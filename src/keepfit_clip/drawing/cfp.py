@@ -281,7 +281,8 @@ def _disc(scene: _Scene, image: np.ndarray) -> None:
         paint(image, _PIGMENT, 0.35 * ellipse(fundus.disc + shift, radius * 1.08))
         crescent = ellipse(fundus.disc + shift, radius)
         paint(image, np.array(_ATROPHY) * warm, 0.88 * crescent)
-        scene.masks_of("pathologic myopia")["peripapillary atrophy"] = (crescent - ellipse(fundus.disc, fundus.disc_radius)) > 0.5
+        beside = (crescent - ellipse(fundus.disc, fundus.disc_radius)) > 0.5
+        scene.masks_of("pathologic myopia")["peripapillary atrophy"] = beside
     rim, cup = np.array([0.97, 0.68, 0.40]) * warm, np.array([1.0, 0.94, 0.76]) * warm
     paint(image, rim, 0.92 * ellipse(fundus.disc, fundus.disc_radius))
     centre = fundus.disc + np.array([-0.1 * (1 - scene.cup), scene.cup_shift]) * fundus.disc_radius
