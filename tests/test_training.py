@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from functools import partial
 
 import open_clip
@@ -14,7 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 import keepfit_clip.training.main as keepfit_main
-from keepfit_clip.errors import CheckpointError, ConfigError, NonFiniteLossError, OutputError, ShardError
+from keepfit_clip.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingWeightsError,
+    NonFiniteLossError,
+    OutputError,
+    ShardError,
+)
 from keepfit_clip.export import export_model, load_training_checkpoint
 from keepfit_clip.loading import load_model
 from keepfit_clip.loss import HybridLoss
@@ -247,6 +255,39 @@ def test_each_weight_flag_scales_its_term(run, shards, tmp_path):
     assert after["caption_loss"] == 0
     assert 4 < after["public_caption_loss"] < 6  # half of ln(49408)
     assert "public_caption_loss" not in before
+
+
+def write_masked_autoencoder(path, **change):
+    """A file as RETFound's: the encoder under "model", with a decoder, a norm before pooling and the flags."""
+    torch.manual_seed(5)
+    trunk = open_clip.create_model(MODEL).visual.trunk.state_dict()
+    encoder = {key.replace("fc_norm", "norm"): torch.rand_like(value) for key, value in trunk.items()}
+    more = {"mask_token": torch.zeros(1), "decoder_embed.weight": torch.zeros(2), **change}
+    torch.save({"model": encoder | more, "args": Namespace(lr=1)}, path)
+    return trunk.keys(), encoder
+
+
+def test_an_image_tower_starts_from_a_file(shards, tmp_path):
+    keys, encoder = write_masked_autoencoder(tmp_path / "encoder.pth")
+    flags = {"epochs": 1, "train_num_samples": 8, "lr": 0, "image_tower": tmp_path / "encoder.pth"}
+    train(train_flags(shards, tmp_path, "tower", **flags))
+    end = checkpoint(tmp_path / "tower", 1)
+    for key in keys:
+        assert torch.equal(end[f"visual.trunk.{key}"], encoder[key.replace("fc_norm", "norm")]), key
+    assert "2 of its tensors are not the encoder's" in (tmp_path / "tower" / "out.log").read_text()
+    (tmp_path / "encoder.pth").unlink()  # a run that goes on needs it no more
+    train(train_flags(shards, tmp_path, "tower", **{**flags, "epochs": 2}, resume="latest"))
+
+
+def test_an_image_tower_that_does_not_fit_is_refused(shards, tmp_path):
+    write_masked_autoencoder(tmp_path / "wide.pth", cls_token=torch.zeros(1, 1, 7))
+    with pytest.raises(MissingWeightsError, match=r"wide\.pth is no encoder .*cls_token is \(1, 1, 7\), not"):
+        train(train_flags(shards, tmp_path, "wide", image_tower=tmp_path / "wide.pth"))
+    (tmp_path / "cut.pth").write_bytes(b"PK")
+    with pytest.raises(MissingWeightsError, match=r"cut\.pth: not readable weights"):
+        train(train_flags(shards, tmp_path, "cut", image_tower=tmp_path / "cut.pth"))
+    with pytest.raises(ConfigError, match="exclude each other"):
+        train(train_flags(shards, tmp_path, "both", image_tower="x.pth", pretrained_image=True))
 
 
 def test_locked_towers_do_not_move(shards, tmp_path):

@@ -7,6 +7,7 @@ This is the only file that replaces names of open_clip_train. While a run lasts,
 
     parse_args               our flags first, the rest to upstream's parser
     get_data                 the mixed stream and the held-out shards
+    create_model_and_transforms   with --image-tower
     create_loss              HybridLoss
     evaluate                 captions, retrieval and zero-shot classes, see validation.py
     train_one_epoch          upstream's own, with generators seeded per epoch, every term logged, troubles reported
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import open_clip_train.main as upstream_main
 import torch
+from open_clip import create_model_and_transforms as upstream_create_model_and_transforms
 from open_clip_train.distributed import is_master, world_info_from_env
 from open_clip_train.params import parse_args as upstream_parse_args
 from open_clip_train.train import train_one_epoch as upstream_train_one_epoch
@@ -99,6 +101,14 @@ class _Run:
             raise ConfigError(f"{folder} holds a run already: go on with --resume latest, or choose another --name")
         if upstream.resume and upstream.resume != "latest" and not Path(upstream.resume).is_file():
             raise CheckpointError(f"--resume {upstream.resume}: no such checkpoint")
+
+    def create_model_and_transforms(self, *args, **kwargs):
+        model, *transforms = upstream_create_model_and_transforms(*args, **kwargs)
+        started = list((Path(self.args.logs) / self.args.name / "checkpoints").glob("*.pt"))
+        if self.args.image_tower and not started:
+            left_out = model.visual.load_backbone(self.args.image_tower)
+            logging.info(f"the image tower starts from a file; {left_out} of its tensors are not the encoder's")
+        return model, *transforms
 
     def get_data(self, upstream, preprocess, epoch=0, tokenizer=None):
         _, without_augmentation = preprocess
@@ -194,6 +204,7 @@ def _patched(run: _Run) -> Iterator[None]:
     """Puts our functions in place of upstream's while the block runs."""
     replacements = {
         (upstream_main, "parse_args"): run.parse_args,
+        (upstream_main, "create_model_and_transforms"): run.create_model_and_transforms,
         (upstream_main, "get_data"): run.get_data,
         (upstream_main, "create_loss"): run.create_loss,
         (upstream_main, "evaluate"): evaluate,

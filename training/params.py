@@ -86,6 +86,9 @@ def keepfit_parser() -> argparse.ArgumentParser:
     data.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     model = parser.add_argument_group("model")
     model.add_argument("--text-tower", metavar="DIR", help="text tower from textual pretraining (stage 1)")
+    model.add_argument(
+        "--image-tower", metavar="FILE", help="encoder to start from: RETFound's, or any of timm's names"
+    )
     model.add_argument("--random-text", action="store_true", help="start from a text tower without pretrained weights")
     loss = parser.add_argument_group("objective")
     loss.add_argument(
@@ -146,6 +149,8 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
     args, rest = keepfit_parser().parse_known_args(argv)
     if not (args.public_data or args.elite_data or args.val_data or args.zeroshot_table):
         raise ConfigError("nothing to train on: give --public-data and --elite-data (or one of them)")
+    if args.image_tower and (args.pretrained or "--pretrained-image" in rest):
+        raise ConfigError("--image-tower and other weights for the image tower exclude each other")
     if args.random_text and args.text_tower:
         raise ConfigError("--random-text and --text-tower exclude each other")
     _apply_preset(args)
