@@ -26,6 +26,7 @@ from keepfit_clip.errors import (
 from keepfit_clip.export import export_model, load_training_checkpoint
 from keepfit_clip.loading import load_model
 from keepfit_clip.loss import HybridLoss
+from keepfit_clip.training.checkpoints import Checkpoints
 from keepfit_clip.training.loss_log import read_losses
 from keepfit_clip.training.main import main as train
 from tests.conftest import MODEL, train_flags
@@ -255,6 +256,16 @@ def test_each_weight_flag_scales_its_term(run, shards, tmp_path):
     assert after["caption_loss"] == 0
     assert 4 < after["public_caption_loss"] < 6  # half of ln(49408)
     assert "public_caption_loss" not in before
+
+
+def test_several_processes_go_on_from_what_one_saved(run, monkeypatch):
+    kept = Checkpoints(torch.save, lambda path, map_location=None: torch.load(path), dict, dict)
+    path = run / "checkpoints" / "epoch_2.pt"
+    monkeypatch.setattr(kept, "_compare", lambda *_: None)
+    alone = kept.load(path)["state_dict"]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    together = kept.load(path)["state_dict"]
+    assert list(together) == [f"module.{key}" for key in alone]
 
 
 def write_masked_autoencoder(path, **change):

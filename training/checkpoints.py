@@ -22,6 +22,7 @@ __all__ = ["Checkpoints", "check_readable"]
 
 _SMALL_DISK = 64 * 2**20  # bytes; torch does not say why it could not write
 _SHOWN = 5
+_DDP = "module."
 _TRAINED = {"state_dict", "optimizer"}  # beside the epoch; without an epoch it is a bare state dict
 
 
@@ -81,7 +82,7 @@ class Checkpoints:
         if not isinstance(checkpoint, dict) or ("epoch" in checkpoint and not set(checkpoint) >= _TRAINED):
             raise CheckpointError(f"{path}: not a checkpoint of a training run")
         self._compare(path, checkpoint)
-        return checkpoint
+        return _for_all_processes(checkpoint) if torch.distributed.is_initialized() else checkpoint
 
     def _compare(self, path: str, checkpoint: Mapping) -> None:
         differing = differing_settings(checkpoint.get("model_cfg") or self._model_cfg(), self._model_cfg())
@@ -90,6 +91,13 @@ class Checkpoints:
         changed = differing_settings(checkpoint.get("flags", self._flags()), self._flags())
         if changed:
             logging.warning(f"going on with other flags than before: {_listed(changed)}")
+
+
+def _for_all_processes(checkpoint: dict) -> dict:
+    """With the names that DDP gives, which upstream only knows how to take away: one process saved, several go on."""
+    state = checkpoint["state_dict"] if "epoch" in checkpoint else checkpoint
+    named = {key if key.startswith(_DDP) else f"{_DDP}{key}": value for key, value in state.items()}
+    return {**checkpoint, "state_dict": named} if "epoch" in checkpoint else named
 
 
 def check_readable(path: str) -> None:
