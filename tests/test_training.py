@@ -343,6 +343,15 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(shards, tmp_path, monkeypatch)
     assert (tmp_path / "disk" / "checkpoints" / "epoch_1.pt").read_bytes() == before
 
 
+def test_a_disk_that_is_full_at_the_start_is_one_line_of_ours(shards, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keepfit_main, "build_data", full)
+    with pytest.raises(OutputError, match="full: cannot be written, no space is left on the disk"):
+        train(train_flags(shards, tmp_path, "full"))
+
+
 def test_export_loads_in_another_process_offline_bit_equal(run, exported, tokenizer):
     torch.manual_seed(0)
     images = torch.randn(2, 3, 64, 64)

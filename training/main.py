@@ -22,7 +22,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ from open_clip_train.train import train_one_epoch as upstream_train_one_epoch
 from open_clip_train.train import unwrap_model
 
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, exit_code
+from keepfit_clip.files import writing
 from keepfit_clip.loss import HybridLoss
 from keepfit_clip.training.checkpoints import Checkpoints, check_readable
 from keepfit_clip.training.data import build_data, samples_per_epoch
@@ -166,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
     run = _Run(sys.argv[1:] if argv is None else list(argv))
-    with run.open, _patched(run), _own_logging():
+    with writing(Path(run.args.logs) / run.args.name), run.open, _patched(run), _own_logging():
         try:
             code = upstream_main.main(argv)
         except (RuntimeError, ValueError) as error:
@@ -234,11 +235,14 @@ def _own_logging() -> Iterator[None]:
     handlers, levels = root.handlers, {name: logging.getLogger(name).level for name in root.manager.loggerDict}
     root_level = root.level
     root.handlers = [logging.NullHandler()]  # else the first log line installs a handler, and each stands twice
+    raises, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is told once, by what is saved next
     try:
         yield
     finally:
+        logging.raiseExceptions = raises
         for handler in root.handlers:  # the run's log file among them
-            handler.close()
+            with suppress(OSError):  # what a full disk did not take
+                handler.close()
         root.handlers = handlers
         root.setLevel(root_level)
         for name, level in levels.items():
