@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from keepfit_clip.errors import OutputError
+from keepfit_clip.errors import KeepFITError, OutputError
 
 __all__ = ["file_sha256", "new_folder", "printable", "require_free", "write_json", "write_text", "writing"]
 
@@ -42,6 +42,8 @@ def writing(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
+    except KeepFITError:  # says already what it is about
+        raise
     except Exception as error:  # safetensors raises its own kind, with the system's words in it
         full = isinstance(error, OSError) and error.errno in _NO_ROOM
         if not full and os.strerror(errno.ENOSPC) not in str(error):
