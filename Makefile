@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/keepfit-clip demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
