@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from keepfit_clip.errors import CategoryError, ConfigError, TableError
+from keepfit_clip.errors import CategoryError, ConfigError, TableError, TextTooLongError
 from keepfit_clip.training.main import main as train
 from tests.conftest import train_flags
 
@@ -87,6 +87,28 @@ def test_tables_that_cannot_be_used_say_so_at_the_start(shards, pictures, tmp_pa
     with pytest.raises(error, match=message):
         train(train_flags(shards, tmp_path, "bad", zeroshot_table=spec))
     assert not (tmp_path / "bad" / "checkpoints" / "results.jsonl").exists()
+
+
+def test_classes_longer_than_the_context_say_so_at_the_start(shards, pictures, tmp_path):
+    spec = f"t@CFP={pictures / 'public.csv'}:{pictures}"
+    with pytest.raises(TextTooLongError, match="context of 8 tokens"):
+        train(train_flags(shards, tmp_path, "short", zeroshot_table=spec, force_context_length=8))
+
+
+def test_an_evaluation_that_fails_costs_no_epoch(shards, pictures, tmp_path, monkeypatch):
+    def fail(*_):
+        raise TableError("the disk with the table is gone")
+
+    monkeypatch.setattr("keepfit_clip.training.evaluators.evaluate_table", fail)
+    spec = f"t@CFP={pictures / 'public.csv'}:{pictures}"
+    flags = {"epochs": 1, "train_num_samples": 8, "val_data": shards / "elite"}
+    train(train_flags(shards, tmp_path, "run", zeroshot_table=spec, **flags))
+    assert "the training goes on: the disk with the table is gone" in (tmp_path / "run" / "out.log").read_text()
+    assert (tmp_path / "run" / "checkpoints" / "epoch_1.pt").exists()
+    assert "caption_nll" in (tmp_path / "run" / "checkpoints" / "results.jsonl").read_text()
+    with pytest.raises(TableError, match="is gone"):  # an evaluation alone has nothing to go on with
+        train(["--model", "keepfit-v2-test", "--logs", str(tmp_path), "--name", "eval", "--workers", "0",
+               "--resume", str(tmp_path / "run" / "checkpoints" / "epoch_1.pt"), "--zeroshot-table", spec])  # fmt: skip
 
 
 def test_evaluation_does_not_change_what_is_learnt(shards, tmp_path):

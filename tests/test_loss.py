@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from open_clip_train.params import parse_args as upstream_parse_args
 from transformers import BatchEncoding
 
 from keepfit_clip.data.batch import encode_keys
@@ -17,6 +18,7 @@ from keepfit_clip.model import KeepFIT
 from keepfit_clip.revision import revised_text_features
 from keepfit_clip.training.guard import NonFiniteGuard
 from keepfit_clip.training.main import _Run
+from keepfit_clip.training.params import upstream_argv
 from tests.conftest import MODEL
 
 
@@ -149,7 +151,8 @@ def step(rows, distributed=False, flags=(), device="cpu", config=None):
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if distributed else model
     texts = BatchEncoding({key: value[rows] for key, value in texts.items()}).to(device)
-    loss = _Run(["--public-data", "p", "--public-caption-weight", "0.3", "--name", "n", *flags]).create_loss(None)
+    run = _Run(["--public-data", "p", "--public-caption-weight", "0.3", "--name", "n", *flags])
+    loss = run.create_loss(upstream_parse_args(upstream_argv(run.args, run.rest, "p")))
     terms = loss(**wrapped(images[rows].to(device), texts))
     sum(terms.values()).backward()
     gradients = {name: p.grad.cpu() for name, p in model.named_parameters()}

@@ -66,6 +66,12 @@ def with_dropout(folder):
     return f"local-dir:{folder}"
 
 
+def resumed_from(run):
+    """The checkpoints that attempts of a run went on from."""
+    found = re.findall(r"resuming checkpoint '\S+/(\S+)' \(epoch (\d+)\)", (run / "out.log").read_text())
+    return [(name, int(epoch)) for name, epoch in found]
+
+
 def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(shards, tmp_path, monkeypatch):
     model = with_dropout(tmp_path / "dropout")
     train(train_flags(shards, tmp_path, "whole", model=model))
@@ -82,6 +88,7 @@ def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(shards, tmp_
         train(flags)
     assert not (tmp_path / "again" / "checkpoints" / "epoch_2.pt").exists()
     train([*flags, "--resume", "latest"])
+    assert resumed_from(tmp_path / "again") == [("epoch_1.pt", 1)]
     uninterrupted, resumed = checkpoint(tmp_path / "whole", 2), checkpoint(tmp_path / "again", 2)
     for key, tensor in uninterrupted.items():
         assert torch.equal(tensor, resumed[key]), key
@@ -102,6 +109,7 @@ def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(shards, tmp_
         ({"text_tower": "/no/such/tower"}, OSError, "holds no text tower"),
         ({"knowledge": "/no/such.json"}, Exception, "cannot be read"),
         ({"accum_freq": 9}, ConfigError, "fewer than --accum-freq"),
+        ({"delete_previous_checkpoint": True, "save_frequency": 2}, ConfigError, "delete the only checkpoint"),
     ],
 )
 def test_flags_that_cannot_work_say_so_at_the_start(shards, tmp_path, more, error, message):
@@ -148,6 +156,7 @@ def test_a_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(run, s
         {"grad_checkpointing": True},
         {"precision": "amp_bf16"},
         {"precision": "amp"},
+        {"precision": "bf16"},
         {"precision": "pure_bf16"},
         {"local_loss": True},
         {"gather_with_grad": True, "local_loss": True},
@@ -188,15 +197,29 @@ def test_save_most_recent_is_what_resume_latest_goes_on_from(shards, tmp_path):
     flags = {"save_most_recent": True, "save_frequency": 0, "train_num_samples": 8}
     train(train_flags(shards, tmp_path, "recent", epochs=1, **flags))
     train(train_flags(shards, tmp_path, "recent", epochs=2, resume="latest", **flags))
+    assert resumed_from(tmp_path / "recent") == [("epoch_latest.pt", 1)]
     assert torch.load(tmp_path / "recent" / "checkpoints" / "epoch_latest.pt")["epoch"] == 2
-    assert {line["epoch"] for line in read_losses(tmp_path / "recent")} == {0, 1}
+
+
+def test_what_is_newest_is_gone_on_from_whatever_its_name(shards, tmp_path):
+    def go_on(epochs, **flags):
+        train(train_flags(shards, tmp_path, "run", epochs=epochs, resume="latest", train_num_samples=8, **flags))
+
+    train(train_flags(shards, tmp_path, "run", epochs=1, train_num_samples=8))
+    go_on(2, save_most_recent=True, save_frequency=0)
+    go_on(3)
+    go_on(4)
+    go_on(5, save_most_recent=True)
+    assert [epoch for _, epoch in resumed_from(tmp_path / "run")] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in read_losses(tmp_path / "run")] == list(range(5))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo's own
 def test_a_compiled_model_trains(shards, tmp_path, monkeypatch):
+    flags = {"freeze_text_steps": 1}  # as the recipe of the ViT-B/16
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the default takes minutes
-    train(train_flags(shards, tmp_path, "compiled", epochs=1, train_num_samples=16, torchcompile=True))
-    train(train_flags(shards, tmp_path, "plain", epochs=1, train_num_samples=16))
+    train(train_flags(shards, tmp_path, "compiled", epochs=1, train_num_samples=16, torchcompile=True, **flags))
+    train(train_flags(shards, tmp_path, "plain", epochs=1, train_num_samples=16, **flags))
     one, other = (terms_of(tmp_path / name, step=1) for name in ("compiled", "plain"))
     assert one == pytest.approx(other, rel=1e-3)
 
@@ -256,6 +279,36 @@ def test_each_weight_flag_scales_its_term(run, shards, tmp_path):
     assert after["caption_loss"] == 0
     assert 4 < after["public_caption_loss"] < 6  # half of ln(49408)
     assert "public_caption_loss" not in before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("[..] Connection closed by peer [127.0.0.1]:1"), "another process of this run has ended"),
+        (
+            torch.distributed.DistNetworkError("port: 29500, EADDRINUSE"),
+            "cannot work together: port: 29500, EADDRINUSE",
+        ),
+        (RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"), "--shm-size"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    ],
+)
+def test_causes_outside_the_library_are_told(error, told):
+    explained = keepfit_main._explained(error, Namespace(resume=None, pretrained=""))
+    assert explained is None if told is None else told in str(explained)
+
+
+@pytest.mark.parametrize("given", [{}, {"rank": 0, "world_size": 2}])  # SLURM's environment makes upstream give both
+def test_a_restart_has_addresses_of_its_own(monkeypatch, given):
+    store, calls = torch.distributed.HashStore(), []
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda _: iter([(store, 1, 2)]))
+    init = keepfit_main._init_each_attempt_anew(lambda **options: calls.append(options))
+    init(backend="gloo", init_method="env://", **given)
+    (options,) = calls
+    assert (options["rank"], options["world_size"]) == (1, 2)
+    options["store"].set("key", "value")
+    assert store.check(["attempt 2/key"])
 
 
 def test_several_processes_go_on_from_what_one_saved(run, monkeypatch):

@@ -16,9 +16,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from keepfit_clip.errors import CheckpointError, NonFiniteLossError
+from keepfit_clip.export import find_checkpoint
+from keepfit_clip.files import writing
 from keepfit_clip.training.run_folder import differing_settings
 
-__all__ = ["Checkpoints", "check_readable"]
+__all__ = ["Checkpoints", "check_readable", "name_newest_latest", "newest_checkpoint"]
 
 _SMALL_DISK = 64 * 2**20  # bytes; torch does not say why it could not write
 _SHOWN = 5
@@ -98,6 +100,21 @@ def _for_all_processes(checkpoint: dict) -> dict:
     state = checkpoint["state_dict"] if "epoch" in checkpoint else checkpoint
     named = {key if key.startswith(_DDP) else f"{_DDP}{key}": value for key, value in state.items()}
     return {**checkpoint, "state_dict": named} if "epoch" in checkpoint else named
+
+
+def newest_checkpoint(run: Path) -> str | None:
+    """The checkpoint of a run folder that has seen the most epochs, whatever its name; None where there is none."""
+    return str(find_checkpoint(run)) if any((run / "checkpoints").glob("epoch_*.pt")) else None
+
+
+def name_newest_latest(run: Path) -> None:
+    """Lets open_clip's `--save-most-recent --resume latest`, which knows one name only, go on from the newest one."""
+    newest, latest = newest_checkpoint(run), run / "checkpoints" / "epoch_latest.pt"
+    if newest is not None and Path(newest).name != latest.name:
+        partial = latest.with_name(f"{latest.name}.partial")
+        with writing(latest):
+            shutil.copyfile(newest, partial)
+        os.replace(partial, latest)
 
 
 def check_readable(path: str) -> None:

@@ -222,15 +222,24 @@ class ZeroShotTable:
     Args:
         spec: NAME=TABLE.csv:ROOT, or NAME@MODALITY=TABLE.csv:ROOT where the table does not tell the modality.
         open_clip_tokenizer: of the model.
+        tokenizer: the same, with the model's context.
         preprocess: from a PIL image to a tensor (3, H, W).
         knowledge: words the texts.
 
     Raises:
         ConfigError: the specification cannot be read.
         TableError, CategoryError: the table cannot be used.
+        TextTooLongError: what is said of a class does not fit into the model's context.
     """
 
-    def __init__(self, spec: str, open_clip_tokenizer: Callable, preprocess: Callable, knowledge: Knowledge):
+    def __init__(
+        self,
+        spec: str,
+        open_clip_tokenizer: Callable,
+        tokenizer: Tokenizer,
+        preprocess: Callable,
+        knowledge: Knowledge,
+    ):
         name, has_name, place = spec.partition("=")
         table, has_root, root = place.rpartition(":")
         self.name, _, modality = name.partition("@")
@@ -241,8 +250,11 @@ class ZeroShotTable:
             raise ConfigError(f"--zeroshot-table {spec!r}: {modality!r} is none of {', '.join(MODALITIES)}")
         self.table, self.root = Path(table), Path(root)
         self.open_clip_tokenizer, self.preprocess, self.knowledge = open_clip_tokenizer, preprocess, knowledge
-        records = read_records(self.table, self.root, on_reject=lambda _: None)  # rather fail now than after an epoch
+        # Rather fail now than after an epoch.
+        records = read_records(self.table, self.root, on_reject=lambda _: None)
         self.classes, labelled = label_records(records, None, knowledge)
+        for used in {self.modality or item.record.modality for item in labelled}:
+            tokenizer([text for name in self.classes for text in class_texts(name, used, knowledge)])
         self.num_samples = len(labelled)
 
     def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Findings:

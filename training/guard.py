@@ -39,8 +39,8 @@ class NonFiniteGuard:
             optimizer.register_step_pre_hook(lambda *_: self._withhold())
             optimizer.register_step_post_hook(lambda *_: self._remember())
 
-    def begin_step(self) -> None:
-        """To be called before the first loss of each step: a gradient scaler may have left the last one out."""
+    def end_step(self) -> None:
+        """To be called after each step: where a gradient scaler left the optimizer's out, nobody else does."""
         if self._dropping:
             self._remember()
 

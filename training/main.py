@@ -11,6 +11,8 @@ This is the only file that replaces names of open_clip_train. While a run lasts,
     create_loss              HybridLoss
     evaluate                 captions, retrieval and zero-shot classes, see validation.py
     train_one_epoch          upstream's own, with generators seeded per epoch, every term logged, troubles reported
+    get_latest_checkpoint    the newest one by its epoch, whatever it is called
+    start_sync_process       as one that ends with the run, however that ends
     init_process_group       with addresses of its own at each of torchrun's restarts, where torch mixes them up
     DistributedDataParallel  without device_ids for modules on the CPU, which torch refuses
     pt_load                  with an error that says what does not fit
@@ -23,6 +25,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +40,7 @@ from open_clip_train.train import unwrap_model
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, exit_code
 from keepfit_clip.files import writing
 from keepfit_clip.loss import HybridLoss
-from keepfit_clip.training.checkpoints import Checkpoints, check_readable
+from keepfit_clip.training.checkpoints import Checkpoints, check_readable, name_newest_latest, newest_checkpoint
 from keepfit_clip.training.data import build_data, samples_per_epoch
 from keepfit_clip.training.guard import NonFiniteGuard
 from keepfit_clip.training.loss_log import LossLog
@@ -55,6 +58,8 @@ _SHAPING = ("batch_size", "lr", "wd", "beta1", "beta2", "eps", "warmup", "epochs
 _OUR_SHAPING = ("preset", "contrastive_weight", "revision_weight", "caption_weight", "public_caption_weight",
                 "caption_schedule", "joint_contrast", "elite_fraction", "freeze_text_steps", "balance", "languages",
                 "no_augment")  # fmt: skip
+# All ranks wait for the first one's evaluation; NCCL's own patience is ten minutes.
+_PATIENCE = timedelta(hours=1)
 
 
 class _Run:
@@ -78,6 +83,8 @@ class _Run:
             check_readable(self.args.pretrained)
         if train:
             self.open.enter_context(only_run_in(Path(self.args.logs) / self.args.name))
+        if upstream.resume == "latest" and upstream.save_most_recent and world_info_from_env()[1] == 0:
+            name_newest_latest(Path(self.args.logs) / self.args.name)
         upstream.model, self.config = prepare_run(self.args, upstream)
         _, _, world_size = world_info_from_env()
         given = {**vars(upstream), "world_size": world_size}
@@ -148,6 +155,7 @@ class _Run:
             upstream_train_one_epoch(
                 model, data, step_loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
             )
+        self.guard.end_step()
         logging.info(f"data so far in this run: {data['train'].dataloader.loader.dataset.troubles.summary()}")
 
 
@@ -190,14 +198,22 @@ def _explained(error: Exception, args) -> KeepFITError | None:
             f"--resume {args.resume}: other parameters were trained in that run: "
             "give the same --lock-image and --lock-text flags"
         )
-    if isinstance(error, torch.distributed.DistError) or any(sign in words for sign in _LOST_PEER):
+    if any(sign in words for sign in _LOST_PEER):
         return KeepFITError("another process of this run has ended; what it said above is the reason")
+    if isinstance(error, torch.distributed.DistError):
+        return KeepFITError(f"the processes of this run cannot work together: {words[:400]}")
+    if any(sign in words for sign in _SHARED_MEMORY):
+        return KeepFITError(
+            f"shared memory is full, through which the data workers send their batches ({words[:200]}): "
+            "give the container more of it (docker run --shm-size 8g), or take fewer --workers"
+        )
     return None
 
 
 # What gloo and NCCL say when a process on the other side is gone.
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting",
               "remote process exited", "Application timeout caused pair closure")  # fmt: skip
+_SHARED_MEMORY = ("shared memory", "</torch_", "/dev/shm")
 
 
 @contextmanager
@@ -211,6 +227,8 @@ def _patched(run: _Run) -> Iterator[None]:
         (upstream_main, "evaluate"): evaluate,
         (upstream_main, "train_one_epoch"): run.train_one_epoch,
         (upstream_main, "pt_load"): run.checkpoints.load,
+        (upstream_main, "get_latest_checkpoint"): _newest_or_remote(upstream_main.get_latest_checkpoint),
+        (upstream_main, "start_sync_process"): _ending_with_the_run(upstream_main.start_sync_process),
         (torch.distributed, "init_process_group"): _init_each_attempt_anew(torch.distributed.init_process_group),
         (torch.nn.parallel, "DistributedDataParallel"): _ddp_on_any_device(torch.nn.parallel.DistributedDataParallel),
         (torch, "save"): run.checkpoints.save,
@@ -249,6 +267,24 @@ def _own_logging() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
+def _newest_or_remote(original: Callable) -> Callable:
+    def newest(folder: str, remote: bool):
+        return original(folder, remote) if remote else newest_checkpoint(Path(folder).parent)
+
+    return newest
+
+
+def _ending_with_the_run(original: Callable) -> Callable:
+    """Python waits at its end for a process that is no daemon; upstream ends it only where all went well."""
+
+    def start(*args, **options):
+        process = original(*args, **options)
+        process.daemon = True
+        return process
+
+    return start
+
+
 def _init_each_attempt_anew(original: Callable) -> Callable:
     """torchrun keeps one store for all attempts (torch 2.15), in which a restarted rank finds where its peers were.
 
@@ -257,12 +293,13 @@ def _init_each_attempt_anew(original: Callable) -> Callable:
     """
 
     def init(backend=None, init_method=None, **options):
+        options = {"timeout": _PATIENCE, **options}
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if attempt == "0" or os.environ.get("GROUP_WORLD_SIZE", "1") != "1" or init_method != "env://":
             return original(backend=backend, init_method=init_method, **options)
         store, rank, world_size = next(torch.distributed.rendezvous(init_method))
         own = torch.distributed.PrefixStore(f"attempt {attempt}", store)
-        return original(backend=backend, store=own, rank=rank, world_size=world_size, **options)
+        return original(backend=backend, store=own, **{**options, "rank": rank, "world_size": world_size})
 
     return init
 

@@ -50,7 +50,8 @@ def keepfit_parser() -> argparse.ArgumentParser:
         prog="keepfit-clip train",
         description="Hybrid pretraining (stage 2) of KeepFIT V2 by open_clip's training loop.",
         epilog="All other flags are open_clip_train's own: --workers, --accum-freq, --grad-checkpointing, --resume, "
-        "--save-most-recent, --report-to, --lock-image, --lock-text, --use-bn-sync, ...",
+        "--save-most-recent, --report-to, --lock-image, --lock-text, --use-bn-sync, ... Refused, with the reason, are "
+        f"{', '.join(UNSUPPORTED)}.",
         allow_abbrev=False,
     )
     data = parser.add_argument_group("data")
@@ -60,13 +61,13 @@ def keepfit_parser() -> argparse.ArgumentParser:
         help="shards of public samples: a folder, a brace pattern, a URL, pipe:COMMAND, or several joined by '::'",
     )
     data.add_argument("--elite-data", metavar="SHARDS", help="the same, of elite samples")
-    data.add_argument("--val-data", metavar="SHARDS", help="held-out shards of both kinds, evaluated after each epoch")
+    data.add_argument("--val-data", metavar="SHARDS", help="held-out shards of both kinds, see --val-frequency")
     data.add_argument(
         "--zeroshot-table",
         action="append",
         default=[],
         metavar="NAME[@MODALITY]=TABLE.csv:ROOT",
-        help="a table of labelled images, classified zero-shot after each epoch; may be given several times",
+        help="a table of labelled images, classified zero-shot, see --zeroshot-frequency; may be given several times",
     )
     data.add_argument("--caption-samples", type=int, default=4, help="captions written at each evaluation (4)")
     data.add_argument("--elite-fraction", type=float, default=0.5, help="share of elite samples in every batch (0.5)")
@@ -136,6 +137,7 @@ def keepfit_parser() -> argparse.ArgumentParser:
     changed.add_argument("--precision", help="fp32, amp, amp_bf16, ... (amp_bf16 on CUDA, else fp32)")
     changed.add_argument("--resume", help="a checkpoint, or 'latest' for this run's own")
     changed.add_argument("--pretrained", default="", help="open_clip checkpoint file to start from")
+    changed.add_argument("--zeroshot-frequency", type=int, default=1, help="epochs between two looks at the tables (1)")
     changed.add_argument("--train-num-samples", type=int, help="samples in one (virtual) epoch (all there are)")
     return parser
 
@@ -200,6 +202,11 @@ def _check_upstream(rest: Sequence[str]) -> None:
         raise ConfigError(f"--lr-scheduler {upstream['lr_scheduler']} is none of cosine, const, const-cooldown")
     if upstream["opt"] != "adamw" and not upstream["opt"].startswith("timm/"):
         raise ConfigError(f"--opt {upstream['opt']} is neither adamw nor timm/NAME")
+    if upstream["delete_previous_checkpoint"] and upstream["save_frequency"] > 1 and not upstream["save_most_recent"]:
+        raise ConfigError(
+            "--delete-previous-checkpoint with --save-frequency above 1 would delete the only checkpoint there is: "
+            "use --save-most-recent instead"
+        )
     for name in ("tensorboard", "wandb"):
         asked = name in upstream["report_to"] or "all" in upstream["report_to"]
         if asked and importlib.util.find_spec(name) is None:
@@ -218,7 +225,7 @@ def upstream_argv(args: argparse.Namespace, rest: Sequence[str], train_data: str
     """
     shared = ("model", "logs", "name", "seed", "batch_size", "epochs", "workers", "lr", "wd", "beta1", "beta2", "eps",
               "grad_clip_norm", "log_every_n_steps", "device", "precision", "resume", "pretrained", "train_num_samples",
-              "val_data")  # fmt: skip
+              "val_data", "zeroshot_frequency")  # fmt: skip
     argv = ["--warmup", str(args.warmup or 0)]
     for name in shared:
         value = getattr(args, name)

@@ -51,7 +51,7 @@ class StepLoss:
         self.calls += 1
         step_of_epoch, waiting = divmod(self.calls - 1, self.calls_per_step)
         if not waiting:
-            self.guard.begin_step()
+            self.guard.end_step()  # of the step before
         self.loss.caption_weight = self.schedule(self.step)
         terms = self.loss(**outputs)
         terms = self.guard.check(terms, outputs, f"epoch {self.epoch}, step {step_of_epoch + 1} of {self.steps}")

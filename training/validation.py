@@ -14,6 +14,7 @@ from open_clip_train.precision import get_autocast
 from open_clip_train.train import unwrap_model
 from torch import nn
 
+from keepfit_clip.errors import KeepFITError
 from keepfit_clip.files import writing
 from keepfit_clip.training.evaluators import Evaluator, Findings, WrittenCaption
 
@@ -65,7 +66,7 @@ def evaluate(model, data, epoch: int, args: argparse.Namespace, tb_writer=None, 
     evaluators = data["val"].dataloader.due(epoch, args)
     if not evaluators:
         return {}
-    found = _measure(unwrap_model(getattr(model, "_orig_mod", model)), evaluators, args)
+    found = _measure(unwrap_model(getattr(model, "_orig_mod", model)), evaluators, args, training="train" in data)
     logging.info(f"Eval Epoch: {epoch} " + "\t".join(f"{name}: {value:.4f}" for name, value in found.values.items()))
     for caption in found.captions:
         logging.info(f"sample {caption.key}: written {caption.written!r}, the expert's {caption.truth!r}")
@@ -76,13 +77,20 @@ def evaluate(model, data, epoch: int, args: argparse.Namespace, tb_writer=None, 
     return found.values
 
 
-def _measure(model: nn.Module, evaluators: Sequence[Evaluator], args: argparse.Namespace) -> Findings:
+def _measure(model: nn.Module, evaluators: Sequence[Evaluator], args: argparse.Namespace, training: bool) -> Findings:
+    """What the evaluators find; one that cannot work ends an evaluation, but not a training."""
     device = torch.device(args.device)
     found = Findings()
     model.eval()
     with torch.inference_mode(), get_autocast(args.precision, device_type=device.type)():
         for evaluator in evaluators:
-            one = evaluator(model, device, get_input_dtype(args.precision) or torch.float32)
+            try:
+                one = evaluator(model, device, get_input_dtype(args.precision) or torch.float32)
+            except KeepFITError as error:
+                if not training:
+                    raise
+                logging.error(f"not evaluated, the training goes on: {error}")
+                continue
             found.values |= one.values
             found.captions += one.captions
     return found
