@@ -7,7 +7,8 @@ constants, copies of this rank's), for HybridLoss and for open_clip's ClipLoss w
 --local-loss. Beside each peak stands its ratio to the row above: 2 where memory grows with local x global, 4 where it
 grows with global x global.
 
-Second table: `token_nll` of a decoder's states beside cross-entropy over materialised logits, forward and backward.
+Second table: `token_nll` of a decoder's states beside cross-entropy over materialised logits, forward and backward;
+alone, and in a whole step of keepfit-v2's caption decoder with gradient checkpointing.
 
 Each peak is that of a process of its own, above what it had with its inputs at hand; on a CPU (Linux) glibc is told to
 give every block back at once, so that the peak is of what was in use. The seconds are of other processes, without that.
@@ -25,6 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
 
+import open_clip
 import torch
 from open_clip.loss import ClipLoss
 from rich.console import Console
@@ -32,8 +34,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from keepfit_clip.compat import set_activation_checkpointing
+from keepfit_clip.config import DecoderConfig
 from keepfit_clip.data.batch import MAX_IDS
-from keepfit_clip.decoder import token_nll
+from keepfit_clip.decoder import CaptionDecoder, token_nll
 from keepfit_clip.loss import HybridLoss, _Everyone
 
 LOCAL = 128
@@ -56,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     console = Console(width=120)
-    console.print(contrast_table(args), caption_table(args))
+    console.print(contrast_table(args), caption_table(args), decoder_table(args))
     console.print(differences(args))
 
 
@@ -156,7 +160,8 @@ def with_copies(tensor: Tensor, ranks: int) -> Tensor:
 
 def full_nll(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """What `token_nll` computes, over all logits at once."""
-    return F.cross_entropy(F.linear(states, weight, bias).float(), targets, reduction="none")
+    logits = F.linear(states.flatten(0, -2), weight, bias)
+    return F.cross_entropy(logits.float(), targets.flatten(), reduction="none").view(targets.shape)
 
 
 def caption_table(args: argparse.Namespace) -> Table:
@@ -173,6 +178,40 @@ def caption_table(args: argparse.Namespace) -> Table:
     ratios = (f"{peaks[1] / peaks[0]:.2f}", f"{seconds[1]:.2f}", f"{seconds[1] / seconds[0]:.2f}")
     table.add_row("token_nll", f"{peaks[1] / MIB:.0f}", *ratios)
     return table
+
+
+def decoder_table(args: argparse.Namespace) -> Table:
+    table = Table("a step of the caption decoder, the same captions", "peak MiB", "ratio")
+    peaks = [fresh(decoder_peak, args, function) for function in (full_nll, token_nll)]
+    table.add_row("all logits at once", f"{peaks[0] / MIB:.0f}", "")
+    table.add_row("token_nll", f"{peaks[1] / MIB:.0f}", f"{peaks[1] / peaks[0]:.2f}")
+    return table
+
+
+def decoder_peak(args: argparse.Namespace, function: Callable) -> int:
+    """Bytes that forward and backward of keepfit-v2's caption decoder take with a caption loss."""
+    torch.set_num_threads(args.threads)
+    config = open_clip.get_model_config("keepfit-v2")
+    encoder = config["text_cfg"]["hf_model_config"]
+    words = torch.nn.Embedding(encoder["vocab_size"], encoder["hidden_size"])
+    settings = DecoderConfig(**config["multimodal_cfg"])
+    decoder = CaptionDecoder(settings, words, words.embedding_dim, pad_id=0, bos_id=101, eos_id=102)
+    set_activation_checkpointing(decoder, True)
+    decoder.train().to(args.device)
+    words.to(args.device)
+
+    def work(batch: int) -> None:
+        ids = torch.randint(1000, words.num_embeddings, (batch, args.tokens + 1), device=args.device)
+        image_tokens = torch.randn(batch, 49, words.embedding_dim, device=args.device)
+        with (
+            mock.patch("keepfit_clip.decoder.token_nll", function),
+            torch.autocast("cuda", torch.bfloat16, enabled=ids.is_cuda),
+        ):
+            nll, tokens = decoder.caption_nll(ids, torch.ones_like(ids, dtype=torch.bool), image_tokens)
+        (nll.sum() / tokens.sum()).backward()
+
+    work(1)  # what a first call loads, gradients included
+    return seconds_and_peak(args, partial(work, args.batch))[1]
 
 
 def caption_figures(args: argparse.Namespace, function: Callable) -> tuple[float, int]:

@@ -4,8 +4,8 @@
 # and called with the words of the command line:
 #   PUBLIC=shards/public ELITE=shards/elite CORPUS=reports.txt bash training/recipes/NAME.sh [flags of keepfit-clip train]
 #   bash training/recipes/NAME.sh --smoke      the same programs and model on drawn retinas, two steps each, no hub
-# OUT (runs) is where results go, TEXT_TOWER an existing tower instead of stage 1, PROCESSES (the GPUs of this machine,
-# or 1) how many are started here. Started again, a recipe goes on where it was.
+# OUT (runs) is where results go, TEXT_TOWER an existing tower instead of stage 1, PROCESSES (the GPUs that this machine
+# shows, or 1) how many are started here; --batch-size is per process. Started again, a recipe goes on where it was.
 set -euo pipefail
 
 recipe() {
@@ -23,8 +23,11 @@ recipe() {
     fi
     launch --model "$MODEL" --text-tower "$TEXT_TOWER" --public-data "$PUBLIC" --elite-data "$ELITE" \
         --logs "$OUT" --name "$NAME" --resume latest "${STAGE2[@]}" "$@"
-    if [[ "${SLURM_NODEID:-0}" == 0 && ! -e "$OUT/$NAME-model" ]]; then
-        keepfit-clip export "$OUT/$NAME" --out "$OUT/$NAME-model"
+    local model=$OUT/$NAME-model
+    if [[ "${SLURM_NODEID:-0}" == 0 ]]; then
+        # An export of an earlier checkpoint makes room for that of the last one.
+        if [[ -n "$(find "$OUT/$NAME/checkpoints" -name '*.pt' -newer "$model" 2>/dev/null)" ]]; then rm -rf "$model"; fi
+        if [[ ! -e "$model" ]]; then keepfit-clip export "$OUT/$NAME" --out "$model"; fi
     fi
 }
 
@@ -35,7 +38,7 @@ launch() {
             --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$HEAD_NODE:29500" -m keepfit_clip.training.main -- "$@"
         return
     fi
-    local processes=${PROCESSES:-$(nvidia-smi --list-gpus 2>/dev/null | wc -l)}
+    local processes=${PROCESSES:-$(python3 -c 'import torch; print(torch.cuda.device_count())')}
     if ((processes <= 1)); then
         keepfit-clip train "$@"
     else
