@@ -345,7 +345,7 @@ def test_an_image_tower_starts_from_a_file(shards, tmp_path):
 
 def test_an_image_tower_that_does_not_fit_is_refused(shards, tmp_path):
     write_masked_autoencoder(tmp_path / "wide.pth", cls_token=torch.zeros(1, 1, 7))
-    with pytest.raises(MissingWeightsError, match=r"wide\.pth is no encoder .*cls_token is \(1, 1, 7\), not"):
+    with pytest.raises(MissingWeightsError, match=r"wide\.pth is no encoder .*cls_token as \(1, 1, 7\) instead of"):
         train(train_flags(shards, tmp_path, "wide", image_tower=tmp_path / "wide.pth"))
     (tmp_path / "cut.pth").write_bytes(b"PK")
     with pytest.raises(MissingWeightsError, match=r"cut\.pth: not readable weights"):

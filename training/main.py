@@ -40,6 +40,7 @@ from open_clip_train.train import unwrap_model
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, exit_code
 from keepfit_clip.files import writing
 from keepfit_clip.loss import HybridLoss
+from keepfit_clip.state_dicts import read_weights
 from keepfit_clip.training.checkpoints import Checkpoints, check_readable, name_newest_latest, newest_checkpoint
 from keepfit_clip.training.data import build_data, samples_per_epoch
 from keepfit_clip.training.guard import NonFiniteGuard
@@ -114,7 +115,7 @@ class _Run:
         model, *transforms = upstream_create_model_and_transforms(*args, **kwargs)
         started = list((Path(self.args.logs) / self.args.name / "checkpoints").glob("*.pt"))
         if self.args.image_tower and not started:
-            left_out = model.visual.load_backbone(self.args.image_tower)
+            left_out, _ = model.visual.load_backbone(read_weights(self.args.image_tower), self.args.image_tower)
             logging.info(f"the image tower starts from a file; {left_out} of its tensors are not the encoder's")
         return model, *transforms
 

@@ -14,22 +14,21 @@ from pathlib import Path
 import open_clip
 from filelock import FileLock, Timeout
 from open_clip_train.distributed import world_info_from_env
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
-from keepfit_clip.errors import ConfigError, MissingWeightsError
+from keepfit_clip.errors import ConfigError
 from keepfit_clip.export import RUN_MODEL
 from keepfit_clip.files import new_folder, write_json
 from keepfit_clip.model_folder import CONFIG_NAME, read_model_config, write_model_folder
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
+from keepfit_clip.text_tower import with_text_tower
 
-__all__ = ["differing_settings", "only_run_in", "prepare_run", "resolve_model_config", "with_text_tower"]
+__all__ = ["differing_settings", "only_run_in", "prepare_run", "resolve_model_config"]
 
 _LOCAL = "local-dir:"
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")  # what open_clip looks for
 _ORPHANS_LIVE = 10  # seconds; data workers notice only after a while that their process was killed
-_ENCODER_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                 "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")  # fmt: skip
 
 
 @contextmanager
@@ -135,36 +134,6 @@ def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace)
     own = {key: value for key, value in preprocess_cfg.items() if key not in ("size", "mode")}
     model_cfg["keepfit_cfg"] = {**model_cfg["keepfit_cfg"], "preprocess": own}
     return model_cfg, preprocess_cfg
-
-
-def with_text_tower(model_cfg: dict, folder: Path) -> dict:
-    """A model config whose text tower is the Hugging Face encoder in a folder.
-
-    Raises:
-        MissingWeightsError: the folder holds no encoder or no tokenizer.
-    """
-    if not (folder / "config.json").is_file():
-        raise MissingWeightsError(
-            f"{folder} holds no text tower (config.json): make one with keepfit-clip pretrain-text"
-        )
-    try:
-        encoder, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise MissingWeightsError(f"{folder}: the text tower cannot be read ({str(error).splitlines()[0]})") from error
-    text_cfg = {
-        **model_cfg["text_cfg"],
-        "hf_model_config": {
-            "model_type": encoder.model_type,
-            **{key: getattr(encoder, key) for key in _ENCODER_KEYS if hasattr(encoder, key)},
-        },
-        "hf_model_name": str(folder.resolve()),
-        "hf_tokenizer_name": str(folder.resolve()),
-        "tokenizer_mode": "keepfit",
-        "pad_id": tokenizer.pad_token_id,
-        "bos_id": tokenizer.cls_token_id,
-        "eos_id": tokenizer.sep_token_id,
-    }
-    return {**model_cfg, "text_cfg": text_cfg}
 
 
 def _write(folder: Path, args: argparse.Namespace, model_cfg: dict, preprocess_cfg: dict) -> None:

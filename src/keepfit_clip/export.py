@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from keepfit_clip.errors import CheckpointError
 from keepfit_clip.files import new_folder, require_free
 from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config, write_model_folder
+from keepfit_clip.state_dicts import fit_of
 
-__all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint"]
+__all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint", "portable_config"]
 
 RUN_MODEL = "model"  # the model folder inside a run folder
 RUN_CHECKPOINTS = "checkpoints"
@@ -36,7 +37,7 @@ def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
     checkpoint = find_checkpoint(run_or_checkpoint)
     source = checkpoint.parent.parent / RUN_MODEL
     config = read_model_config(source)
-    model_cfg = _portable(config["model_cfg"])
+    model_cfg = portable_config(config["model_cfg"])
     name = f"local-dir:{source}"
     model = open_clip.create_model(name, load_weights=False, pretrained_text=False, pretrained_image=False)
     state = load_training_checkpoint(checkpoint)
@@ -93,20 +94,12 @@ def load_training_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def check_state_dict(model: nn.Module, state: dict[str, Tensor], name: str | Path) -> None:
     """Raises CheckpointError, with what differs, unless the state dict fits the model exactly."""
-    own = model.state_dict()
-    problems = [f"lacks {key}" for key in own if key not in state]
-    problems += [f"has the unknown {key}" for key in state if key not in own]
-    problems += [
-        f"has {key} as {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{name} is of another architecture: it {'; it '.join(problems[:3])}{more}")
+    fit = fit_of(model.state_dict(), state)
+    if not fit:
+        raise CheckpointError(f"{name} is of another architecture: {fit}")
 
 
-def _portable(model_cfg: dict) -> dict:
+def portable_config(model_cfg: dict) -> dict:
     """The config without paths of this machine: the weights stand in the folder, so no source is needed."""
     text_cfg = dict(model_cfg["text_cfg"])
     for key in ("hf_model_name", "hf_tokenizer_name"):

@@ -1,11 +1,10 @@
 """The image tower: any timm backbone, giving one projected global feature and the token map for the decoder."""
 
-from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from timm.models import group_parameters
 from timm.utils import freeze
@@ -14,13 +13,13 @@ from torch.nn import functional as F
 
 from keepfit_clip.config import VisionConfig
 from keepfit_clip.errors import ConfigError, MissingWeightsError
+from keepfit_clip.state_dicts import Fit, fit_of
 from keepfit_clip.weights import PYPI_PREFIX, resolve_source, unreachable
 
 __all__ = ["ImageTower", "place_features"]
 
 _PLACE_DIM = 16
 _NOT_BACKBONE = ("decoder_", "mask_token", "head.", "fc.", "classifier.")
-_SHOWN = 5
 
 
 class ImageTower(nn.Module):
@@ -109,42 +108,34 @@ class ImageTower(nn.Module):
         if hasattr(self.trunk, "set_input_size"):
             self.trunk.set_input_size(img_size=image_size)
 
-    def load_backbone(self, path: str | Path) -> int:
+    def load_backbone(self, state: Mapping[str, Tensor], name: str | Path, partial: bool = False) -> tuple[int, Fit]:
         """Loads an encoder with timm's names into the backbone: RETFound's or another masked autoencoder's, or a ViT.
 
         Args:
-            path: a PyTorch or safetensors file, its tensors bare or under "model" or "state_dict".
+            state: its tensors.
+            name: where they come from, for the error.
+            partial: take what fits and leave the rest of the backbone as it is.
 
         Returns:
-            How many tensors of a decoder or a classifier were left out.
+            How many tensors of a decoder or a classifier were left out, and what did not fit.
 
         Raises:
-            MissingWeightsError: it cannot be read, or is not of this architecture; names what does not fit.
+            MissingWeightsError: they are not of this architecture; names what does not fit.
         """
-        state = _read_weights(Path(path))
         own = self.trunk.state_dict()
         kept = {key: value for key, value in state.items() if not key.startswith(_NOT_BACKBONE)}
+        left_out = len(state) - len(kept)
         if "fc_norm.weight" in own and "norm.weight" in kept and "fc_norm.weight" not in kept:
             # timm's names where the norm comes after pooling; both stand between the last block and the projection
             kept |= {f"fc_norm.{part}": kept.pop(f"norm.{part}") for part in ("weight", "bias")}
         kept = {f"trunk.{key}": value for key, value in kept.items()}
         _resample_position_embedding(self, kept, "")
         kept = {key.removeprefix("trunk."): value for key, value in kept.items()}
-        wrong = [f"lacks {key}" for key in own.keys() - kept.keys()]
-        wrong += [f"has {key}" for key in kept.keys() - own.keys()]
-        wrong += [
-            f"{key} is {tuple(kept[key].shape)}, not {tuple(own[key].shape)}"
-            for key in own.keys() & kept.keys()
-            if kept[key].shape != own[key].shape
-        ]
-        if wrong:
-            listed = "; ".join(sorted(wrong)[:_SHOWN])
-            raise MissingWeightsError(
-                f"{path} is no encoder for this image tower ({type(self.trunk).__name__}): {listed}"
-                + (f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
-            )
-        self.trunk.load_state_dict(kept)
-        return len(state) - len(kept)
+        fit = fit_of(own, kept)
+        if not fit and not partial:
+            raise MissingWeightsError(f"{name} is no encoder for the image tower {type(self.trunk).__name__}: {fit}")
+        self.trunk.load_state_dict(own | fit.of(kept))
+        return left_out, fit
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the backbone's activations in the backward pass."""
@@ -225,20 +216,6 @@ def _load_in_order(trunk: nn.Module, path: str) -> None:
     if shapes != [tuple(t.shape) for t in own.values()]:
         raise MissingWeightsError(f"{path} does not hold the tensors of {type(trunk).__name__}")
     trunk.load_state_dict(dict(zip(own, source, strict=True)))
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights, by name."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals([Namespace]):  # RETFound's files hold their training flags
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        while isinstance(content, dict) and (inner := content.get("model", content.get("state_dict"))) is not None:
-            content = inner
-        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    except Exception as error:  # torch and safetensors raise many kinds for damaged files
-        raise MissingWeightsError(f"{path}: not readable weights ({type(error).__name__})") from error
 
 
 def _resample_position_embedding(tower: ImageTower, state_dict: dict, prefix: str, *_) -> None:

@@ -6,14 +6,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from keepfit_clip.compat import set_activation_checkpointing
 from keepfit_clip.config import TextConfig
-from keepfit_clip.errors import ConfigError
+from keepfit_clip.errors import ConfigError, MissingWeightsError
 from keepfit_clip.weights import resolve_source, unreachable
 
-__all__ = ["TextTower", "text_attention_mask"]
+__all__ = ["TextTower", "text_attention_mask", "with_text_tower"]
+
+_ENCODER_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                 "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")  # fmt: skip
 
 
 class TextTower(nn.Module):
@@ -98,6 +101,36 @@ def text_attention_mask(text: Tensor, pad_id: int, eos_id: int) -> Tensor:
     """
     before_end = text.eq(eos_id).flip(1).cumsum(1).flip(1) > 0
     return text.ne(pad_id) | before_end
+
+
+def with_text_tower(model_cfg: dict, folder: Path) -> dict:
+    """A model config whose text tower is the Hugging Face encoder in a folder.
+
+    Raises:
+        MissingWeightsError: the folder holds no encoder or no tokenizer.
+    """
+    if not (folder / "config.json").is_file():
+        raise MissingWeightsError(
+            f"{folder} holds no text tower (config.json): make one with keepfit-clip pretrain-text"
+        )
+    try:
+        encoder, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise MissingWeightsError(f"{folder}: the text tower cannot be read ({str(error).splitlines()[0]})") from error
+    text_cfg = {
+        **model_cfg["text_cfg"],
+        "hf_model_config": {
+            "model_type": encoder.model_type,
+            **{key: getattr(encoder, key) for key in _ENCODER_KEYS if hasattr(encoder, key)},
+        },
+        "hf_model_name": str(folder.resolve()),
+        "hf_tokenizer_name": str(folder.resolve()),
+        "tokenizer_mode": "keepfit",
+        "pad_id": tokenizer.pad_token_id,
+        "bos_id": tokenizer.cls_token_id,
+        "eos_id": tokenizer.sep_token_id,
+    }
+    return {**model_cfg, "text_cfg": text_cfg}
 
 
 def _masked_mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from keepfit_clip.cli import knowledge, practice, shards, train, use
+from keepfit_clip.cli import knowledge, practice, shards, train, use, weights
 from keepfit_clip.cli.console import error_console
 from keepfit_clip.errors import KeepFITError
 
@@ -23,6 +23,7 @@ app.add_typer(shards.app, name="shards")
 app.add_typer(knowledge.app, name="knowledge")
 practice.add_commands(app)
 train.add_commands(app)
+weights.add_commands(app)
 use.add_commands(app)
 
 

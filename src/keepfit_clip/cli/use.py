@@ -1,4 +1,4 @@
-"""`keepfit-clip models`, `export`, `classify`, `caption` and `evaluate`: using a trained model."""
+"""`keepfit-clip models`, `classify`, `caption` and `evaluate`: using a trained model."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ KnowledgeFile = Annotated[Path | None, typer.Option("--knowledge", help="knowled
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (models, export, classify, caption, evaluate):
+    for command in (models, classify, caption, evaluate):
         app.command()(command)
 
 
@@ -30,18 +30,6 @@ def models() -> None:
 
     for name in list_keepfit_models():
         console.print(name)
-
-
-def export(
-    run: Annotated[Path, typer.Argument(help="run folder (its latest checkpoint) or a checkpoint in one")],
-    out: Annotated[Path, typer.Option(help="new folder for the model")],
-) -> None:
-    """Write a trained run as a folder that open_clip loads with local-dir:."""
-    from keepfit_clip.export import export_model
-
-    quiet_libraries()
-    checkpoint = export_model(run, out)
-    console.print(f"{checkpoint.name} -> {out}", soft_wrap=True)
 
 
 def classify(

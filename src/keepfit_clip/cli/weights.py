@@ -1,0 +1,73 @@
+"""`keepfit-clip import` and `export`: weights in and out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from keepfit_clip.cli.console import console, quiet_libraries
+from keepfit_clip.errors import ConfigError
+
+_TOWER, _DUAL = "Image towers (retfound, open-clip, timm)", "Whole models (flair, keepfit-v1)"
+_SHOWN = 20
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command(name="import")(import_weights)
+    app.command()(export)
+
+
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="PyTorch state dict or safetensors")],
+    origin: Annotated[str, typer.Option("--from", help="flair, keepfit-v1, retfound, open-clip or timm")],
+    out: Annotated[Path, typer.Option(help="new folder for the model")],
+    partial: Annotated[bool, typer.Option("--partial", help="take what fits, list the rest")] = False,
+    tokenizer: Annotated[
+        str, typer.Option(help="hub name or folder of the tokenizer", rich_help_panel=_DUAL)
+    ] = "emilyalsentzer/Bio_ClinicalBERT",
+    model: Annotated[
+        str | None, typer.Option(help="config to build around the image tower", rich_help_panel=_TOWER)
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="timm's name of the image tower", rich_help_panel=_TOWER)] = None,
+    text_tower: Annotated[Path | None, typer.Option(help="text tower of pretrain-text", rich_help_panel=_TOWER)] = None,
+    random_text: Annotated[
+        bool, typer.Option("--random-text", help="text tower without pretrained weights", rich_help_panel=_TOWER)
+    ] = False,
+) -> None:
+    """Make a model folder of the weights of FLAIR, KeepFIT v1, RETFound, open_clip or timm."""
+    from keepfit_clip.convert import DUAL_ENCODERS, IMAGE_TOWERS, import_dual_encoder, import_image_tower
+
+    quiet_libraries()
+    if origin in DUAL_ENCODERS:
+        found = import_dual_encoder(file, origin, out, tokenizer, partial)
+    elif origin in IMAGE_TOWERS:
+        found = import_image_tower(file, origin, out, model, backbone, text_tower, random_text, partial)
+    else:
+        raise ConfigError(f"--from {origin!r} is none of {', '.join((*DUAL_ENCODERS, *IMAGE_TOWERS))}")
+    table = Table("", "tensors", title=f"{file.name} -> {out}", title_justify="left")
+    table.add_row("taken over", str(found.taken))
+    for why, count in found.left_out.items():
+        table.add_row(f"left out: {why}", str(count))
+    console.print(table)
+    for note in found.notes:
+        console.print(f"- {escape(note)}", soft_wrap=True)
+    problems = found.fit.problems
+    for problem in problems[:_SHOWN]:
+        console.print(f"[yellow]not taken:[/] the file {escape(problem)}", soft_wrap=True)
+    if len(problems) > _SHOWN:
+        console.print(f"... and {len(problems) - _SHOWN} more")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="run folder (its latest checkpoint) or a checkpoint in one")],
+    out: Annotated[Path, typer.Option(help="new folder for the model")],
+) -> None:
+    """Write a trained run as a folder that open_clip loads with local-dir:."""
+    from keepfit_clip.export import export_model
+
+    quiet_libraries()
+    checkpoint = export_model(run, out)
+    console.print(f"{checkpoint.name} -> {out}", soft_wrap=True)
