@@ -17,15 +17,13 @@ import open_clip
 import timm
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
 from keepfit_clip.errors import CheckpointError, ConfigError
-from keepfit_clip.export import portable_config
-from keepfit_clip.files import new_folder, require_free
+from keepfit_clip.files import require_free
 from keepfit_clip.model import KeepFIT
-from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME, write_model_folder
+from keepfit_clip.model_folder import CONFIG_NAME, write_model
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import default_preprocess, is_keepfit_config
 from keepfit_clip.state_dicts import Fit, fit_of, read_weights
@@ -123,7 +121,8 @@ def import_dual_encoder(
     if not fit and not partial:
         raise CheckpointError(f"{file} does not fit as a checkpoint of {origin}: {fit}. --partial takes what fits")
     model.load_state_dict(own | fit.of(named))
-    _write(out, model, model_cfg, loaded_tokenizer)
+    history = {"weights": f"imported from a checkpoint of {origin}"}
+    write_model(out, model_cfg, resolve_preprocess(model_cfg), loaded_tokenizer, model.state_dict(), history)
     heads = model_cfg["text_cfg"]["hf_model_config"]["num_attention_heads"]
     notes = [f"the text encoder has {heads} attention heads, which the weights do not tell"]
     if origin == "flair":
@@ -180,7 +179,8 @@ def import_image_tower(
     built = _build({**model_cfg, "text_cfg": {**text_cfg, "hf_model_pretrained": pretrained}})
     named = _with_timms_names(built.visual.trunk, state) if origin == "open-clip" else state
     not_backbone, fit = built.visual.load_backbone(named, file, partial)
-    _write(out, built, model_cfg, tokenizer)
+    history = {"weights": f"image tower imported from {origin}; nothing trained together yet"}
+    write_model(out, model_cfg, resolve_preprocess(model_cfg), tokenizer, built.state_dict(), history)
     anew = "projections" if built.text_decoder is None else "projections and the caption decoder"
     notes.append(f"the text tower is {'' if pretrained else 'not '}pretrained; the {anew} are initialised anew")
     counts = {"of a decoder or classifier": not_backbone, "not of the image tower": len(whole) - len(state)}
@@ -311,11 +311,3 @@ def _build(model_cfg: dict) -> KeepFIT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return KeepFIT(default_preprocess=default_preprocess(), **sections)
-
-
-def _write(out: Path, model: KeepFIT, model_cfg: dict, tokenizer) -> None:
-    model_cfg = portable_config(model_cfg)
-    state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    with new_folder(out) as folder:
-        write_model_folder(folder, model_cfg, resolve_preprocess(model_cfg), tokenizer)
-        save_file(state, folder / WEIGHTS_NAME)

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import open_clip
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from keepfit_clip.errors import CheckpointError
-from keepfit_clip.files import new_folder, require_free
-from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config, write_model_folder
+from keepfit_clip.files import require_free
+from keepfit_clip.model_folder import read_model_config, write_model
 from keepfit_clip.state_dicts import fit_of
 
-__all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint", "portable_config"]
+__all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint"]
 
 RUN_MODEL = "model"  # the model folder inside a run folder
 RUN_CHECKPOINTS = "checkpoints"
+_TOLD = ("preset", "contrastive_weight", "revision_weight", "caption_weight", "public_caption_weight", "elite_fraction",
+         "batch_size", "world_size", "train_num_samples", "lr", "wd", "seed")  # fmt: skip
 
 
 def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
@@ -37,15 +38,21 @@ def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
     checkpoint = find_checkpoint(run_or_checkpoint)
     source = checkpoint.parent.parent / RUN_MODEL
     config = read_model_config(source)
-    model_cfg = portable_config(config["model_cfg"])
     name = f"local-dir:{source}"
     model = open_clip.create_model(name, load_weights=False, pretrained_text=False, pretrained_image=False)
     state = load_training_checkpoint(checkpoint)
     check_state_dict(model, state, checkpoint)
-    with new_folder(out) as folder:
-        write_model_folder(folder, model_cfg, config["preprocess_cfg"], open_clip.get_tokenizer(name))
-        save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS_NAME)
+    tokenizer = open_clip.get_tokenizer(name)
+    write_model(out, config["model_cfg"], config["preprocess_cfg"], tokenizer, state, _history(checkpoint))
     return checkpoint
+
+
+def _history(checkpoint: Path) -> dict[str, object]:
+    """What a checkpoint tells of its training, for the model card."""
+    content = _read(checkpoint)
+    flags = content.get("flags", {})
+    told = {f"training: {name.replace('_', ' ')}": value for name, value in flags.items() if name in _TOLD}
+    return {"weights": f"trained by keepfit-clip train for {content.get('epoch', '?')} epochs", **told}
 
 
 def find_checkpoint(run_or_checkpoint: str | Path) -> Path:
@@ -97,13 +104,3 @@ def check_state_dict(model: nn.Module, state: dict[str, Tensor], name: str | Pat
     fit = fit_of(model.state_dict(), state)
     if not fit:
         raise CheckpointError(f"{name} is of another architecture: {fit}")
-
-
-def portable_config(model_cfg: dict) -> dict:
-    """The config without paths of this machine: the weights stand in the folder, so no source is needed."""
-    text_cfg = dict(model_cfg["text_cfg"])
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        name = text_cfg.get(key, "")
-        if name and Path(name).is_absolute():
-            text_cfg[key] = Path(name).name
-    return {**model_cfg, "text_cfg": text_cfg}

@@ -1,15 +1,20 @@
-"""The folder that `open_clip.create_model('local-dir:DIR')` loads: config, tokenizer and, in an export, weights."""
+"""The folder that `open_clip.create_model('local-dir:DIR')` loads: config, tokenizer, maybe weights and a card."""
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from keepfit_clip.errors import CheckpointError, ConfigError
-from keepfit_clip.files import write_json
+from keepfit_clip.files import new_folder, write_json, write_text
+from keepfit_clip.model_card import CARD_NAME, model_card
 from keepfit_clip.registry import is_keepfit_config
 
-__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read_model_config", "write_model_folder"]
+__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read_model_config", "write_model", "write_model_folder"]
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -50,3 +55,38 @@ def write_model_folder(folder: Path, model_cfg: dict, preprocess_cfg: dict, toke
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(str(folder))
     write_json(folder / CONFIG_NAME, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
+
+
+def write_model(
+    out: Path,
+    model_cfg: dict,
+    preprocess_cfg: dict,
+    tokenizer,
+    state: Mapping[str, Tensor],
+    history: Mapping[str, object],
+) -> None:
+    """Makes a folder of a model with its weights and its card, with no path of this machine in it.
+
+    Args:
+        out: folder to make.
+        model_cfg: an open_clip model config.
+        preprocess_cfg: open_clip preprocessing values in force.
+        tokenizer: from `open_clip.get_tokenizer`, or transformers' own.
+        state: the model's state dict.
+        history: where the weights come from, for the card: labels and values.
+    """
+    model_cfg = _portable(model_cfg)
+    with new_folder(out) as folder:
+        write_model_folder(folder, model_cfg, preprocess_cfg, tokenizer)
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS_NAME)
+        write_text(folder / CARD_NAME, model_card(model_cfg, preprocess_cfg, history))
+
+
+def _portable(model_cfg: dict) -> dict:
+    """The config without paths of this machine: the weights stand in the folder, so no source is needed."""
+    text_cfg = dict(model_cfg["text_cfg"])
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        name = text_cfg.get(key, "")
+        if name and Path(name).is_absolute():
+            text_cfg[key] = Path(name).name
+    return {**model_cfg, "text_cfg": text_cfg}

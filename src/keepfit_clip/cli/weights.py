@@ -1,4 +1,4 @@
-"""`keepfit-clip import` and `export`: weights in and out."""
+"""`keepfit-clip import`, `export` and `push-to-hub`: weights in and out."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,7 @@ def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command(name="import")(import_weights)
     app.command()(export)
+    app.command(name="push-to-hub")(push)
 
 
 def import_weights(
@@ -71,3 +72,15 @@ def export(
     quiet_libraries()
     checkpoint = export_model(run, out)
     console.print(f"{checkpoint.name} -> {out}", soft_wrap=True)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="folder made by export or import")],
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub")],
+    private: Annotated[bool, typer.Option("--private", help="a new repository is private")] = False,
+) -> None:
+    """Upload a model folder to the Hugging Face hub, from where open_clip loads it with hf-hub:."""
+    from keepfit_clip.hub import push_to_hub
+
+    address = push_to_hub(folder, repository, private)
+    console.print(f"{folder} -> {address}", soft_wrap=True)

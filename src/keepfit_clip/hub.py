@@ -1,0 +1,51 @@
+"""Model folders on the Hugging Face hub."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from keepfit_clip.errors import CheckpointError, OutputError
+from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config
+
+__all__ = ["push_to_hub"]
+
+# What a model folder may hold: nothing else leaves this machine.
+_FILES = ("*.json", "*.safetensors", "*.md", "*.txt")
+
+
+def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
+    """Uploads a model folder, so that `open_clip.create_model('hf-hub:OWNER/NAME')` loads it.
+
+    Args:
+        folder: made by `export_model` or an import.
+        repo_id: OWNER/NAME; made where there is none.
+        private: whether a new repository is private.
+        token: of the hub; by default that of `hf auth login`.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        CheckpointError: the folder holds no model with weights.
+        OutputError: the hub does not take it, or is out of reach.
+    """
+    read_model_config(folder)
+    if not (Path(folder) / WEIGHTS_NAME).is_file():
+        raise CheckpointError(f"{folder} holds no weights ({WEIGHTS_NAME}): export a trained run into it")
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=str(folder),
+            allow_patterns=list(_FILES),
+            commit_message="Upload a keepfit_clip model",
+        )
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OutputError(
+            f"{folder} was not uploaded to {repo_id} ({first_line}): log in with `hf auth login`, check the name "
+            "OWNER/NAME and the network"
+        ) from error
+    return str(commit.commit_url)
