@@ -81,9 +81,15 @@ class ImageTower(nn.Module):
         """
         feature_map = self.trunk.forward_features(image)
         pooled = self.trunk.forward_head(feature_map, pre_logits=True)  # (B, C)
-        if self.normalize_trunk:
-            pooled = F.normalize(pooled, dim=-1)
-        return self.proj(pooled), self._tokens(feature_map)
+        return self._project(pooled), self._tokens(feature_map)
+
+    def pool(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features (B, C) of images (B, 3, H, W), and the projected ones (B, D); neither is normalised."""
+        pooled = self.trunk.forward_head(self.trunk.forward_features(image), pre_logits=True)
+        return pooled, self._project(pooled)
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        return self.proj(F.normalize(pooled, dim=-1) if self.normalize_trunk else pooled)
 
     def _tokens(self, feature_map: Tensor) -> Tensor:
         if feature_map.ndim == 3:  # (B, prefix + N, C): class and register tokens are no place in the image

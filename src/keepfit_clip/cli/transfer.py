@@ -1,0 +1,118 @@
+"""`keepfit-clip transfer`: what a model brings to a labelled data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.errors import ConfigError
+
+_LEARNING, _SHIFT = "Learning", "Domain shift"
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(transfer)
+
+
+def transfer(
+    table: Annotated[Path, typer.Argument(help="CSV of images and categories, or any other source of labels")],
+    images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
+    model: Annotated[str, typer.Option("--model", help="folder made by `export` or `import`")],
+    classes: Annotated[
+        str | None,
+        typer.Option(help='class file, name of a shipped one (messidor, fives, ...) or "normal,glaucoma" (all)'),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="zero-shot, linear-probe, clip-adapter, tip-adapter, tip-adapter-f, joined by ','")
+    ] = "zero-shot",
+    shots: Annotated[
+        str, typer.Option(help="images per class (1,5,10) or shares (20%,80%)", rich_help_panel=_LEARNING)
+    ] = "80%",
+    folds: Annotated[int, typer.Option(help="parts; each is tested once", rich_help_panel=_LEARNING)] = 5,
+    seed: Annotated[int, typer.Option(help="of folds, shots and adapters", rich_help_panel=_LEARNING)] = 0,
+    modality: Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")] = None,
+    names_only: Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")] = False,
+    threshold: Annotated[float, typer.Option(help="where an image may have several classes")] = 0.5,
+    patient_column: Annotated[str | None, typer.Option(help="no patient is learnt from and tested")] = None,
+    domain_shift: Annotated[
+        Path | None, typer.Option(help="test on this table instead", rich_help_panel=_SHIFT)
+    ] = None,
+    domain_shift_images: Annotated[
+        Path | None, typer.Option(help="folder of its images (--images)", rich_help_panel=_SHIFT)
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="folder where image features are kept")] = Path("runs/features"),
+    out: Annotated[Path | None, typer.Option(help="new folder for JSON, CSV, table and predictions")] = None,
+    knowledge: Annotated[
+        Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (CUDA where there is one)")] = None,
+) -> None:
+    """Measure zero-shot, few-shot and linear-probe classification over folds, from features computed once."""
+    from keepfit_clip.data.sources import SourceOptions
+    from keepfit_clip.files import require_free
+    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.loading import load_model
+    from keepfit_clip.transfer.downstream import list_class_files, read_class_file, read_downstream
+    from keepfit_clip.transfer.features import FeatureCache
+    from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
+    from keepfit_clip.transfer.splits import parse_shots
+    from keepfit_clip.transfer.tables import as_markdown, write_results
+
+    quiet_libraries()
+    if out is not None:
+        require_free(out)
+    options = TransferOptions(
+        tuple(name.strip() for name in method.split(",") if name.strip()),
+        tuple(parse_shots(shots)),
+        folds,
+        modality.upper() if modality else None,
+        not names_only,
+        threshold,
+        seed,
+    )
+    spec = None
+    if classes is not None:
+        is_file = classes in list_class_files() or classes.endswith(".json")
+        spec = read_class_file(classes) if is_file else [name.strip() for name in classes.split(",") if name.strip()]
+    known = Knowledge.load(knowledge)
+    columns = SourceOptions(patient_column=patient_column)
+    loaded = load_model(model, device)
+    features = FeatureCache(cache, model)
+
+    def encode(table: Path, images: Path, spec):
+        found = encode_set(
+            loaded, read_downstream(table, images, spec, known, columns), features, with_progress("Encoding")
+        )
+        show_messages(found.downstream.messages, f"rows of {table.name} not used")
+        return found
+
+    encoded = encode(table, images, spec)
+    shifted = None
+    if domain_shift is not None:
+        shifted = encode(domain_shift, domain_shift_images or images, encoded.downstream.spec)
+    elif domain_shift_images is not None:
+        raise ConfigError("--domain-shift-images without --domain-shift")
+    with StepProgress() as progress:
+        outcomes = run_transfer(loaded, encoded, options, shifted, known, progress)
+    tested = (shifted or encoded).downstream
+    console.print(_as_table(as_markdown(tested, outcomes, options)))
+    if out is not None:
+        write_results(out, tested, outcomes, options, Path(model.removeprefix("local-dir:")).name)
+        console.print(f"-> {out}", soft_wrap=True)
+
+
+def _as_table(markdown: str) -> Table:
+    """The Markdown table for a terminal."""
+    title, _, header, _, *rows = markdown.splitlines()
+
+    def cells(line: str) -> list[str]:
+        return [escape(cell.strip()) for cell in line.strip("|").split("|")]
+
+    table = Table(*cells(header), title=escape(title), title_justify="left")
+    for row in rows:
+        table.add_row(*cells(row))
+    return table

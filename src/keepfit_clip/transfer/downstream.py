@@ -1,0 +1,220 @@
+"""A downstream data set: a table of images and a class file that says which of its labels mean which class."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from keepfit_clip.data.records import Record
+from keepfit_clip.data.sources import SourceOptions, read_records
+from keepfit_clip.errors import CategoryError, TableError
+from keepfit_clip.knowledge import MODALITIES, Knowledge
+
+__all__ = ["ClassFile", "DownstreamSet", "list_class_files", "read_class_file", "read_downstream"]
+
+_SHIPPED = Path(__file__).parent / "class_files"
+_KEYS = {"title", "source", "modality", "ordinal", "multi_label", "named", "classes"}
+
+
+@dataclass(frozen=True)
+class ClassFile:
+    """The classes of a data set.
+
+    Args:
+        title: name of the data set, for tables.
+        classes: name of each class -> labels of the table that mean it beside its name and the name's synonyms.
+        modality: CFP, FFA, OCT or None where the table tells.
+        ordinal: the classes are grades in rising order; only then does a quadratic kappa say something.
+        multi_label: an image may have several of the classes, or none.
+        named: the classes' names mean something; else no text can be made of them.
+        source: where the classes come from.
+    """
+
+    title: str
+    classes: dict[str, tuple[str, ...]]
+    modality: str | None = None
+    ordinal: bool = False
+    multi_label: bool = False
+    named: bool = True
+    source: str = ""
+
+
+@dataclass
+class DownstreamSet:
+    """Labelled images.
+
+    Args:
+        spec: the classes.
+        records: of the images, in the table's order.
+        labels: (N,) class numbers, or (N, K) of 0 and 1 where an image may have several classes.
+        groups: (N,) number of the patient of each image, or None where the table does not tell.
+        unused: row number -> why the row is left out; reasons name nothing of the input.
+        messages: the same in full, for the terminal only.
+    """
+
+    spec: ClassFile
+    records: list[Record]
+    labels: np.ndarray
+    groups: np.ndarray | None = None
+    unused: dict[int, str] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in order."""
+        return list(self.spec.classes)
+
+
+def list_class_files() -> list[str]:
+    """Names of the class files that the library ships."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.json"))
+
+
+def read_class_file(name: str | Path) -> ClassFile:
+    """A shipped class file by its name, or one's own by its path.
+
+    Raises:
+        CategoryError: there is none, or it does not say what it should.
+    """
+    path = _SHIPPED / f"{name}.json" if str(name) in list_class_files() else Path(name)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        shipped = ", ".join(list_class_files())
+        raise CategoryError(f"{name}: no such class file ({error.strerror}); shipped are {shipped}") from error
+    except ValueError as error:
+        raise CategoryError(f"{path}: not JSON ({error})") from error
+    return _checked(content, path)
+
+
+def _checked(content, path: Path) -> ClassFile:
+    def require(condition: bool, problem: str) -> None:
+        if not condition:
+            raise CategoryError(f"{path}: {problem}")
+
+    require(isinstance(content, dict), "a class file is an object")
+    unknown = sorted(content.keys() - _KEYS)
+    require(not unknown, f"unknown keys {unknown}; known are {sorted(_KEYS)}")
+    classes = content.get("classes")
+    if isinstance(classes, list):
+        classes = {name: [] for name in classes}
+    require(isinstance(classes, dict), 'no "classes": a list of names, or an object from name to labels of the table')
+    require(len(classes) >= (1 if content.get("multi_label") else 2), "at least two classes are needed")
+    texts = [*classes, *(label for labels in classes.values() for label in labels)]
+    require(all(isinstance(text, str) and text.strip() for text in texts), "names and labels must be texts")
+    modality = content.get("modality")
+    require(modality in (None, *MODALITIES), f"the modality {modality!r} is none of {', '.join(MODALITIES)}")
+    for key in ("ordinal", "multi_label", "named"):
+        require(isinstance(content.get(key, False), bool), f'"{key}" must be true or false')
+    return ClassFile(
+        content.get("title", path.stem),
+        {name: tuple(labels) for name, labels in classes.items()},
+        modality,
+        content.get("ordinal", False),
+        content.get("multi_label", False),
+        content.get("named", True),
+        content.get("source", ""),
+    )
+
+
+def read_downstream(
+    table: str | Path,
+    images: str | Path,
+    spec: ClassFile | Sequence[str] | None = None,
+    knowledge: Knowledge | None = None,
+    options: SourceOptions | None = None,
+) -> DownstreamSet:
+    """Reads the labelled images of a table.
+
+    Args:
+        table, images: see `read_records`.
+        spec: a class file; or names of classes; None takes every category of the table, sorted.
+        knowledge: resolves names, so that synonyms match.
+        options: names of columns and the like.
+
+    Raises:
+        TableError: no row can be used.
+        CategoryError: fewer than two classes, a label that means two of them, or a class without images.
+    """
+    knowledge = knowledge or Knowledge.load()
+    rejected: list[TableError] = []
+    records = list(read_records(table, images, on_reject=rejected.append, options=options))
+    if spec is None:
+        spec = sorted({knowledge.canonical(category) for record in records for category in record.categories})
+    if not isinstance(spec, ClassFile):
+        spec = ClassFile(Path(table).stem, dict.fromkeys(spec, ()))
+    if len(spec.classes) < (1 if spec.multi_label else 2):
+        raise CategoryError(f"{table}: at least two classes are needed, there are {list(spec.classes) or 'none'}")
+    meaning = _meaning(spec, knowledge)
+    found = DownstreamSet(spec, [], np.empty(0, dtype=int))
+    for error in rejected:
+        found.unused[error.row] = error.reason
+        found.messages.append(str(error))
+    labels = []
+    for record in records:
+        numbers = {meaning[word] for word in _words(record.categories, knowledge) if word in meaning}
+        unknown = [c for c in record.categories if not any(w in meaning for w in _words([c], knowledge))]
+        if spec.multi_label and record.categories and not unknown:
+            labels.append([int(number in numbers) for number in range(len(spec.classes))])
+        elif not spec.multi_label and len(numbers) == 1:
+            labels.append(numbers.pop())
+        else:
+            reason = _reason(spec, numbers, unknown)
+            found.unused[record.row] = reason
+            found.messages.append(f"{table}, row {record.row}: {reason}{f': {unknown}' if unknown else ''}")
+            continue
+        found.records.append(record)
+    found.labels = np.array(labels, dtype=int)
+    _check_classes(found, table)
+    found.groups = _groups(found.records)
+    return found
+
+
+def _words(labels, knowledge: Knowledge) -> list[str]:
+    """The ways a label may stand in `_meaning`."""
+    return [way for label in labels for way in (label.strip().casefold(), knowledge.canonical(label).casefold())]
+
+
+def _meaning(spec: ClassFile, knowledge: Knowledge) -> dict[str, int]:
+    """Label, in small letters -> number of its class."""
+    meaning: dict[str, int] = {}
+    for number, (name, labels) in enumerate(spec.classes.items()):
+        for word in _words([name, *labels], knowledge):
+            if meaning.setdefault(word, number) != number:
+                first = list(spec.classes)[meaning[word]]
+                raise CategoryError(f"{spec.title}: the label {word!r} means both {first!r} and {name!r}")
+    return meaning
+
+
+def _reason(spec: ClassFile, numbers: set[int], unknown: list[str]) -> str:
+    if len(numbers) > 1:
+        return "it belongs to several classes"
+    if unknown or not spec.multi_label:
+        return "a label of it is not in the class file" if unknown else "it has no label"
+    return "it has no label"
+
+
+def _check_classes(found: DownstreamSet, table: str | Path) -> None:
+    if not len(found.labels):
+        first = f": {found.messages[0]}" if found.messages else ""
+        raise TableError(f"{table}: none of its rows can be used{first}")
+    counts = (
+        found.labels.sum(axis=0) if found.labels.ndim == 2 else np.bincount(found.labels, minlength=len(found.classes))
+    )
+    empty = [name for name, count in zip(found.classes, counts, strict=True) if not count]
+    if empty:
+        raise CategoryError(
+            f"{table} has no image of {', '.join(empty)}: take these classes out of the class file, or name the labels "
+            "that mean them"
+        )
+
+
+def _groups(records: list[Record]) -> np.ndarray | None:
+    """Numbers of the patients; an image without one is a patient of its own. None where no row names one."""
+    names = [record.patient if record.patient is not None else ("alone", row) for row, record in enumerate(records)]
+    if all(record.patient is None for record in records):
+        return None
+    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([order[name] for name in names])

@@ -1,0 +1,159 @@
+"""Classifiers over image features, as FLAIR and KeepFIT set them up. Each takes arrays and gives class probabilities.
+
+    zero-shot      compares with the texts of the classes
+    linear-probe   logistic regression on the backbone's features (C 0.316, classes balanced)
+    clip-adapter   a small bottleneck, mixed with the feature (CLIP-Adapter, arXiv 2110.04544)
+    tip-adapter    the training images as a cache beside the texts (Tip-Adapter, arXiv 2207.09519)
+    tip-adapter-f  the same, its keys fine-tuned
+
+CLIP-Adapter and Tip-Adapter keep the constants of FLAIR's experiments: reduction 4, ratio 0.2, alpha 1, beta 5, 40
+epochs in one shuffled order, AdamW with learning rate 0.001 and eps 0.0001. FLAIR learns from single images; so do
+these up to 64 images, and from more in 64 steps an epoch.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["METHODS", "Features", "TextClasses"]
+
+_C = 0.316
+_REDUCTION, _RATIO = 4, 0.2
+_ALPHA, _BETA = 1.0, 5.0
+_EPOCHS, _LR, _EPS = 40, 1e-3, 1e-4
+_STEPS = 64  # in an epoch, at most
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of N images: `pooled` (N, C) and `projected` (N, D), L2-normalised."""
+
+    pooled: np.ndarray
+    projected: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> "Features":
+        return Features(self.pooled[rows], self.projected[rows])
+
+
+@dataclass(frozen=True)
+class TextClasses:
+    """The texts of K classes.
+
+    Args:
+        features: (K, D), L2-normalised.
+        logit_scale: the factor of their similarities.
+        absent: (K, D) of what is said where a class is absent, for images that may have several.
+    """
+
+    features: np.ndarray
+    logit_scale: float
+    absent: np.ndarray | None = None
+
+
+def zero_shot(train: Features | None, labels: np.ndarray | None, test: Features, texts: TextClasses, seed: int):
+    """Probabilities (N, K) by the similarity with the classes' texts; nothing is learnt.
+
+    Where an image may have several classes, each is compared with its absence.
+    """
+    if texts.absent is not None:
+        return expit(texts.logit_scale * test.projected @ (texts.features - texts.absent).T)
+    return softmax(texts.logit_scale * test.projected @ texts.features.T, axis=1)
+
+
+def linear_probe(train: Features, labels: np.ndarray, test: Features, texts: TextClasses | None, seed: int):
+    """Probabilities (N, K) of a logistic regression; (N, K) labels are learnt one against the rest."""
+    classifier = LogisticRegression(C=_C, class_weight="balanced", max_iter=1000, random_state=seed)
+    if labels.ndim == 2:
+        classifier = OneVsRestClassifier(classifier)
+    return classifier.fit(train.pooled, labels).predict_proba(test.pooled)
+
+
+def clip_adapter(train: Features, labels: np.ndarray, test: Features, texts: TextClasses, seed: int):
+    """Probabilities (N, K) after a learnt residual bottleneck."""
+    width = train.projected.shape[1]
+    with _seeded(seed):
+        adapter = nn.Sequential(
+            nn.Linear(width, width // _REDUCTION, bias=False), nn.ReLU(),
+            nn.Linear(width // _REDUCTION, width, bias=False), nn.ReLU(),
+        )  # fmt: skip
+        classes = torch.from_numpy(texts.features)
+
+        def logits(features: Tensor) -> Tensor:
+            adapted = _RATIO * adapter(features) + (1 - _RATIO) * features
+            return texts.logit_scale * F.normalize(adapted, dim=-1) @ classes.T
+
+        _learn(logits, adapter.parameters(), train.projected, labels, cosine=True)
+        return _probabilities(logits, test)
+
+
+def tip_adapter(train: Features, labels: np.ndarray, test: Features, texts: TextClasses, seed: int):
+    """Probabilities (N, K) from the texts and the classes of near training images; nothing is learnt."""
+    keys = torch.from_numpy(train.projected)
+    return _probabilities(_tip_logits(keys, labels, texts), test)
+
+
+def tip_adapter_f(train: Features, labels: np.ndarray, test: Features, texts: TextClasses, seed: int):
+    """The same, after the training images' features were fine-tuned."""
+    with _seeded(seed):
+        keys = nn.Parameter(torch.from_numpy(train.projected).clone())
+        logits = _tip_logits(keys, labels, texts)
+        _learn(logits, [keys], train.projected, labels)
+        return _probabilities(logits, test)
+
+
+# Name -> function of (training features, labels, test features, texts, seed).
+METHODS: dict[str, Callable] = {
+    "zero-shot": zero_shot,
+    "linear-probe": linear_probe,
+    "clip-adapter": clip_adapter,
+    "tip-adapter": tip_adapter,
+    "tip-adapter-f": tip_adapter_f,
+}
+
+
+def _tip_logits(keys: Tensor, labels: np.ndarray, texts: TextClasses) -> Callable[[Tensor], Tensor]:
+    classes = torch.from_numpy(texts.features)
+    values = F.one_hot(torch.from_numpy(labels), len(classes)).float()  # (M, K)
+
+    def logits(features: Tensor) -> Tensor:
+        affinity = torch.exp(_BETA * (features @ keys.T - 1))  # (N, M)
+        return texts.logit_scale * features @ classes.T + _ALPHA * affinity @ values
+
+    return logits
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _learn(logits, parameters, features: np.ndarray, labels: np.ndarray, cosine: bool = False) -> None:
+    """Cross-entropy, the images always in the same shuffled order."""
+    optimizer = torch.optim.AdamW(parameters, lr=_LR, eps=_EPS)
+    order = torch.randperm(len(features)).split(math.ceil(len(features) / _STEPS))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _EPOCHS * len(order)) if cosine else None
+    inputs, targets = torch.from_numpy(features), torch.from_numpy(labels)
+    for _ in range(_EPOCHS):
+        for rows in order:
+            loss = F.cross_entropy(logits(inputs[rows]), targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+
+
+@torch.no_grad()
+def _probabilities(logits: Callable[[Tensor], Tensor], test: Features) -> np.ndarray:
+    return logits(torch.from_numpy(test.projected)).softmax(dim=-1).numpy()

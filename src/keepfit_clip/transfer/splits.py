@@ -1,0 +1,123 @@
+"""Training and test images of a downstream data set: seeded, stratified, no patient on both sides."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
+
+from keepfit_clip.errors import CategoryError, ConfigError
+
+__all__ = ["Shots", "folds_of", "parse_shots"]
+
+
+@dataclass(frozen=True)
+class Shots:
+    """How much a method may learn from.
+
+    Args:
+        per_class: images of each class, or None.
+        share: of the whole data set, or None.
+    """
+
+    per_class: int | None = None
+    share: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.per_class}" if self.share is None else f"{round(100 * self.share)}%"
+
+
+def parse_shots(text: str) -> list[Shots]:
+    """Reads "1,5,10" or "20%,80%".
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        number = word.removesuffix("%")
+        if not number.isdigit() or int(number) < 1 or (word.endswith("%") and int(number) >= 100):
+            raise ConfigError(f"--shots {word!r} is neither a number of images per class nor a share such as 20%")
+        found.append(Shots(share=int(number) / 100) if word.endswith("%") else Shots(per_class=int(number)))
+    if not found:
+        raise ConfigError("--shots names nothing: write 1,5,10 or 80%")
+    return found
+
+
+def folds_of(
+    labels: np.ndarray, folds: int, groups: np.ndarray | None = None, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Parts a data set into folds; every image is tested once.
+
+    Args:
+        labels: (N,) class numbers, or (N, K) of 0 and 1, stratified then by the rarest class an image has.
+        folds: number of them.
+        groups: (N,) patients, or None.
+        seed: of the shuffling.
+
+    Yields:
+        Indices of the images to learn from and of those to test.
+
+    Raises:
+        CategoryError: a class has fewer images, or fewer patients, than there are folds.
+    """
+    strata = labels if labels.ndim == 1 else _rarest(labels)
+    for number in np.unique(strata):
+        members = np.flatnonzero(strata == number)
+        count = len(members if groups is None else np.unique(groups[members]))
+        if count < folds and labels.ndim == 1:
+            what = "images" if groups is None else "patients"
+            raise CategoryError(f"class number {number} has {count} {what}, which is fewer than the {folds} folds")
+    if groups is not None:
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    elif labels.ndim == 1:
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    else:
+        rare = min(np.bincount(strata)[np.unique(strata)]) < folds
+        splitter = (KFold if rare else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    yield from splitter.split(strata, strata, groups)
+
+
+def _rarest(labels: np.ndarray) -> np.ndarray:
+    """The rarest class of each image (N,); K for those of none."""
+    counts = labels.sum(axis=0)
+    rarity = np.where(labels.astype(bool), counts, len(labels) + 1)
+    return np.where(labels.any(axis=1), rarity.argmin(axis=1), labels.shape[1])
+
+
+def choose_shots(
+    labels: np.ndarray, pool: np.ndarray, shots: Shots, total: int, seed: int, names: list[str]
+) -> np.ndarray:
+    """Draws what a method may learn from.
+
+    Args:
+        labels: (N,) or (N, K) of the whole data set.
+        pool: indices that may be drawn.
+        shots: how many.
+        total: images of the whole data set, of which `shots.share` is a part.
+        seed: of the draw; more shots of one seed contain fewer ones.
+        names: of the classes, for the error.
+
+    Returns:
+        Sorted indices out of `pool`.
+
+    Raises:
+        CategoryError: a class has fewer images than shots.
+    """
+    order = np.random.default_rng(seed).permutation(pool)
+    one_hot = labels if labels.ndim == 2 else np.eye(len(names), dtype=int)[labels]
+    wanted = [shots.per_class] * len(names)
+    if shots.share is not None:
+        size = min(round(shots.share * total), len(pool))  # folds are not all of one size
+        wanted = np.maximum(1, np.round(one_hot[pool].sum(axis=0) * size / len(pool)).astype(int))
+    chosen: set[int] = set()
+    for number, name in enumerate(names):
+        members = [index for index in order if one_hot[index, number]]
+        if len(members) < wanted[number]:
+            raise CategoryError(
+                f"the class {name!r} has {len(members)} images to learn from in a fold, and "
+                f"{wanted[number]} are asked for"
+            )
+        have = sum(one_hot[index, number] for index in chosen)
+        chosen.update([index for index in members if index not in chosen][: max(0, wanted[number] - have)])
+    return np.array(sorted(chosen))

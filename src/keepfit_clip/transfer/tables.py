@@ -1,0 +1,115 @@
+"""What a transfer run leaves: JSON, CSV and a Markdown table in the papers' layout. Nothing names an image."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from keepfit_clip.files import new_folder, write_json, write_text
+from keepfit_clip.transfer.downstream import DownstreamSet
+from keepfit_clip.transfer.protocol import METRICS, Outcome, TransferOptions
+
+__all__ = ["as_markdown", "write_results"]
+
+_TITLES = {"aca": "ACA", "auc": "AUC", "kappa": "kappa", "f1": "F1", "ece": "ECE"}
+
+
+def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: TransferOptions) -> str:
+    """One row for each method and number of shots: mean ± standard deviation over the folds, in percent."""
+    shown = [metric for metric in METRICS if metric != "kappa" or downstream.spec.ordinal]
+    lines = [
+        f"{downstream.spec.title}: {len(downstream.records)} images of {len(downstream.classes)} classes, "
+        f"{options.folds} folds{' by patient' if downstream.groups is not None else ''}; mean ± standard deviation "
+        "over the folds, [95 % interval over images], in percent.",
+        "",
+        "| method | shots | " + " | ".join(_TITLES[metric] for metric in shown) + " |",
+        "| --- | --- |" + " --- |" * len(shown),
+    ]
+    for outcome in outcomes:
+        cells = [_cell(outcome, metric) for metric in shown]
+        lines.append(f"| {outcome.method} | {outcome.shots or ''} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_results(
+    out: Path, downstream: DownstreamSet, outcomes: Sequence[Outcome], options: TransferOptions, model: str
+) -> None:
+    """Makes a folder of `results.json`, `results.csv`, `table.md` and `predictions.npz`.
+
+    Args:
+        out: folder to make.
+        downstream: what was measured on.
+        outcomes: of it.
+        options: of the run.
+        model: name of the model, without the path it lies under.
+    """
+    with new_folder(out) as folder:
+        write_json(folder / "results.json", _as_json(downstream, outcomes, options, model))
+        write_text(folder / "results.csv", _as_csv(outcomes))
+        write_text(folder / "table.md", as_markdown(downstream, outcomes, options))
+        predictions = {f"{outcome.method} {outcome.shots or ''}".strip(): outcome.probabilities for outcome in outcomes}
+        np.savez_compressed(folder / "predictions.npz", labels=outcomes[0].labels, **predictions)
+
+
+def _cell(outcome: Outcome, metric: str) -> str:
+    mean, deviation = outcome.mean(metric)
+    if math.isnan(mean):
+        return "n/a"
+    text = f"{100 * mean:.1f}"
+    if not math.isnan(deviation):
+        text += f" ± {100 * deviation:.1f}"
+    if metric in outcome.interval:
+        low, high = outcome.interval[metric]
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return text
+
+
+def _plain(value):
+    """A figure for JSON, where there is no NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def _as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: TransferOptions, model: str) -> dict:
+    return {
+        "data": downstream.spec.title,
+        "model": model,
+        "images": len(downstream.records),
+        "classes": downstream.classes,
+        "by_patient": downstream.groups is not None,
+        "options": asdict(options) | {"shots": [str(shots) for shots in options.shots]},
+        "not_used": [{"row": row, "reason": reason} for row, reason in sorted(downstream.unused.items())],
+        "outcomes": [
+            {
+                "method": outcome.method,
+                "shots": None if outcome.shots is None else str(outcome.shots),
+                **{
+                    metric: dict(zip(("mean", "sd"), map(_plain, outcome.mean(metric)), strict=True))
+                    | {"folds": [_plain(getattr(scores, metric)) for scores in outcome.folds]}
+                    | {"overall": _plain(getattr(outcome.overall, metric))}
+                    | ({"interval": outcome.interval[metric]} if metric in outcome.interval else {})
+                    for metric in METRICS
+                },
+                "sensitivity": dict(zip(downstream.classes, map(_plain, outcome.overall.sensitivity), strict=True)),
+                "specificity": dict(zip(downstream.classes, map(_plain, outcome.overall.specificity), strict=True)),
+                "confusion": outcome.overall.confusion.tolist(),
+                "abstention": outcome.abstention,
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def _as_csv(outcomes: Sequence[Outcome]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "shots", "fold", *METRICS])
+    for outcome in outcomes:
+        for fold, scores in enumerate(outcome.folds):
+            values = [_plain(getattr(scores, metric)) for metric in METRICS]
+            shots = outcome.shots or ""
+            writer.writerow([outcome.method, shots, fold, *("" if v is None else f"{v:.6f}" for v in values)])
+    return text.getvalue()

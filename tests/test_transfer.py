@@ -1,0 +1,419 @@
+"""Transfer: data sets and their classes, folds and shots, features computed once, methods, scores, tables."""
+
+import csv
+import json
+import math
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from typer.testing import CliRunner
+
+from keepfit_clip.cli import app
+from keepfit_clip.errors import CategoryError, ConfigError, KeepFITError, OutputError, TableError
+from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.loading import load_model
+from keepfit_clip.metrics import abstention_curve, bootstrap_intervals, score_classification, score_multi_label
+from keepfit_clip.transfer.downstream import ClassFile, list_class_files, read_class_file, read_downstream
+from keepfit_clip.transfer.features import FeatureCache, image_features
+from keepfit_clip.transfer.methods import METHODS, Features, TextClasses
+from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
+from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots
+
+COLOURS = {"normal": (200, 60, 30), "glaucoma": (30, 60, 200), "cataract": (60, 200, 30)}
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """45 pictures of three classes that a colour tells apart, of 15 patients; one file is no image."""
+    folder = tmp_path_factory.mktemp("coloured")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(45):
+        name = list(COLOURS)[number % 3]
+        noise = rng.integers(-25, 25, (40, 40, 3))
+        Image.fromarray(np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)).save(
+            folder / f"{number}.png"
+        )
+        rows.append((f"{number}.png", name, f"patient{number // 3}"))
+    (folder / "broken.png").write_bytes(b"no image")
+    rows.append(("broken.png", "normal", "patient99"))
+    write_table(folder / "table.csv", ("image", "label", "patient"), rows)
+    return folder
+
+
+def write_table(path, header, rows):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+# ---- data sets
+
+
+def test_every_shipped_class_file_is_known_to_the_knowledge_file_or_says_it_has_no_names():
+    knowledge = Knowledge.load()
+    assert {"messidor", "fives", "refuge", "odir200x3", "20x3", "acrima", "deepdrid", "amd", "taop", "mmac"} == set(
+        list_class_files()
+    )
+    for name in list_class_files():
+        spec = read_class_file(name)
+        assert spec.source
+        assert spec.modality == "CFP"
+        if spec.named:
+            assert all(knowledge.resolve(c) for c in spec.classes), name
+    assert read_class_file("messidor").ordinal
+    assert not read_class_file("taop").named
+
+
+def test_labels_are_matched_by_name_synonym_and_the_class_file(tmp_path):
+    rows = [("1.png", "['normal']"), ("2.png", "['ARMD']"), ("3.png", "['age related macular degeneration']"),
+            ("4.png", "['glaucoma']"), ("5.png", "['2c']"), ("6.png", "['cataract']"),
+            ("7.png", "['normal','glaucoma']"), ("8.png", "['diabetic retinopathy']")]  # fmt: skip
+    for image, _ in rows:
+        Image.new("RGB", (4, 4)).save(tmp_path / image)
+    table = write_table(tmp_path / "t.csv", ("image", "categories"), rows)
+    (tmp_path / "c.json").write_text(
+        json.dumps({"classes": {"normal": [], "age-related macular degeneration": [], "glaucoma": ["2c"],
+                                "diabetic retinopathy": []}})
+    )  # fmt: skip
+    found = read_downstream(table, tmp_path, read_class_file(tmp_path / "c.json"))
+    assert found.labels.tolist() == [0, 1, 1, 2, 2, 3]
+    assert found.unused == {6: "a label of it is not in the class file", 7: "it belongs to several classes"}
+    assert "cataract" in found.messages[0]
+    assert found.groups is None
+
+
+def test_several_classes_of_an_image(tmp_path):
+    rows = [("1.png", "['drusen','exudates']"), ("2.png", "['drusen']"), ("3.png", "['exudates']")]
+    for image, _ in rows:
+        Image.new("RGB", (4, 4)).save(tmp_path / image)
+    table = write_table(tmp_path / "t.csv", ("image", "categories"), rows)
+    spec = ClassFile("lesions", {"drusen": (), "exudates": ()}, multi_label=True)
+    assert read_downstream(table, tmp_path, spec).labels.tolist() == [[1, 1], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "not JSON"),
+        ("[]", "is an object"),
+        ('{"classes": ["a"]}', "at least two"),
+        ('{"classes": ["a", ""]}', "must be texts"),
+        ('{"classes": ["a", "b"], "colour": 1}', "unknown keys"),
+        ('{"classes": ["a", "b"], "ordinal": 1}', "true or false"),
+        ('{"classes": ["a", "b"], "modality": "MRI"}', "none of CFP"),
+        ('{"title": "t"}', 'no "classes"'),
+    ],
+)
+def test_class_files_that_cannot_be_used(tmp_path, content, message):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(CategoryError, match=message):
+        read_class_file(tmp_path / "c.json")
+
+
+def test_data_sets_that_cannot_be_used(coloured, tmp_path):
+    with pytest.raises(CategoryError, match="shipped are 20x3"):
+        read_class_file("messidro")
+    with pytest.raises(CategoryError, match="has no image of macular hole"):
+        read_downstream(coloured / "table.csv", coloured, ["normal", "glaucoma", "macular hole"])
+    with pytest.raises(CategoryError, match="means both"):
+        read_downstream(coloured / "table.csv", coloured, ClassFile("t", {"normal": (), "glaucoma": ("normal",)}))
+    one = write_table(tmp_path / "one.csv", ("image", "label"), [(str(coloured / "0.png"), "normal")])
+    with pytest.raises(CategoryError, match="at least two classes"):
+        read_downstream(one, coloured)
+    with pytest.raises(TableError, match="none of its rows can be used"):
+        read_downstream(one, coloured, ["glaucoma", "cataract"])
+
+
+# ---- folds and shots
+
+
+def test_every_image_is_tested_once_and_no_patient_stands_on_both_sides():
+    labels = np.arange(60) % 3
+    groups = np.arange(60) // 4
+    tested = []
+    for train, test in folds_of(labels, 5, groups):
+        assert not set(groups[train]) & set(groups[test])
+        assert set(labels[test]) == {0, 1, 2}
+        tested += test.tolist()
+    assert sorted(tested) == list(range(60))
+    again = [test.tolist() for _, test in folds_of(labels, 5, groups)]
+    assert again == [test.tolist() for _, test in folds_of(labels, 5, groups)]
+    assert again != [test.tolist() for _, test in folds_of(labels, 5, groups, seed=1)]
+
+
+def test_more_shots_contain_fewer_ones():
+    labels, names = np.arange(60) % 3, ["a", "b", "c"]
+    pool = np.arange(10, 60)
+    few, many = (choose_shots(labels, pool, Shots(n), 60, 3, names) for n in (1, 5))
+    assert np.bincount(labels[few]).tolist() == [1, 1, 1]
+    assert np.bincount(labels[many]).tolist() == [5, 5, 5]
+    assert set(few) < set(many) <= set(pool)
+    assert len(choose_shots(labels, pool, Shots(share=0.2), 60, 3, names)) == 12
+    assert set(choose_shots(labels, pool, Shots(share=50 / 60), 60, 3, names)) == set(pool)
+
+
+def test_shots_that_there_are_not():
+    labels = np.array([0] * 20 + [1] * 6)
+    with pytest.raises(CategoryError, match=r"'b' has 6 images .* 10 are asked for"):
+        choose_shots(labels, np.arange(26), Shots(10), 26, 0, ["a", "b"])
+    with pytest.raises(CategoryError, match="class number 1 has 6 images, which is fewer than the 7 folds"):
+        next(folds_of(labels, 7))
+    with pytest.raises(CategoryError, match="class number 0 has 1 patients"):
+        next(folds_of(labels, 2, np.zeros(26, dtype=int)))
+
+
+def test_shots_are_read():
+    assert list(map(str, parse_shots("1, 5,20%"))) == ["1", "5", "20%"]
+    for text in ("", "0", "ten", "100%", "-1", "5.5"):
+        with pytest.raises(ConfigError, match="--shots"):
+            parse_shots(text)
+
+
+# ---- features
+
+
+def test_features_are_computed_once_and_are_those_of_the_model(exported, coloured, tmp_path):
+    loaded = load_model(exported)
+    records = read_downstream(coloured / "table.csv", coloured).records
+    cache = FeatureCache(tmp_path / "cache", exported)
+    first = image_features(loaded, records, cache)
+    again = image_features(loaded, [records[3], *records], FeatureCache(tmp_path / "cache", exported))
+    assert (first.computed, again.computed) == (45, 0)
+    assert first.kept.tolist() == list(range(45))
+    assert list(first.unreadable) == [45]
+    np.testing.assert_array_equal(again.projected, np.concatenate([first.projected[3:4], first.projected]))
+    image = loaded.preprocess(Image.open(records[7].image).convert("RGB"))[None]
+    with torch.no_grad():
+        expected = loaded.model.encode_image(image, normalize=True).numpy()
+        pooled = loaded.model.visual.trunk(image).numpy()
+    np.testing.assert_allclose(first.projected[7:8], expected, atol=1e-5)
+    np.testing.assert_allclose(first.pooled[7:8], pooled, atol=1e-5)
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "cache").iterdir())
+    assert b"png" not in stored
+    assert b"patient" not in stored
+
+
+def test_other_weights_have_other_features(exported, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other"
+    shutil.copytree(exported, other)
+    assert FeatureCache(tmp_path, other).path == FeatureCache(tmp_path, f"local-dir:{exported}").path
+    state = load_file(other / "open_clip_model.safetensors")
+    state["logit_scale"] += 1
+    save_file(state, other / "open_clip_model.safetensors")
+    assert FeatureCache(tmp_path, other).path != FeatureCache(tmp_path, exported).path
+
+
+def put_many(folder, model, first):
+    torch.set_num_threads(1)
+    cache = FeatureCache(folder, model)
+    for number in range(first, first + 200):
+        cache.put({f"key{number % 250}": (np.full(3, number % 250, np.float32), np.zeros(2, np.float32))})
+
+
+def test_two_processes_share_a_cache(exported, tmp_path):
+    context = get_context("spawn")
+    processes = [context.Process(target=put_many, args=(tmp_path, exported, first)) for first in (0, 100)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    found = FeatureCache(tmp_path, exported).get([f"key{number}" for number in range(250)])
+    assert len(found) == 250
+    assert all(values[0][0] == int(key.removeprefix("key")) for key, values in found.items())
+
+
+def test_features_that_cannot_be_had(exported, coloured, tmp_path):
+    loaded = load_model(exported)
+    records = read_downstream(coloured / "table.csv", coloured).records
+    with pytest.raises(KeepFITError, match="none of the 1 images can be read"):
+        image_features(loaded, records[-1:])
+    loaded.model.visual.proj.weight.data[:] = math.nan
+    with pytest.raises(KeepFITError, match="features of row 1 are not finite"):
+        image_features(loaded, records)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="--cache"):
+        FeatureCache(tmp_path / "file", exported)
+
+
+# ---- methods
+
+
+def separable(per_class, noise, seed=0, width=16):
+    """Features around three directions."""
+    rng = np.random.default_rng(seed)
+    centres = np.eye(3, width)
+    labels = np.repeat(np.arange(3), per_class)
+    features = centres[labels] + noise * rng.standard_normal((len(labels), width))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return Features(features.astype(np.float32), features.astype(np.float32)), labels
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_tell_classes_apart_and_are_the_same_twice(method):
+    train, labels = separable(8, 0.15)
+    test, truth = separable(30, 0.15, seed=1)
+    texts = TextClasses(np.eye(3, 16, dtype=np.float32), 10.0)
+    one, two = (METHODS[method](train, labels, test, texts, 5) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
+    assert (one.argmax(axis=1) == truth).mean() > 0.9
+
+
+@pytest.mark.parametrize("method", ["linear-probe", "tip-adapter", "tip-adapter-f"])
+def test_learning_mends_texts_that_say_nothing(method):
+    train, labels = separable(8, 0.15)
+    test, truth = separable(30, 0.15, seed=1)
+    useless = TextClasses(np.tile(np.ones(16, dtype=np.float32) / 4, (3, 1)), 2.0)
+    assert (METHODS[method](train, labels, test, useless, 0).argmax(axis=1) == truth).mean() > 0.6
+
+
+def test_tip_adapter_is_its_formula():
+    train, labels = separable(2, 0.2)
+    test, _ = separable(1, 0.2, seed=1)
+    texts = TextClasses(np.eye(3, 16, dtype=np.float32), 4.0)
+    affinity = np.exp(-5 * (1 - test.projected @ train.projected.T))
+    logits = 4 * test.projected @ texts.features.T + affinity @ np.eye(3)[labels]
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(METHODS["tip-adapter"](train, labels, test, texts, 0), expected, atol=1e-5)
+
+
+# ---- scores
+
+
+def test_scores_of_several_classes_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((50, 3)) < [0.2, 0.5, 0.7]).astype(int)
+    probabilities = np.clip(labels * 0.4 + rng.random((50, 3)) * 0.6, 0, 1)
+    scores = score_multi_label(labels, probabilities)
+    each = [balanced_accuracy_score(labels[:, k], probabilities[:, k] >= 0.5) for k in range(3)]
+    assert scores.aca == pytest.approx(np.mean(each))
+    assert scores.auc == pytest.approx(np.mean([roc_auc_score(labels[:, k], probabilities[:, k]) for k in range(3)]))
+    assert math.isnan(scores.kappa)
+    labels[:, 0] = 0
+    assert math.isnan(score_multi_label(labels, probabilities).sensitivity[0])
+
+
+def test_sensitivity_specificity_and_calibration_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.2, 0.8]])
+    scores = score_classification([0, 0, 1, 1], probabilities)
+    assert scores.sensitivity.tolist() == [1.0, 0.5]
+    assert scores.specificity.tolist() == [0.5, 1.0]
+    assert scores.f1 == pytest.approx((0.8 + 2 / 3) / 2)
+    assert scores.ece == pytest.approx(0.75 * abs(2 / 3 - 0.9) + 0.25 * 0.2, abs=1e-6)
+    assert abstention_curve(np.array([0, 0, 1, 1]), probabilities)[-1] == (1.0, 0.75)
+
+
+def test_intervals_hold_the_score_and_are_wider_over_patients():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 10)
+    labels = np.arange(200) % 2
+    right = np.repeat(rng.random(20) < 0.7, 10)  # a patient's images are all right or all wrong
+    probabilities = np.eye(2)[np.where(right, labels, 1 - labels)] * 0.8 + 0.1
+    scores = score_classification(labels, probabilities)
+    images = bootstrap_intervals(labels, probabilities)
+    patients = bootstrap_intervals(labels, probabilities, groups)
+    for interval in (images, patients):
+        assert interval["aca"][0] < scores.aca < interval["aca"][1]
+    assert np.ptp(patients["aca"]) > 1.5 * np.ptp(images["aca"])
+    assert bootstrap_intervals(labels, probabilities) == images
+
+
+# ---- the whole
+
+
+def test_the_command_is_the_same_twice(exported, coloured, tmp_path):
+    words = ["transfer", coloured / "table.csv", "--images", coloured, "--model", exported, "--method",
+             "zero-shot,linear-probe,tip-adapter", "--shots", "1,60%", "--folds", 3, "--patient-column", "patient",
+             "--modality", "cfp", "--cache", tmp_path / "cache"]  # fmt: skip
+    for name in ("one", "two"):
+        result = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / name)])
+        assert result.exit_code == 0, result.exception
+    for file in ("results.json", "results.csv", "table.md"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert [(o["method"], o["shots"]) for o in results["outcomes"]] == [
+        ("zero-shot", None),
+        ("linear-probe", "1"),
+        ("linear-probe", "60%"),
+        ("tip-adapter", "1"),
+        ("tip-adapter", "60%"),
+    ]
+    assert results["images"] == 45
+    assert results["by_patient"]
+    assert results["not_used"] == [{"row": 46, "reason": "not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM)"}]
+    assert results["outcomes"][2]["aca"]["mean"] > 0.9  # colour alone tells them apart, even for random weights
+    written = "".join(path.read_text() for path in (tmp_path / "one").glob("*.[jcm]*"))
+    assert "png" not in written
+    assert str(exported.parent) not in written
+    table = (tmp_path / "one" / "table.md").read_text()
+    assert "45 images of 3 classes, 3 folds by patient" in table
+    assert "kappa" not in table  # the classes are no grades
+
+
+def test_domain_shift_learns_here_and_tests_there(exported, coloured, tmp_path):
+    loaded = load_model(exported)
+    there = tmp_path / "there"
+    there.mkdir()
+    rows = []
+    for number in range(6):
+        name = list(COLOURS)[number % 3]
+        Image.new("RGB", (30, 30), COLOURS[list(COLOURS)[(number + 1) % 3]]).save(there / f"{number}.png")  # all wrong
+        rows.append((f"{number}.png", name))
+    write_table(there / "t.csv", ("image", "label"), rows)
+    here = encode_set(loaded, read_downstream(coloured / "table.csv", coloured))
+    shifted = encode_set(loaded, read_downstream(there / "t.csv", there, here.downstream.spec))
+    options = TransferOptions(("linear-probe",), (Shots(share=0.6),), folds=3, modality="CFP", resamples=20)
+    (outcome,) = run_transfer(loaded, here, options, shifted)
+    assert outcome.mean("aca")[0] == 0
+    assert len(outcome.labels) == 18
+
+
+def test_several_classes_zero_shot_and_probe(exported, coloured, tmp_path):
+    rows = [(f"{n}.png", "['drusen','exudates']" if n % 3 == 0 else "['drusen']" if n % 3 == 1 else "['exudates']")
+            for n in range(45)]  # fmt: skip
+    table = write_table(tmp_path / "t.csv", ("image", "categories"), rows)
+    spec = ClassFile("lesions", {"drusen": (), "exudates": ()}, "CFP", multi_label=True)
+    loaded = load_model(exported)
+    encoded = encode_set(loaded, read_downstream(table, coloured, spec))
+    options = TransferOptions(("zero-shot", "linear-probe"), (Shots(share=0.6),), folds=3, resamples=20)
+    zero_shot, probe = run_transfer(loaded, encoded, options)
+    assert zero_shot.probabilities.shape == (45, 2)
+    assert ((zero_shot.probabilities > 0) & (zero_shot.probabilities < 1)).all()
+    assert probe.mean("auc")[0] > 0.95
+    with pytest.raises(ConfigError, match="clip-adapter takes images of one class each"):
+        run_transfer(loaded, encoded, TransferOptions(("clip-adapter",)))
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["--method", "magic"], ConfigError, "none of zero-shot"),
+        (["--folds", "1"], ConfigError, "at least two are needed"),
+        (["--folds", "3", "--method", "linear-probe"], ConfigError, "3 folds leave 67%"),
+        (["--shots", "20", "--method", "linear-probe"], CategoryError, "20 are asked for"),
+        (["--domain-shift-images", "."], ConfigError, "without --domain-shift"),
+        (["--classes", "no-such.json"], CategoryError, "no such class file"),
+    ],
+)
+def test_commands_that_cannot_work(exported, coloured, tmp_path, words, error, message):
+    command = ["transfer", coloured / "table.csv", "--images", coloured, "--model", exported, "--cache", tmp_path]
+    result = CliRunner().invoke(app, [*map(str, command), *words])
+    assert isinstance(result.exception, error)
+    assert message in str(result.exception)
+
+
+def test_classes_without_names_have_no_texts(exported, coloured, tmp_path):
+    spec = ClassFile("t", {"normal": (), "glaucoma": (), "cataract": ()}, named=False)
+    encoded = encode_set(load_model(exported), read_downstream(coloured / "table.csv", coloured, spec))
+    with pytest.raises(ConfigError, match="needs classes with names"):
+        run_transfer(load_model(exported), encoded, TransferOptions())
