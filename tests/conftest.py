@@ -1,5 +1,6 @@
 """What the tests share: one thread, no network, pictures, shards, a tiny model and a tiny finished run."""
 
+import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported
@@ -20,6 +21,14 @@ from tests.pictures import write_elite, write_public
 torch.set_num_threads(1)
 
 MODEL = "keepfit-v2-test"
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level():
+    """A command quietens the libraries of its process, which is the tests' too."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
