@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from typer.testing import CliRunner
 
 from keepfit_clip import hub
@@ -54,10 +54,13 @@ def test_what_cannot_be_uploaded_says_so(exported, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"was not uploaded to not a name.*OWNER/NAME"):
         hub.push_to_hub(exported, "not a name")
 
+
+@pytest.mark.parametrize("error", [LocalTokenNotFoundError("Token is required"), HTTPError("no route to host")])
+def test_a_hub_that_refuses_or_is_out_of_reach_is_one_line(exported, monkeypatch, error):
     def refuse(*_, **__):
-        raise LocalTokenNotFoundError("Token is required")
+        raise error
 
     monkeypatch.setattr(Api, "create_repo", refuse)
     monkeypatch.setattr(hub, "HfApi", Api)
-    with pytest.raises(OutputError, match=r"Token is required.*hf auth login"):
+    with pytest.raises(OutputError, match=rf"{error}.*hf auth login"):
         hub.push_to_hub(exported, "owner/name")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 
 from keepfit_clip.errors import CheckpointError, OutputError
 from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config
@@ -42,7 +42,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, token: 
             allow_patterns=list(_FILES),
             commit_message="Upload a keepfit_clip model",
         )
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OutputError(
             f"{folder} was not uploaded to {repo_id} ({first_line}): log in with `hf auth login`, check the name "
