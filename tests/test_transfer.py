@@ -16,7 +16,13 @@ from keepfit_clip.cli import app
 from keepfit_clip.errors import CategoryError, ConfigError, KeepFITError, OutputError, TableError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
-from keepfit_clip.metrics import abstention_curve, bootstrap_intervals, score_classification, score_multi_label
+from keepfit_clip.metrics import (
+    _aca_and_auc,
+    abstention_curve,
+    bootstrap_intervals,
+    score_classification,
+    score_multi_label,
+)
 from keepfit_clip.transfer.downstream import ClassFile, list_class_files, read_class_file, read_downstream
 from keepfit_clip.transfer.features import FeatureCache, image_features
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses
@@ -313,6 +319,18 @@ def test_sensitivity_specificity_and_calibration_by_hand():
     assert abstention_curve(np.array([0, 0, 1, 1]), probabilities)[-1] == (1.0, 0.75)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_the_bootstrap_scores_as_the_tables_do(several):
+    rng = np.random.default_rng(1)
+    probabilities = np.round(rng.dirichlet(np.ones(4), 60), 2)  # with ties
+    labels = (rng.random((60, 4)) < 0.4).astype(int) if several else rng.integers(0, 3, 60)  # one class has no image
+    if several:
+        labels[:, 3] = 0
+        probabilities = np.clip(2 * probabilities, 0, 1)
+    scores = (score_multi_label if several else score_classification)(labels, probabilities)
+    assert _aca_and_auc(labels, probabilities, 0.5) == pytest.approx((scores.aca, scores.auc))
+
+
 def test_intervals_hold_the_score_and_are_wider_over_patients():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(20), 10)
@@ -320,12 +338,16 @@ def test_intervals_hold_the_score_and_are_wider_over_patients():
     right = np.repeat(rng.random(20) < 0.7, 10)  # a patient's images are all right or all wrong
     probabilities = np.eye(2)[np.where(right, labels, 1 - labels)] * 0.8 + 0.1
     scores = score_classification(labels, probabilities)
-    images = bootstrap_intervals(labels, probabilities)
-    patients = bootstrap_intervals(labels, probabilities, groups)
+    images = bootstrap_intervals([(labels, probabilities, None)])
+    patients = bootstrap_intervals([(labels, probabilities, groups)])
     for interval in (images, patients):
         assert interval["aca"][0] < scores.aca < interval["aca"][1]
     assert np.ptp(patients["aca"]) > 1.5 * np.ptp(images["aca"])
-    assert bootstrap_intervals(labels, probabilities) == images
+    assert bootstrap_intervals([(labels, probabilities, None)]) == images
+    # Two folds of other images make the mean surer, two looks at the same images do not.
+    twice = [(labels, probabilities, None)] * 2
+    assert np.ptp(bootstrap_intervals(twice)["auc"]) < 0.85 * np.ptp(images["auc"])
+    assert np.ptp(bootstrap_intervals(twice, shared=True)["auc"]) > 0.85 * np.ptp(images["auc"])
 
 
 # ---- the whole

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from sklearn.metrics import (
     balanced_accuracy_score,
     cohen_kappa_score,
@@ -110,44 +111,67 @@ def score_multi_label(labels: np.ndarray, probabilities: np.ndarray, threshold: 
 
 
 def bootstrap_intervals(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    groups: np.ndarray | None = None,
+    folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
+    shared: bool = False,
     threshold: float = 0.5,
     resamples: int = 500,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """The 95 % intervals of `aca` and `auc` over images drawn with replacement, whole patients where these are known.
+    """The 95 % intervals of the mean `aca` and `auc` of some folds.
+
+    Each fold's test images are drawn with replacement, whole patients where these are known.
 
     Args:
-        labels: (N,) or (N, K).
-        probabilities: (N, K).
-        groups: (N,) patients, or None.
+        folds: labels (N,) or (N, K), probabilities (N, K) and patients (N,) or None of each.
+        shared: the folds test the same images, which are then drawn once for all.
         threshold: see `score_multi_label`.
         resamples: number of draws.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    members = [np.array([row]) for row in range(len(labels))]
-    if groups is not None:
-        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    members = [_rows_by_group(len(labels), groups) for labels, _, groups in folds]
     values = []
     for _ in range(resamples):
-        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        drawn, given = labels[rows], probabilities[rows]
-        if labels.ndim == 2:
-            scores = score_multi_label(drawn, given, threshold)
-            values.append((scores.aca, scores.auc))
-        else:
-            present = np.bincount(drawn, minlength=given.shape[1]) > 0
-            recall = [(given[drawn == k].argmax(axis=1) == k).mean() for k in np.flatnonzero(present)]
-            values.append((np.mean(recall), _auc(drawn, given, present)))
-    columns = np.array(values).T
+        drawn = [_draw(rows, rng) for rows in (members[:1] if shared else members)] * (len(folds) if shared else 1)
+        parts = [
+            _aca_and_auc(labels[rows], probabilities[rows], threshold)
+            for (labels, probabilities, _), rows in zip(folds, drawn, strict=True)
+        ]
+        values.append(np.mean(parts, axis=0))
     return {
         name: tuple(map(float, np.nanpercentile(column, [2.5, 97.5])))
-        for name, column in zip(("aca", "auc"), columns, strict=True)
+        for name, column in zip(("aca", "auc"), np.array(values).T, strict=True)
         if not np.isnan(column).all()
     }
+
+
+def _rows_by_group(count: int, groups: np.ndarray | None) -> list[np.ndarray]:
+    if groups is None:
+        return list(np.arange(count)[:, None])
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
+def _draw(members: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    return np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+
+
+def _aca_and_auc(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> tuple[float, float]:
+    """Both scores as `score_classification` and `score_multi_label` give them, fast: the AUC from ranks."""
+    count, classes = probabilities.shape
+    true = (labels if labels.ndim == 2 else np.eye(classes, dtype=int)[labels]).astype(bool)
+    positives = true.sum(axis=0)
+    negatives = count - positives
+    ranks = (rankdata(probabilities, axis=0) * true).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        auc = (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+        if labels.ndim == 2:
+            predicted = probabilities >= threshold
+            found, spared = (predicted & true).sum(axis=0), (~predicted & ~true).sum(axis=0)
+            aca = (found / positives + spared / negatives) / 2
+        else:
+            predicted = np.eye(classes, dtype=bool)[probabilities.argmax(axis=1)]
+            aca = (predicted & true).sum(axis=0) / positives
+    return tuple(float(x[~np.isnan(x)].mean()) if not np.isnan(x).all() else math.nan for x in (aca, auc))
 
 
 def abstention_curve(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[float, float]]:

@@ -99,7 +99,7 @@ class Outcome:
         shots: what it learnt from; None where it learns nothing.
         folds: scores of each fold's test images.
         overall: scores of the test images of all folds together.
-        interval: metric -> 95 % bootstrap interval of the overall score.
+        interval: metric -> 95 % bootstrap interval of the mean over the folds.
         abstention: see `abstention_curve`.
         labels, probabilities: of the test images of all folds, in order.
     """
@@ -185,9 +185,6 @@ def run_transfer(
     ]
     folds = list(folds_of(encoded.labels, options.folds, encoded.groups, options.seed))
     tested = encoded if shifted is None else shifted
-    groups = tested.groups
-    if shifted is not None and groups is None:
-        groups = np.arange(len(shifted.labels))  # every fold tests all of it: the bootstrap draws images, not answers
     outcomes = []
     for number, (method, shots) in enumerate(runs):
         learns = method != ZERO_SHOT
@@ -206,8 +203,9 @@ def run_transfer(
                 texts,
                 options.seed + fold,
             )
-            parts.append((tested.labels[rows], probabilities, None if groups is None else groups[rows]))
-        outcomes.append(_outcome(method, shots if learns else None, parts, options, spec.multi_label))
+            parts.append((tested.labels[rows], probabilities, None if tested.groups is None else tested.groups[rows]))
+        interval = bootstrap_intervals(parts, shifted is not None, options.threshold, options.resamples, options.seed)
+        outcomes.append(_outcome(method, shots if learns else None, parts, options, spec.multi_label, interval))
     on_step("done", len(runs), len(runs))
     return outcomes
 
@@ -253,15 +251,15 @@ def _text_classes(loaded: LoadedModel, encoded: Encoded, options: TransferOption
         return TextClasses(present, float(loaded.model.logit_scale.exp()), absent)
 
 
-def _outcome(method: str, shots: Shots | None, parts: list[tuple], options: TransferOptions, multi: bool) -> Outcome:
+def _outcome(
+    method: str, shots: Shots | None, parts: list[tuple], options: TransferOptions, multi: bool, interval: dict
+) -> Outcome:
     def score(labels: np.ndarray, probabilities: np.ndarray) -> ClassificationScores:
         if multi:
             return score_multi_label(labels, probabilities, options.threshold)
         return score_classification(labels, probabilities)
 
     labels, probabilities = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    groups = None if parts[0][2] is None else np.concatenate([part[2] for part in parts])
-    interval = bootstrap_intervals(labels, probabilities, groups, options.threshold, options.resamples, options.seed)
     return Outcome(
         method,
         shots,
