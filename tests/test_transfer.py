@@ -3,17 +3,23 @@
 import csv
 import json
 import math
+import pickle
 from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
-from keepfit_clip.errors import CategoryError, ConfigError, KeepFITError, OutputError, TableError
+from keepfit_clip.errors import CategoryError, ConfigError, ImageError, KeepFITError, OutputError, TableError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
 from keepfit_clip.metrics import (
@@ -23,6 +29,7 @@ from keepfit_clip.metrics import (
     score_classification,
     score_multi_label,
 )
+from keepfit_clip.sklearn import KeepFITFeatures
 from keepfit_clip.transfer.downstream import ClassFile, list_class_files, read_class_file, read_downstream
 from keepfit_clip.transfer.features import FeatureCache, image_features
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses
@@ -439,3 +446,19 @@ def test_classes_without_names_have_no_texts(exported, coloured, tmp_path):
     encoded = encode_set(load_model(exported), read_downstream(coloured / "table.csv", coloured, spec))
     with pytest.raises(ConfigError, match="needs classes with names"):
         run_transfer(load_model(exported), encoded, TransferOptions())
+
+
+def test_features_in_a_scikit_learn_pipeline(exported, coloured, tmp_path):
+    files = [str(coloured / f"{number}.png") for number in range(45)]
+    labels = [list(COLOURS)[number % 3] for number in range(45)]
+    features = KeepFITFeatures(str(exported), cache=str(tmp_path / "cache"))
+    pipeline = make_pipeline(features, StandardScaler(), LogisticRegression())
+    assert cross_val_score(pipeline, files, labels, cv=3).mean() > 0.9
+    fitted = clone(pipeline).fit(files, labels)
+    again = pickle.loads(pickle.dumps(fitted))
+    assert again.predict(files).tolist() == fitted.predict(files).tolist()
+    assert len(pickle.dumps(fitted)) < 100_000
+    projected = KeepFITFeatures(str(exported), projected=True).fit_transform(files)
+    np.testing.assert_allclose(np.linalg.norm(projected, axis=1), 1, atol=1e-5)
+    with pytest.raises(ImageError, match="broken"):
+        features.fit_transform([*files, str(coloured / "broken.png")])

@@ -5,8 +5,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 
-from keepfit_clip.errors import CheckpointError, OutputError
-from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config
+from keepfit_clip.errors import OutputError
+from keepfit_clip.model_folder import require_model
 
 __all__ = ["push_to_hub"]
 
@@ -30,9 +30,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, token: 
         CheckpointError: the folder holds no model with weights.
         OutputError: the hub does not take it, or is out of reach.
     """
-    read_model_config(folder)
-    if not (Path(folder) / WEIGHTS_NAME).is_file():
-        raise CheckpointError(f"{folder} holds no weights ({WEIGHTS_NAME}): export a trained run into it")
+    folder = require_model(folder)
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)

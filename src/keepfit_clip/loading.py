@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from keepfit_clip.errors import CheckpointError, KeepFITError
-from keepfit_clip.model_folder import WEIGHTS_NAME, read_model_config
+from keepfit_clip.model_folder import require_model
 from keepfit_clip.tokenization import decode_texts
 
 __all__ = ["LoadedModel", "load_model", "pick_device"]
@@ -55,10 +55,7 @@ def load_model(folder: str | Path, device: str | torch.device | None = None) -> 
         CheckpointError: no such folder, no weights in it, or weights of another architecture.
         ConfigError: its config cannot be used.
     """
-    folder = str(folder).removeprefix("local-dir:")
-    read_model_config(folder)
-    if not (Path(folder) / WEIGHTS_NAME).is_file():
-        raise CheckpointError(f"{folder} holds no weights ({WEIGHTS_NAME}): export a trained run into it")
+    folder = require_model(folder)
     name = f"local-dir:{folder}"
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(name, device=pick_device(device))

@@ -14,7 +14,7 @@ from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.model_card import CARD_NAME, model_card
 from keepfit_clip.registry import is_keepfit_config
 
-__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read_model_config", "write_model", "write_model_folder"]
+__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read_model_config", "require_model", "write_model", "write_model_folder"]
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -38,6 +38,20 @@ def read_model_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not is_keepfit_config(config.get("model_cfg")):
         raise ConfigError(f"{path}: not the config of a KeepFIT model (no model_cfg with keepfit_cfg)")
     return config
+
+
+def require_model(folder: str | Path) -> Path:
+    """The folder, if it holds a model with weights; the prefix 'local-dir:' is taken off.
+
+    Raises:
+        CheckpointError: there is no such folder, no config or no weights in it.
+        ConfigError: its config cannot be used.
+    """
+    folder = Path(str(folder).removeprefix("local-dir:"))
+    read_model_config(folder)
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise CheckpointError(f"{folder} holds no weights ({WEIGHTS_NAME}): export a trained run into it")
+    return folder
 
 
 def write_model_folder(folder: Path, model_cfg: dict, preprocess_cfg: dict, tokenizer, text_tower: Path | None = None):

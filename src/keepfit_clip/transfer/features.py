@@ -21,7 +21,7 @@ from keepfit_clip.errors import ImageError, KeepFITError, OutputError
 from keepfit_clip.evaluation import image_batches
 from keepfit_clip.files import file_sha256
 from keepfit_clip.loading import LoadedModel
-from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME
+from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME, require_model
 
 __all__ = ["FeatureCache", "ImageFeatures", "image_features"]
 
@@ -55,11 +55,12 @@ class FeatureCache:
         model: folder of the model, whose weights and config name the file.
 
     Raises:
+        CheckpointError: there is no model.
         OutputError: the folder cannot be used.
     """
 
     def __init__(self, folder: str | Path, model: str | Path):
-        model = Path(str(model).removeprefix("local-dir:"))
+        model = require_model(model)
         key = hashlib.sha256(f"{file_sha256(model / WEIGHTS_NAME)} {file_sha256(model / CONFIG_NAME)}".encode())
         self.path = Path(folder) / f"{key.hexdigest()[:32]}.sqlite"
         try:
