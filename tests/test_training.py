@@ -157,6 +157,7 @@ def test_a_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(run, s
         {"precision": "amp_bf16"},
         {"precision": "amp"},
         {"precision": "bf16"},
+        {"precision": "fp16"},
         {"precision": "pure_bf16"},
         {"local_loss": True},
         {"gather_with_grad": True, "local_loss": True},

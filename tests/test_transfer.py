@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.special import expit, softmax
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
@@ -32,7 +33,8 @@ from keepfit_clip.metrics import (
 from keepfit_clip.sklearn import KeepFITFeatures
 from keepfit_clip.transfer.downstream import ClassFile, list_class_files, read_class_file, read_downstream
 from keepfit_clip.transfer.features import FeatureCache, image_features
-from keepfit_clip.transfer.methods import METHODS, Features, TextClasses
+from keepfit_clip.transfer.finetune import FinetuneOptions
+from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, linear_head
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
 from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots
 
@@ -389,6 +391,23 @@ def test_the_command_is_the_same_twice(exported, coloured, tmp_path):
     assert "kappa" not in table  # the classes are no grades
 
 
+def test_several_tables_and_the_classes_they_are_called_after(exported, coloured, tmp_path):
+    header, *rows = (coloured / "table.csv").read_text().splitlines()
+    for name, absent in (("mine", "none"), ("refuge", "no glaucoma")):
+        wanted = [row.replace("normal", absent) if name == "refuge" else row for row in rows if "cataract" not in row]
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *wanted]) + "\n")
+    words = ["transfer", tmp_path / "mine.csv", tmp_path / "refuge.csv", "--images", coloured, "--model", exported,
+             "--folds", 3, "--modality", "CFP", "--cache", tmp_path / "cache", "--out", tmp_path / "out"]  # fmt: skip
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 0, result.exception
+    found = {name: json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in ("mine", "refuge")}
+    assert found["mine"]["classes"] == ["glaucoma", "normal"]
+    assert found["refuge"]["classes"] == ["no glaucoma", "glaucoma"]
+    assert found["refuge"]["data"] == "REFUGE"
+    twice = CliRunner().invoke(app, [*map(str, words[:2]), *map(str, words[1:2]), *map(str, words[3:-2])])
+    assert "called the same" in str(twice.exception)
+
+
 def test_domain_shift_learns_here_and_tests_there(exported, coloured, tmp_path):
     loaded = load_model(exported)
     there = tmp_path / "there"
@@ -423,11 +442,45 @@ def test_several_classes_zero_shot_and_probe(exported, coloured, tmp_path):
         run_transfer(loaded, encoded, TransferOptions(("clip-adapter",)))
 
 
+def test_fine_tuning_beats_the_probe_it_begins_with_and_goes_on_where_it_was(exported, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(40):  # stripes, down or across: random weights hardly tell them apart
+        stripes = np.kron(np.indices((8, 8))[number % 2] % 2, np.ones((8, 8))) * 200 + rng.integers(0, 50, (64, 64))
+        Image.fromarray(stripes.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append((f"{number}.png", ("normal", "glaucoma")[number % 2]))
+    table = write_table(tmp_path / "t.csv", ("image", "label"), rows)
+    loaded = load_model(exported)
+    before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
+    cache = FeatureCache(tmp_path / "cache", exported)
+    encoded = encode_set(loaded, read_downstream(table, tmp_path), cache)
+    tuned = FinetuneOptions(epochs=4, batch_size=8, lr=1e-3)
+    options = TransferOptions(("linear-probe", "finetune"), (Shots(share=0.5),), 2, "CFP", resamples=20, finetune=tuned)
+    probe, finetuned = run_transfer(loaded, encoded, options, cache=cache)
+    assert finetuned.mean("auc")[0] >= probe.mean("auc")[0]
+    assert finetuned.mean("aca")[0] > 0.9
+    assert all(torch.equal(value, before[key]) for key, value in loaded.model.state_dict().items())
+    monkeypatch.setattr("keepfit_clip.transfer.finetune.Trainer", None)  # both folds are there
+    _, again = run_transfer(loaded, encoded, options, cache=cache)
+    np.testing.assert_array_equal(again.probabilities, finetuned.probabilities)
+
+
+def test_a_linear_head_is_the_probe():
+    for labels in (np.arange(30) % 2, np.arange(30) % 3, np.stack([np.arange(30) % 2, np.arange(30) // 15], axis=1)):
+        features, _ = separable(10, 0.8)
+        weight, bias = linear_head(features, labels)
+        logits = features.pooled @ weight.T + bias
+        expected = METHODS["linear-probe"](features, labels, features, None, 0)
+        found = expit(logits) if labels.ndim == 2 else softmax(logits, axis=1)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
         (["--method", "magic"], ConfigError, "none of zero-shot"),
         (["--folds", "1"], ConfigError, "at least two are needed"),
+        (["--lr", "0"], ConfigError, "--lr must be above 0"),
         (["--folds", "3", "--method", "linear-probe"], ConfigError, "3 folds leave 67%"),
         (["--shots", "20", "--method", "linear-probe"], CategoryError, "20 are asked for"),
         (["--domain-shift-images", "."], ConfigError, "without --domain-shift"),

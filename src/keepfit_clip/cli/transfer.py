@@ -19,21 +19,28 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def transfer(
-    table: Annotated[Path, typer.Argument(help="CSV of images and categories, or any other source of labels")],
+    tables: Annotated[list[Path], typer.Argument(help="CSVs of images and categories, or other sources of labels")],
     images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
     model: Annotated[str, typer.Option("--model", help="folder made by `export` or `import`")],
     classes: Annotated[
         str | None,
-        typer.Option(help='class file, name of a shipped one (messidor, fives, ...) or "normal,glaucoma" (all)'),
+        typer.Option(
+            help='class file, name of a shipped one (messidor, fives, ...) or "normal,glaucoma" (the shipped one '
+            "that is called as the table; else all there are)"
+        ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="zero-shot, linear-probe, clip-adapter, tip-adapter, tip-adapter-f, joined by ','")
+        str,
+        typer.Option(help="zero-shot, linear-probe, clip-adapter, tip-adapter, tip-adapter-f, finetune, joined by ','"),
     ] = "zero-shot",
     shots: Annotated[
         str, typer.Option(help="images per class (1,5,10) or shares (20%,80%)", rich_help_panel=_LEARNING)
     ] = "80%",
     folds: Annotated[int, typer.Option(help="parts; each is tested once", rich_help_panel=_LEARNING)] = 5,
     seed: Annotated[int, typer.Option(help="of folds, shots and adapters", rich_help_panel=_LEARNING)] = 0,
+    epochs: Annotated[int, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 10,
+    batch_size: Annotated[int, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 16,
+    lr: Annotated[float, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 1e-4,
     modality: Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")] = None,
     names_only: Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")] = False,
     threshold: Annotated[float, typer.Option(help="where an image may have several classes")] = 0.5,
@@ -45,7 +52,10 @@ def transfer(
         Path | None, typer.Option(help="folder of its images (--images)", rich_help_panel=_SHIFT)
     ] = None,
     cache: Annotated[Path, typer.Option(help="folder where image features are kept")] = Path("runs/features"),
-    out: Annotated[Path | None, typer.Option(help="new folder for JSON, CSV, table and predictions")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="new folder for JSON, CSV, table and predictions; of several tables one each in it"),
+    ] = None,
     knowledge: Annotated[
         Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")
     ] = None,
@@ -58,6 +68,7 @@ def transfer(
     from keepfit_clip.loading import load_model
     from keepfit_clip.transfer.downstream import list_class_files, read_class_file, read_downstream
     from keepfit_clip.transfer.features import FeatureCache
+    from keepfit_clip.transfer.finetune import FinetuneOptions
     from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
     from keepfit_clip.transfer.splits import parse_shots
     from keepfit_clip.transfer.tables import as_markdown, write_results
@@ -73,11 +84,20 @@ def transfer(
         not names_only,
         threshold,
         seed,
+        finetune=FinetuneOptions(epochs, batch_size, lr),
     )
-    spec = None
-    if classes is not None:
-        is_file = classes in list_class_files() or classes.endswith(".json")
-        spec = read_class_file(classes) if is_file else [name.strip() for name in classes.split(",") if name.strip()]
+    if domain_shift_images is not None and domain_shift is None:
+        raise ConfigError("--domain-shift-images without --domain-shift")
+    names = [table.stem for table in tables]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two of the tables are called the same: {', '.join(names)}")
+
+    def spec_of(table: Path):
+        asked = classes or (table.stem if table.stem in list_class_files() else None)
+        if asked is None or asked in list_class_files() or asked.endswith(".json"):
+            return None if asked is None else read_class_file(asked)
+        return [name.strip() for name in asked.split(",") if name.strip()]
+
     known = Knowledge.load(knowledge)
     columns = SourceOptions(patient_column=patient_column)
     loaded = load_model(model, device)
@@ -90,19 +110,19 @@ def transfer(
         show_messages(found.downstream.messages, f"rows of {table.name} not used")
         return found
 
-    encoded = encode(table, images, spec)
-    shifted = None
-    if domain_shift is not None:
-        shifted = encode(domain_shift, domain_shift_images or images, encoded.downstream.spec)
-    elif domain_shift_images is not None:
-        raise ConfigError("--domain-shift-images without --domain-shift")
-    with StepProgress() as progress:
-        outcomes = run_transfer(loaded, encoded, options, shifted, known, progress)
-    tested = (shifted or encoded).downstream
-    console.print(_as_table(as_markdown(tested, outcomes, options)))
-    if out is not None:
-        write_results(out, tested, outcomes, options, Path(model.removeprefix("local-dir:")).name)
-        console.print(f"-> {out}", soft_wrap=True)
+    for table in tables:
+        encoded = encode(table, images, spec_of(table))
+        shifted = None
+        if domain_shift is not None:
+            shifted = encode(domain_shift, domain_shift_images or images, encoded.downstream.spec)
+        with StepProgress() as progress:
+            outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)
+        tested = (shifted or encoded).downstream
+        console.print(_as_table(as_markdown(tested, outcomes, options)))
+        if out is not None:
+            place = out / table.stem if len(tables) > 1 else out
+            write_results(place, tested, outcomes, options, Path(model.removeprefix("local-dir:")).name)
+            console.print(f"-> {place}", soft_wrap=True)
 
 
 def _as_table(markdown: str) -> Table:

@@ -36,6 +36,7 @@ class ImageFeatures:
         pooled: (N, C) of the backbone, before the projection.
         projected: (N, D) in the joint space, L2-normalised.
         kept: (N,) numbers of the records they belong to; those of unreadable images are missing.
+        keys: (N,) hashes of the images' content.
         unreadable: number of a record -> what is wrong with its image.
         computed: how many were not in the cache.
     """
@@ -43,6 +44,7 @@ class ImageFeatures:
     pooled: np.ndarray
     projected: np.ndarray
     kept: np.ndarray
+    keys: list[str]
     unreadable: dict[int, ImageError] = field(default_factory=dict)
     computed: int = 0
 
@@ -71,6 +73,13 @@ class FeatureCache:
             raise OutputError(
                 f"{self.path}: the feature cache cannot be used ({error}): give another --cache"
             ) from error
+
+    @property
+    def folder(self) -> Path:
+        """Where what else was computed with this model is kept; made where it is missing."""
+        folder = self.path.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=_WAIT)
@@ -143,7 +152,7 @@ def image_features(
         raise KeepFITError(f"none of the {len(records)} images can be read: {first}")
     rows = [found[keys[number]] for number in kept]
     pooled, projected = (np.stack([row[part] for row in rows]) for part in (0, 1))
-    return ImageFeatures(pooled, projected, np.array(kept), unreadable, len(new) - len(bad))
+    return ImageFeatures(pooled, projected, np.array(kept), [keys[n] for n in kept], unreadable, len(new) - len(bad))
 
 
 @torch.inference_mode()

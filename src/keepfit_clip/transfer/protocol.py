@@ -20,6 +20,7 @@ from keepfit_clip.metrics import (
 )
 from keepfit_clip.transfer.downstream import DownstreamSet
 from keepfit_clip.transfer.features import FeatureCache, image_features
+from keepfit_clip.transfer.finetune import FinetuneOptions, LabelledImages, finetune
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses
 from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of
 from keepfit_clip.zero_shot import ZeroShotClassifier
@@ -28,8 +29,9 @@ __all__ = ["METRICS", "Encoded", "Outcome", "TransferOptions", "encode_set", "ru
 
 METRICS = ("aca", "auc", "kappa", "f1", "ece")
 ZERO_SHOT = "zero-shot"
-_WITHOUT_TEXTS = ("linear-probe",)
-_MULTI_LABEL = (ZERO_SHOT, "linear-probe")
+FINETUNE = "finetune"
+_WITHOUT_TEXTS = ("linear-probe", FINETUNE)
+_MULTI_LABEL = (ZERO_SHOT, "linear-probe", FINETUNE)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class TransferOptions:
     """What is measured.
 
     Args:
-        methods: names out of `METHODS`.
+        methods: names out of `METHODS`, or "finetune".
         shots: how much each method that learns may learn from.
         folds: number of parts, each of which is tested once.
         modality: CFP, FFA or OCT where neither class file nor table tells.
@@ -45,6 +47,7 @@ class TransferOptions:
         threshold: from which probability on an image has a class, where it may have several.
         seed: of folds, shots and adapters.
         resamples: of the bootstrap.
+        finetune: how the tower is fine-tuned.
     """
 
     methods: tuple[str, ...] = (ZERO_SHOT,)
@@ -55,11 +58,12 @@ class TransferOptions:
     threshold: float = 0.5
     seed: int = 0
     resamples: int = 500
+    finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
 
     def __post_init__(self):
-        unknown = [name for name in self.methods if name not in METHODS]
+        unknown = [name for name in self.methods if name not in (*METHODS, FINETUNE)]
         if unknown or not self.methods:
-            raise ConfigError(f"--method {','.join(unknown) or '(none)'} is none of {', '.join(METHODS)}")
+            raise ConfigError(f"--method {','.join(unknown) or '(none)'} is none of {', '.join((*METHODS, FINETUNE))}")
         if self.folds < 2:
             raise ConfigError(f"--folds {self.folds}: at least two are needed")
         left = 1 - 1 / self.folds
@@ -73,11 +77,21 @@ class TransferOptions:
 
 @dataclass
 class Encoded:
-    """A downstream set of readable images, with their features; `computed` of them were not in the cache."""
+    """A downstream set of readable images, with their features and content hashes.
+
+    `computed` of them were not in the cache.
+    """
 
     downstream: DownstreamSet
     features: Features
+    keys: list[str]
     computed: int = 0
+
+    def images(self, rows: np.ndarray) -> LabelledImages:
+        """Some of the images."""
+        return LabelledImages(
+            [self.downstream.records[row] for row in rows], [self.keys[row] for row in rows], self.labels[rows]
+        )
 
     @property
     def labels(self) -> np.ndarray:
@@ -148,7 +162,7 @@ def encode_set(
     missing = [name for name, there in zip(readable.classes, present, strict=True) if not there]
     if missing:
         raise CategoryError(f"no image of {', '.join(missing)} can be read: {readable.messages[-1]}")
-    return Encoded(readable, Features(found.pooled, found.projected), found.computed)
+    return Encoded(readable, Features(found.pooled, found.projected), found.keys, found.computed)
 
 
 def run_transfer(
@@ -158,6 +172,7 @@ def run_transfer(
     shifted: Encoded | None = None,
     knowledge: Knowledge | None = None,
     on_step: Callable[[str, int, int], None] = lambda step, done, total: None,
+    cache: FeatureCache | None = None,
 ) -> list[Outcome]:
     """Measures every method with every number of shots.
 
@@ -168,6 +183,7 @@ def run_transfer(
         shifted: another data set of the same classes on which every fold's classifier is tested (domain shift).
         knowledge: names and findings of the classes.
         on_step: called with the part at work, how many are done, and of how many.
+        cache: where the answers of fine-tuned towers are kept, fold by fold.
 
     Raises:
         ConfigError: a method that this data set cannot have.
@@ -188,25 +204,30 @@ def run_transfer(
     outcomes = []
     for number, (method, shots) in enumerate(runs):
         learns = method != ZERO_SHOT
-        on_step(f"{method} {shots if learns else ''}".strip(), number, len(runs))
         parts = []
         for fold, (pool, held_out) in enumerate(folds):
-            train = None
-            if learns:
-                seed = options.seed + fold
-                train = choose_shots(encoded.labels, pool, shots, len(encoded.labels), seed, list(spec.classes))
+            on_step(f"{method} {shots if learns else ''}".strip(), number * len(folds) + fold, len(runs) * len(folds))
             rows = held_out if shifted is None else np.arange(len(shifted.labels))
-            probabilities = METHODS[method](
-                None if train is None else encoded.features[train],
-                None if train is None else encoded.labels[train],
-                tested.features[rows],
-                texts,
-                options.seed + fold,
-            )
+            train, seed = None, options.seed + fold
+            if learns:
+                train = choose_shots(encoded.labels, pool, shots, len(encoded.labels), seed, list(spec.classes))
+            if method == FINETUNE:
+                probabilities = finetune(
+                    loaded,
+                    encoded.images(train),
+                    encoded.features[train],
+                    tested.images(rows),
+                    options.finetune,
+                    seed,
+                    cache.folder if cache else None,
+                )
+            else:
+                known, labels = (encoded.features[train], encoded.labels[train]) if learns else (None, None)
+                probabilities = METHODS[method](known, labels, tested.features[rows], texts, seed)
             parts.append((tested.labels[rows], probabilities, None if tested.groups is None else tested.groups[rows]))
         interval = bootstrap_intervals(parts, shifted is not None, options.threshold, options.resamples, options.seed)
         outcomes.append(_outcome(method, shots if learns else None, parts, options, spec.multi_label, interval))
-    on_step("done", len(runs), len(runs))
+    on_step("done", len(runs) * len(folds), len(runs) * len(folds))
     return outcomes
 
 
