@@ -19,7 +19,7 @@ from scipy.special import expit, softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from keepfit_clip.data.images import open_image
 from keepfit_clip.data.records import Record
@@ -110,6 +110,7 @@ def finetune(
             label_names=["labels"],
         )
         trainer = Trainer(network, arguments, train_dataset=_Images(train, loaded.preprocess, flip=True))
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         logits = trainer.predict(_Images(test, loaded.preprocess)).predictions
     probabilities = expit(logits) if several else softmax(logits, axis=1)
