@@ -38,7 +38,7 @@ launch() {
             --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$HEAD_NODE:29500" -m keepfit_clip.training.main -- "$@"
         return
     fi
-    local processes=${PROCESSES:-$(python3 -c 'import torch; print(torch.cuda.device_count())')}
+    local processes=${PROCESSES:-$(python3 -c 'import torch; print(torch.cuda.device_count())' || echo 1)}
     if ((processes <= 1)); then
         keepfit-clip train "$@"
     else

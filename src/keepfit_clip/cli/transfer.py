@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.options import Device, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
 from keepfit_clip.errors import ConfigError
 
 _LEARNING, _SHIFT = "Learning", "Domain shift"
@@ -21,7 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 def transfer(
     tables: Annotated[list[Path], typer.Argument(help="CSVs of images and categories, or other sources of labels")],
     images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
-    model: Annotated[str, typer.Option("--model", help="folder made by `export` or `import`")],
+    model: Model,
     classes: Annotated[
         str | None,
         typer.Option(
@@ -41,8 +42,8 @@ def transfer(
     epochs: Annotated[int, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 10,
     batch_size: Annotated[int, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 16,
     lr: Annotated[float, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 1e-4,
-    modality: Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")] = None,
-    names_only: Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")] = False,
+    modality: Modality = None,
+    names_only: NamesOnly = False,
     threshold: Annotated[float, typer.Option(help="where an image may have several classes")] = 0.5,
     patient_column: Annotated[str | None, typer.Option(help="no patient is learnt from and tested")] = None,
     domain_shift: Annotated[
@@ -56,10 +57,8 @@ def transfer(
         Path | None,
         typer.Option(help="new folder for JSON, CSV, table and predictions; of several tables one each in it"),
     ] = None,
-    knowledge: Annotated[
-        Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (CUDA where there is one)")] = None,
+    knowledge: KnowledgeFile = None,
+    device: Device = None,
 ) -> None:
     """Measure zero-shot, few-shot and linear-probe classification over folds, from features computed once."""
     from keepfit_clip.data.sources import SourceOptions
@@ -77,10 +76,10 @@ def transfer(
     if out is not None:
         require_free(out)
     options = TransferOptions(
-        tuple(name.strip() for name in method.split(",") if name.strip()),
+        tuple(split_names(method)),
         tuple(parse_shots(shots)),
         folds,
-        modality.upper() if modality else None,
+        upper(modality),
         not names_only,
         threshold,
         seed,
@@ -96,7 +95,7 @@ def transfer(
         asked = classes or (table.stem if table.stem in list_class_files() else None)
         if asked is None or asked in list_class_files() or asked.endswith(".json"):
             return None if asked is None else read_class_file(asked)
-        return [name.strip() for name in asked.split(",") if name.strip()]
+        return split_names(asked)
 
     known = Knowledge.load(knowledge)
     columns = SourceOptions(patient_column=patient_column)

@@ -9,13 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.options import Device, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
 from keepfit_clip.errors import CategoryError
 
 Images = Annotated[list[Path], typer.Argument(help="image files", show_default=False)]
-Model = Annotated[str, typer.Option("--model", help="folder made by `keepfit-clip export`")]
-Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ... (CUDA where there is one)")]
-KnowledgeFile = Annotated[Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -37,7 +34,7 @@ def classify(
     model: Model,
     categories: Annotated[str, typer.Option(help='the classes, e.g. "glaucoma,normal"')],
     modality: Modality = None,
-    names_only: Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")] = False,
+    names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
@@ -50,7 +47,7 @@ def classify(
     quiet_libraries()
     loaded = load_model(model, device)
     classifier = ZeroShotClassifier(
-        loaded.model, loaded.tokenizer, _split(categories), _upper(modality), Knowledge.load(knowledge), not names_only
+        loaded.model, loaded.tokenizer, _split(categories), upper(modality), Knowledge.load(knowledge), not names_only
     )
     if classifier.unknown:
         unknown = escape(", ".join(classifier.unknown))
@@ -98,7 +95,7 @@ def evaluate(
     classes: Annotated[str | None, typer.Option(help='restrict and order the classes, e.g. "normal,glaucoma"')] = None,
     modality: Modality = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the scores for machines")] = None,
-    names_only: Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")] = False,
+    names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
@@ -114,7 +111,7 @@ def evaluate(
         table,
         images,
         _split(classes) if classes else None,
-        _upper(modality),
+        upper(modality),
         Knowledge.load(knowledge),
         not names_only,
         progress=with_progress("Classifying"),
@@ -140,14 +137,10 @@ def evaluate(
 
 
 def _split(names: str) -> list[str]:
-    found = [name.strip() for name in names.split(",") if name.strip()]
+    found = split_names(names)
     if not found:
         raise CategoryError('no category given: write them as "glaucoma,normal"')
     return found
-
-
-def _upper(modality: str | None) -> str | None:
-    return modality.upper() if modality else None
 
 
 def _end(problems: list[str]) -> None:

@@ -66,6 +66,13 @@ class DownstreamSet:
         """Names of the classes, in order."""
         return list(self.spec.classes)
 
+    @property
+    def empty_classes(self) -> list[str]:
+        """Names of the classes without an image."""
+        several = self.labels.ndim == 2
+        counts = self.labels.sum(axis=0) if several else np.bincount(self.labels, minlength=len(self.classes))
+        return [name for name, count in zip(self.classes, counts, strict=True) if not count]
+
 
 def list_class_files() -> list[str]:
     """Names of the class files that the library ships."""
@@ -200,14 +207,10 @@ def _check_classes(found: DownstreamSet, table: str | Path) -> None:
     if not len(found.labels):
         first = f": {found.messages[0]}" if found.messages else ""
         raise TableError(f"{table}: none of its rows can be used{first}")
-    counts = (
-        found.labels.sum(axis=0) if found.labels.ndim == 2 else np.bincount(found.labels, minlength=len(found.classes))
-    )
-    empty = [name for name, count in zip(found.classes, counts, strict=True) if not count]
-    if empty:
+    if found.empty_classes:
         raise CategoryError(
-            f"{table} has no image of {', '.join(empty)}: take these classes out of the class file, or name the labels "
-            "that mean them"
+            f"{table} has no image of {', '.join(found.empty_classes)}: take these classes out of the class file, "
+            "or name the labels that mean them"
         )
 
 

@@ -24,6 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from keepfit_clip.data.images import open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.files import writing
 from keepfit_clip.image_tower import ImageTower
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.transfer.methods import Features, linear_head
@@ -116,7 +117,8 @@ def finetune(
     probabilities = expit(logits) if several else softmax(logits, axis=1)
     if path is not None:
         partial = path.with_suffix(".partial.npy")
-        np.save(partial, probabilities)
+        with writing(path):
+            np.save(partial, probabilities)
         os.replace(partial, path)
     return probabilities
 

@@ -157,11 +157,8 @@ def encode_set(
         labels=downstream.labels[kept],
         groups=None if downstream.groups is None else downstream.groups[kept],
     )
-    labels = readable.labels
-    present = labels.any(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(readable.classes)) > 0
-    missing = [name for name, there in zip(readable.classes, present, strict=True) if not there]
-    if missing:
-        raise CategoryError(f"no image of {', '.join(missing)} can be read: {readable.messages[-1]}")
+    if readable.empty_classes:
+        raise CategoryError(f"no image of {', '.join(readable.empty_classes)} can be read: {readable.messages[-1]}")
     return Encoded(readable, Features(found.pooled, found.projected), found.keys, found.computed)
 
 
@@ -262,12 +259,10 @@ def _text_classes(loaded: LoadedModel, encoded: Encoded, options: TransferOption
         return classifier.class_features.float().cpu().numpy()
 
     classes = encoded.downstream.classes
-    absent = None
     if encoded.downstream.spec.multi_label:
-        absent = np.concatenate([features([name, f"no {name}"])[1:] for name in classes])
-        present = np.concatenate([features([name, f"no {name}"])[:1] for name in classes])
+        present, absent = np.stack([features([name, f"no {name}"]) for name in classes], axis=1)
     else:
-        present = features(classes)
+        present, absent = features(classes), None
     with torch.no_grad():
         return TextClasses(present, float(loaded.model.logit_scale.exp()), absent)
 

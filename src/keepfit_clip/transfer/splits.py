@@ -8,7 +8,7 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from keepfit_clip.errors import CategoryError, ConfigError
 
-__all__ = ["Shots", "folds_of", "parse_shots"]
+__all__ = ["Shots", "choose_shots", "folds_of", "parse_shots"]
 
 
 @dataclass(frozen=True)
