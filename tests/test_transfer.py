@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import pickle
+from dataclasses import replace
 from multiprocessing import get_context
 
 import numpy as np
@@ -24,19 +25,23 @@ from keepfit_clip.errors import CategoryError, ConfigError, ImageError, KeepFITE
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
 from keepfit_clip.metrics import (
+    Answers,
     _aca_and_auc,
     abstention_curve,
     bootstrap_intervals,
+    reliability,
     score_classification,
     score_multi_label,
+    tuned_thresholds,
 )
 from keepfit_clip.sklearn import KeepFITFeatures
 from keepfit_clip.transfer.downstream import ClassFile, list_class_files, read_class_file, read_downstream
-from keepfit_clip.transfer.features import FeatureCache, image_features
+from keepfit_clip.transfer.features import FeatureCache, ImageRow, image_features
 from keepfit_clip.transfer.finetune import FinetuneOptions
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, linear_head
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
-from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots
+from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots, with_copies
+from keepfit_clip.zero_shot import ZeroShotClassifier
 
 COLOURS = {"normal": (200, 60, 30), "glaucoma": (30, 60, 200), "cataract": (60, 200, 30)}
 
@@ -172,11 +177,41 @@ def test_more_shots_contain_fewer_ones():
     assert set(choose_shots(labels, pool, Shots(share=50 / 60), 60, 3, names)) == set(pool)
 
 
+def test_near_copies_and_patients_stay_together():
+    looks = np.zeros((6, 32), dtype=np.uint8)
+    looks[:, :4] = np.arange(6)[:, None] * 37  # far apart in four bytes, 20 bits and more
+    looks[1:, 8:24] = np.random.default_rng(0).integers(0, 256, (5, 16))
+    looks[4] = looks[1]
+    looks[4, 31] = 1
+    assert with_copies(None, looks).tolist() == [0, 1, 2, 3, 1, 4]
+    assert with_copies(np.array([7, 7, 8, 9, 6, 5]), looks).tolist() == [0, 0, 1, 2, 0, 3]
+    assert with_copies(None, looks[:4]) is None
+    assert with_copies(np.array([1, 2, 3, 4]), looks[:4]).tolist() == [0, 1, 2, 3]
+
+
+def test_copies_are_not_learnt_from_and_tested(exported, coloured, tmp_path):
+    rows = []
+    for number in range(12):
+        picture = Image.open(coloured / f"{number % 6}.png")
+        picture.resize((80, 80)).save(tmp_path / f"{number}.png") if number >= 6 else picture.save(
+            tmp_path / f"{number}.png"
+        )
+        rows.append((f"{number}.png", list(COLOURS)[number % 3]))
+    table = write_table(tmp_path / "t.csv", ("image", "label"), rows)
+    loaded = load_model(exported)
+    together = encode_set(loaded, read_downstream(table, tmp_path))
+    assert together.groups.tolist() == [0, 1, 2, 3, 4, 5] * 2
+    assert not together.downstream.by_patient
+    assert encode_set(loaded, read_downstream(table, tmp_path), copies_together=False).groups is None
+    with pytest.raises(CategoryError, match=r"'cataract' has 2 patients \(near copies counted once\)"):
+        run_transfer(loaded, together, TransferOptions(folds=3, modality="CFP"))
+
+
 def test_shots_that_there_are_not():
     labels = np.array([0] * 20 + [1] * 6)
     with pytest.raises(CategoryError, match=r"'b' has 6 images .* 10 are asked for"):
         choose_shots(labels, np.arange(26), Shots(10), 26, 0, ["a", "b"])
-    with pytest.raises(CategoryError, match="class number 1 has 6 images, which is fewer than the 7 folds"):
+    with pytest.raises(CategoryError, match="the class number 1 has 6 images, which is fewer than the 7 folds"):
         next(folds_of(labels, 7))
     with pytest.raises(CategoryError, match="class number 0 has 1 patients"):
         next(folds_of(labels, 2, np.zeros(26, dtype=int)))
@@ -231,7 +266,8 @@ def put_many(folder, model, first):
     torch.set_num_threads(1)
     cache = FeatureCache(folder, model)
     for number in range(first, first + 200):
-        cache.put({f"key{number % 250}": (np.full(3, number % 250, np.float32), np.zeros(2, np.float32))})
+        pooled, projected, look = np.full(3, number % 250, np.float32), np.zeros(2, np.float32), np.zeros(32, np.uint8)
+        cache.put({f"key{number % 250}": ImageRow(pooled, projected, look)})
 
 
 def test_two_processes_share_a_cache(exported, tmp_path):
@@ -277,7 +313,7 @@ def separable(per_class, noise, seed=0, width=16):
 def test_methods_tell_classes_apart_and_are_the_same_twice(method):
     train, labels = separable(8, 0.15)
     test, truth = separable(30, 0.15, seed=1)
-    texts = TextClasses(np.eye(3, 16, dtype=np.float32), 10.0)
+    texts = TextClasses(np.eye(3, 16, dtype=np.float32)[None], 10.0)
     one, two = (METHODS[method](train, labels, test, texts, 5) for _ in range(2))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
@@ -288,16 +324,30 @@ def test_methods_tell_classes_apart_and_are_the_same_twice(method):
 def test_learning_mends_texts_that_say_nothing(method):
     train, labels = separable(8, 0.15)
     test, truth = separable(30, 0.15, seed=1)
-    useless = TextClasses(np.tile(np.ones(16, dtype=np.float32) / 4, (3, 1)), 2.0)
+    useless = TextClasses(np.tile(np.ones(16, dtype=np.float32) / 4, (1, 3, 1)), 2.0)
     assert (METHODS[method](train, labels, test, useless, 0).argmax(axis=1) == truth).mean() > 0.6
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "linear-probe"])
+def test_each_image_is_compared_in_its_own_words(method):
+    train, labels = separable(8, 0.1)
+    test, truth = separable(20, 0.1, seed=1)
+    right = np.eye(3, 16, dtype=np.float32)
+    texts = TextClasses(np.stack([right, right[[1, 2, 0]]]), 20.0)  # the second wording means other classes
+    wording = np.arange(60) % 2
+    answers = METHODS[method](
+        replace(train, wording=np.zeros(24, dtype=int)), labels, replace(test, wording=wording), texts, 0
+    ).argmax(axis=1)
+    assert (answers == truth)[wording == 0].mean() > 0.9
+    assert (answers == (truth + 2) % 3)[wording == 1].mean() > 0.9
 
 
 def test_tip_adapter_is_its_formula():
     train, labels = separable(2, 0.2)
     test, _ = separable(1, 0.2, seed=1)
-    texts = TextClasses(np.eye(3, 16, dtype=np.float32), 4.0)
+    texts = TextClasses(np.eye(3, 16, dtype=np.float32)[None], 4.0)
     affinity = np.exp(-5 * (1 - test.projected @ train.projected.T))
-    logits = 4 * test.projected @ texts.features.T + affinity @ np.eye(3)[labels]
+    logits = 4 * test.projected @ texts.features[0].T + affinity @ np.eye(3)[labels]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(METHODS["tip-adapter"](train, labels, test, texts, 0), expected, atol=1e-5)
 
@@ -316,6 +366,27 @@ def test_scores_of_several_classes_are_scikit_learns():
     assert math.isnan(scores.kappa)
     labels[:, 0] = 0
     assert math.isnan(score_multi_label(labels, probabilities).sensitivity[0])
+
+
+def test_thresholds_are_chosen_where_a_class_is_told_best():
+    labels = np.array([[0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 1, 1]])
+    probabilities = np.array([[0.01, 0.9, 0.2], [0.02, 0.8, 0.3], [0.05, 0.1, 0.4], [0.1, np.nan, 0.5]])
+    thresholds = tuned_thresholds(labels, probabilities)
+    assert thresholds.tolist() == [0.05, 0.5, 0.5]  # the second has no answer, the third has no other images
+    assert score_multi_label(labels[:, :1], probabilities[:, :1], thresholds[:1]).aca == 1.0
+    assert score_multi_label(labels[:, :1], probabilities[:, :1]).aca == 0.5
+
+
+def test_answers_of_folds_are_joined_with_their_own_thresholds():
+    labels, probabilities = np.array([[0, 1], [1, 0]]), np.array([[0.2, 0.6], [0.3, 0.1]])
+    parts = [Answers(labels, probabilities, threshold=t) for t in (0.25, np.array([0.35, 0.7]))]
+    assert [part.score().aca for part in parts] == [1.0, 0.5]
+    assert Answers.joined(parts).score().aca == 0.75
+
+
+def test_reliability_by_hand():
+    probabilities = np.array([[0.95, 0.05], [0.91, 0.09], [0.55, 0.45], [0.45, 0.55]])
+    assert reliability(np.array([0, 1, 0, 0]), probabilities) == [(0.55, 0.5), (pytest.approx(0.93), 0.5)]
 
 
 def test_sensitivity_specificity_and_calibration_by_hand():
@@ -337,7 +408,7 @@ def test_the_bootstrap_scores_as_the_tables_do(several):
         labels[:, 3] = 0
         probabilities = np.clip(2 * probabilities, 0, 1)
     scores = (score_multi_label if several else score_classification)(labels, probabilities)
-    assert _aca_and_auc(labels, probabilities, 0.5) == pytest.approx((scores.aca, scores.auc))
+    assert _aca_and_auc(Answers(labels, probabilities), np.arange(60)) == pytest.approx((scores.aca, scores.auc))
 
 
 def test_intervals_hold_the_score_and_are_wider_over_patients():
@@ -347,14 +418,14 @@ def test_intervals_hold_the_score_and_are_wider_over_patients():
     right = np.repeat(rng.random(20) < 0.7, 10)  # a patient's images are all right or all wrong
     probabilities = np.eye(2)[np.where(right, labels, 1 - labels)] * 0.8 + 0.1
     scores = score_classification(labels, probabilities)
-    images = bootstrap_intervals([(labels, probabilities, None)])
-    patients = bootstrap_intervals([(labels, probabilities, groups)])
+    images = bootstrap_intervals([Answers(labels, probabilities)])
+    patients = bootstrap_intervals([Answers(labels, probabilities, groups)])
     for interval in (images, patients):
         assert interval["aca"][0] < scores.aca < interval["aca"][1]
     assert np.ptp(patients["aca"]) > 1.5 * np.ptp(images["aca"])
-    assert bootstrap_intervals([(labels, probabilities, None)]) == images
+    assert bootstrap_intervals([Answers(labels, probabilities)]) == images
     # Two folds of other images make the mean surer, two looks at the same images do not.
-    twice = [(labels, probabilities, None)] * 2
+    twice = [Answers(labels, probabilities)] * 2
     assert np.ptp(bootstrap_intervals(twice)["auc"]) < 0.85 * np.ptp(images["auc"])
     assert np.ptp(bootstrap_intervals(twice, shared=True)["auc"]) > 0.85 * np.ptp(images["auc"])
 
@@ -423,7 +494,7 @@ def test_domain_shift_learns_here_and_tests_there(exported, coloured, tmp_path):
     options = TransferOptions(("linear-probe",), (Shots(share=0.6),), folds=3, modality="CFP", resamples=20)
     (outcome,) = run_transfer(loaded, here, options, shifted)
     assert outcome.mean("aca")[0] == 0
-    assert len(outcome.labels) == 18
+    assert len(outcome.answers.labels) == 18
 
 
 def test_several_classes_zero_shot_and_probe(exported, coloured, tmp_path):
@@ -435,11 +506,44 @@ def test_several_classes_zero_shot_and_probe(exported, coloured, tmp_path):
     encoded = encode_set(loaded, read_downstream(table, coloured, spec))
     options = TransferOptions(("zero-shot", "linear-probe"), (Shots(share=0.6),), folds=3, resamples=20)
     zero_shot, probe = run_transfer(loaded, encoded, options)
-    assert zero_shot.probabilities.shape == (45, 2)
-    assert ((zero_shot.probabilities > 0) & (zero_shot.probabilities < 1)).all()
+    assert zero_shot.answers.probabilities.shape == (45, 2)
+    assert ((zero_shot.answers.probabilities > 0) & (zero_shot.answers.probabilities < 1)).all()
     assert probe.mean("auc")[0] > 0.95
+    tuned = replace(options, thresholds=None)
+    better, best = run_transfer(loaded, encoded, tuned)
+    assert len(np.unique(better.answers.threshold[:, 0])) > 1  # each fold has its own
+    assert best.mean("aca")[0] > 0.9
+    assert better.mean("auc") == zero_shot.mean("auc")
+    low, high = (
+        run_transfer(loaded, encoded, replace(options, thresholds=values))[0] for values in [(1e-9, 0.999)] * 2
+    )
+    assert low.overall.sensitivity.tolist() == [1, 0]
+    assert high.overall.specificity.tolist() == [0, 1]
+    with pytest.raises(ConfigError, match="gives 3 values, for 2 classes"):
+        run_transfer(loaded, encoded, replace(options, thresholds=(0.1, 0.2, 0.3)))
+    with pytest.raises(ConfigError, match="leave finetune out"):
+        run_transfer(loaded, encoded, TransferOptions(("finetune",), thresholds=None))
     with pytest.raises(ConfigError, match="clip-adapter takes images of one class each"):
         run_transfer(loaded, encoded, TransferOptions(("clip-adapter",)))
+
+
+def test_names_alone_and_with_descriptions_side_by_side_each_modality_in_its_own_words(exported, coloured, tmp_path):
+    rows = [(f"{n}.png", list(COLOURS)[n % 3], ("CFP", "OCT")[n % 2]) for n in range(45)]
+    table = write_table(tmp_path / "t.csv", ("image", "label", "modality"), rows)
+    loaded = load_model(exported)
+    encoded = encode_set(loaded, read_downstream(table, coloured, list(COLOURS)))
+    options = TransferOptions(("zero-shot", "zero-shot-names"), folds=3, resamples=20)
+    found = dict(zip(options.methods, run_transfer(loaded, encoded, options), strict=True))
+    rows = np.concatenate([held_out for _, held_out in folds_of(encoded.labels, 3, encoded.groups)])
+    for method, outcome in found.items():
+        for modality in ("CFP", "OCT"):
+            classifier = ZeroShotClassifier(
+                loaded.model, loaded.tokenizer, list(COLOURS), modality, descriptions=method == "zero-shot"
+            )
+            members = [i for i, row in enumerate(rows) if encoded.downstream.records[row].modality == modality]
+            images = torch.from_numpy(encoded.features.projected[rows[members]])
+            expected = (loaded.model.logit_scale.exp() * images @ classifier.class_features.T).softmax(dim=1)
+            np.testing.assert_allclose(outcome.answers.probabilities[members], expected.detach(), atol=1e-5)
 
 
 def test_fine_tuning_beats_the_probe_it_begins_with_and_goes_on_where_it_was(exported, tmp_path, monkeypatch):
@@ -462,7 +566,7 @@ def test_fine_tuning_beats_the_probe_it_begins_with_and_goes_on_where_it_was(exp
     assert all(torch.equal(value, before[key]) for key, value in loaded.model.state_dict().items())
     monkeypatch.setattr("keepfit_clip.transfer.finetune.Trainer", None)  # both folds are there
     _, again = run_transfer(loaded, encoded, options, cache=cache)
-    np.testing.assert_array_equal(again.probabilities, finetuned.probabilities)
+    np.testing.assert_array_equal(again.answers.probabilities, finetuned.answers.probabilities)
 
 
 def test_a_linear_head_is_the_probe():
@@ -479,6 +583,9 @@ def test_a_linear_head_is_the_probe():
     ("words", "error", "message"),
     [
         (["--method", "magic"], ConfigError, "none of zero-shot"),
+        (["--threshold", "0.4"], ConfigError, "have one"),
+        (["--threshold", "high"], ConfigError, "neither 'tuned' nor numbers"),
+        (["--threshold", "1.5"], ConfigError, "between 0 and 1"),
         (["--folds", "1"], ConfigError, "at least two are needed"),
         (["--lr", "0"], ConfigError, "--lr must be above 0"),
         (["--folds", "3", "--method", "linear-probe"], ConfigError, "3 folds leave 67%"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.stats import rankdata
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     balanced_accuracy_score,
     cohen_kappa_score,
@@ -14,14 +15,18 @@ from sklearn.metrics import (
     f1_score,
     multilabel_confusion_matrix,
     roc_auc_score,
+    roc_curve,
 )
 
 __all__ = [
+    "Answers",
     "ClassificationScores",
     "abstention_curve",
     "bootstrap_intervals",
+    "reliability",
     "score_classification",
     "score_multi_label",
+    "tuned_thresholds",
 ]
 
 _BINS = 15
@@ -84,13 +89,15 @@ def score_classification(labels: Sequence[int], probabilities: np.ndarray) -> Cl
     )
 
 
-def score_multi_label(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> ClassificationScores:
+def score_multi_label(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float | np.ndarray = 0.5
+) -> ClassificationScores:
     """Scores the probabilities of classes of which an image may have several, or none.
 
     Args:
         labels: (N, K) of 0 and 1.
         probabilities: (N, K), each between 0 and 1.
-        threshold: from which on an image has a class.
+        threshold: from which on an image has a class: one, (K,) or (N, K).
     """
     predicted = (probabilities >= threshold).astype(int)
     confusion = multilabel_confusion_matrix(labels, predicted)
@@ -110,34 +117,55 @@ def score_multi_label(labels: np.ndarray, probabilities: np.ndarray, threshold: 
     )
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier said of N images of K classes.
+
+    Args:
+        labels: (N,) class numbers, or (N, K) of 0 and 1.
+        probabilities: (N, K).
+        groups: (N,) what belongs together, such as a patient's images, or None.
+        threshold: see `score_multi_label`.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    groups: np.ndarray | None = None
+    threshold: float | np.ndarray = 0.5
+
+    def score(self) -> ClassificationScores:
+        """Scores as the form of the labels asks for."""
+        if self.labels.ndim == 2:
+            return score_multi_label(self.labels, self.probabilities, self.threshold)
+        return score_classification(self.labels, self.probabilities)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Answers"]) -> "Answers":
+        """The answers of several folds as one; groups are left out, for those of other folds may have their numbers."""
+        thresholds = [np.broadcast_to(part.threshold, part.probabilities.shape) for part in parts]
+        labels, probabilities = ([getattr(part, name) for part in parts] for name in ("labels", "probabilities"))
+        return cls(np.concatenate(labels), np.concatenate(probabilities), None, np.concatenate(thresholds))
+
+
 def bootstrap_intervals(
-    folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
-    shared: bool = False,
-    threshold: float = 0.5,
-    resamples: int = 500,
-    seed: int = 0,
+    folds: Sequence[Answers], shared: bool = False, resamples: int = 500, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """The 95 % intervals of the mean `aca` and `auc` of some folds.
 
-    Each fold's test images are drawn with replacement, whole patients where these are known.
+    Each fold's test images are drawn with replacement, whole groups where these are known.
 
     Args:
-        folds: labels (N,) or (N, K), probabilities (N, K) and patients (N,) or None of each.
+        folds: the answers of each.
         shared: the folds test the same images, which are then drawn once for all.
-        threshold: see `score_multi_label`.
         resamples: number of draws.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    members = [_rows_by_group(len(labels), groups) for labels, _, groups in folds]
+    members = [_rows_by_group(len(fold.labels), fold.groups) for fold in folds]
     values = []
     for _ in range(resamples):
         drawn = [_draw(rows, rng) for rows in (members[:1] if shared else members)] * (len(folds) if shared else 1)
-        parts = [
-            _aca_and_auc(labels[rows], probabilities[rows], threshold)
-            for (labels, probabilities, _), rows in zip(folds, drawn, strict=True)
-        ]
-        values.append(np.mean(parts, axis=0))
+        values.append(np.mean([_aca_and_auc(fold, rows) for fold, rows in zip(folds, drawn, strict=True)], axis=0))
     return {
         name: tuple(map(float, np.nanpercentile(column, [2.5, 97.5])))
         for name, column in zip(("aca", "auc"), np.array(values).T, strict=True)
@@ -155,8 +183,9 @@ def _draw(members: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
 
 
-def _aca_and_auc(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> tuple[float, float]:
-    """Both scores as `score_classification` and `score_multi_label` give them, fast: the AUC from ranks."""
+def _aca_and_auc(answers: Answers, rows: np.ndarray) -> tuple[float, float]:
+    """Both scores of some rows as `Answers.score` gives them, fast: the AUC from ranks."""
+    labels, probabilities = answers.labels[rows], answers.probabilities[rows]
     count, classes = probabilities.shape
     true = (labels if labels.ndim == 2 else np.eye(classes, dtype=int)[labels]).astype(bool)
     positives = true.sum(axis=0)
@@ -165,7 +194,7 @@ def _aca_and_auc(labels: np.ndarray, probabilities: np.ndarray, threshold: float
     with np.errstate(invalid="ignore", divide="ignore"):
         auc = (ranks - positives * (positives + 1) / 2) / (positives * negatives)
         if labels.ndim == 2:
-            predicted = probabilities >= threshold
+            predicted = probabilities >= np.broadcast_to(answers.threshold, answers.probabilities.shape)[rows]
             found, spared = (predicted & true).sum(axis=0), (~predicted & ~true).sum(axis=0)
             aca = (found / positives + spared / negatives) / 2
         else:
@@ -188,6 +217,42 @@ def abstention_curve(labels: np.ndarray, probabilities: np.ndarray) -> list[tupl
     right = (probabilities.argmax(axis=1) == labels)[surest]
     counts = [max(1, round(share * len(right))) for share in np.linspace(0.1, 1, 10)]
     return [(count / len(right), float(right[:count].mean())) for count in counts]
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[tuple[float, float]]:
+    """How sure a classifier is of its answers and how often they are right, in even bins of the former.
+
+    Args:
+        labels: (N,).
+        probabilities: (N, K).
+        bins: number of them; empty ones are left out.
+
+    Returns:
+        (mean probability of the likeliest class, accuracy) of each bin.
+    """
+    right = probabilities.argmax(axis=1) == labels
+    accuracy, confidence = calibration_curve(right, np.clip(probabilities.max(axis=1), 0, 1), n_bins=bins)
+    return list(zip(confidence.tolist(), accuracy.tolist(), strict=True))
+
+
+def tuned_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The threshold of each class with the highest balanced accuracy (Youden's J); 0.5 where a class says nothing.
+
+    Args:
+        labels: (N, K) of 0 and 1, of images that are not tested.
+        probabilities: (N, K); NaN in the column of a class without an answer.
+
+    Returns:
+        (K,).
+    """
+    thresholds = np.full(labels.shape[1], 0.5)
+    for number, (truth, answer) in enumerate(zip(labels.T, probabilities.T, strict=True)):
+        if truth.min() < truth.max() and np.isfinite(answer).all():
+            false, found, at = roc_curve(truth, answer)
+            best = int(np.argmax(found - false))
+            if np.isfinite(at[best]):
+                thresholds[number] = at[best]
+    return thresholds
 
 
 def _sensitivity_and_specificity(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

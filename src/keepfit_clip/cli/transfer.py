@@ -32,7 +32,10 @@ def transfer(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(help="zero-shot, linear-probe, clip-adapter, tip-adapter, tip-adapter-f, finetune, joined by ','"),
+        typer.Option(
+            help="zero-shot, zero-shot-names, linear-probe, clip-adapter, tip-adapter, tip-adapter-f, finetune, "
+            "joined by ','"
+        ),
     ] = "zero-shot",
     shots: Annotated[
         str, typer.Option(help="images per class (1,5,10) or shares (20%,80%)", rich_help_panel=_LEARNING)
@@ -44,8 +47,13 @@ def transfer(
     lr: Annotated[float, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 1e-4,
     modality: Modality = None,
     names_only: NamesOnly = False,
-    threshold: Annotated[float, typer.Option(help="where an image may have several classes")] = 0.5,
+    threshold: Annotated[
+        str, typer.Option(help="where an image may have several classes: 0.5, one for each (0.4,0.6), or 'tuned'")
+    ] = "0.5",
     patient_column: Annotated[str | None, typer.Option(help="no patient is learnt from and tested")] = None,
+    near_duplicates: Annotated[
+        bool, typer.Option("--near-duplicates/--no-near-duplicates", help="keep near copies in one fold")
+    ] = True,
     domain_shift: Annotated[
         Path | None, typer.Option(help="test on this table instead", rich_help_panel=_SHIFT)
     ] = None,
@@ -81,7 +89,7 @@ def transfer(
         folds,
         upper(modality),
         not names_only,
-        threshold,
+        _thresholds(threshold),
         seed,
         finetune=FinetuneOptions(epochs, batch_size, lr),
     )
@@ -103,9 +111,8 @@ def transfer(
     features = FeatureCache(cache, model)
 
     def encode(table: Path, images: Path, spec):
-        found = encode_set(
-            loaded, read_downstream(table, images, spec, known, columns), features, with_progress("Encoding")
-        )
+        read = read_downstream(table, images, spec, known, columns)
+        found = encode_set(loaded, read, features, with_progress("Encoding"), near_duplicates)
         show_messages(found.downstream.messages, f"rows of {table.name} not used")
         return found
 
@@ -122,6 +129,15 @@ def transfer(
             place = out / table.stem if len(tables) > 1 else out
             write_results(place, tested, outcomes, options, Path(model.removeprefix("local-dir:")).name)
             console.print(f"-> {place}", soft_wrap=True)
+
+
+def _thresholds(text: str) -> tuple[float, ...] | None:
+    if text == "tuned":
+        return None
+    try:
+        return tuple(map(float, split_names(text)))
+    except ValueError as error:
+        raise ConfigError(f"--threshold {text!r} is neither 'tuned' nor numbers such as 0.5") from error
 
 
 def _as_table(markdown: str) -> Table:

@@ -49,7 +49,8 @@ class DownstreamSet:
         spec: the classes.
         records: of the images, in the table's order.
         labels: (N,) class numbers, or (N, K) of 0 and 1 where an image may have several classes.
-        groups: (N,) number of the patient of each image, or None where the table does not tell.
+        groups: (N,) number of the patient of each image, or None where the table does not tell. Once encoded, near
+            duplicates are in one group too.
         unused: row number -> why the row is left out; reasons name nothing of the input.
         messages: the same in full, for the terminal only.
     """
@@ -65,6 +66,11 @@ class DownstreamSet:
     def classes(self) -> list[str]:
         """Names of the classes, in order."""
         return list(self.spec.classes)
+
+    @property
+    def by_patient(self) -> bool:
+        """Whether patients are known."""
+        return any(record.patient is not None for record in self.records)
 
     @property
     def empty_classes(self) -> list[str]:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from keepfit_clip.data.duplicates import perceptual_hash
 from keepfit_clip.data.records import FileSlice, Record
 from keepfit_clip.errors import ImageError, KeepFITError, OutputError
 from keepfit_clip.evaluation import image_batches
@@ -23,9 +26,17 @@ from keepfit_clip.files import file_sha256
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME, require_model
 
-__all__ = ["FeatureCache", "ImageFeatures", "image_features"]
+__all__ = ["FeatureCache", "ImageFeatures", "ImageRow", "image_features"]
 
 _WAIT = 120  # seconds for another process to finish writing
+
+
+class ImageRow(NamedTuple):
+    """What is kept of an image: `pooled` (C,), `projected` (D,) and `look` (32,) uint8."""
+
+    pooled: np.ndarray
+    projected: np.ndarray
+    look: np.ndarray
 
 
 @dataclass
@@ -37,6 +48,7 @@ class ImageFeatures:
         projected: (N, D) in the joint space, L2-normalised.
         kept: (N,) numbers of the records they belong to; those of unreadable images are missing.
         keys: (N,) hashes of the images' content.
+        looks: (N, 32) uint8 perceptual hashes, which near copies share; see `data.duplicates`.
         unreadable: number of a record -> what is wrong with its image.
         computed: how many were not in the cache.
     """
@@ -45,6 +57,7 @@ class ImageFeatures:
     projected: np.ndarray
     kept: np.ndarray
     keys: list[str]
+    looks: np.ndarray
     unreadable: dict[int, ImageError] = field(default_factory=dict)
     computed: int = 0
 
@@ -68,7 +81,9 @@ class FeatureCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._open()) as database, database:
-                database.execute("CREATE TABLE IF NOT EXISTS features (image TEXT PRIMARY KEY, sizes TEXT, data BLOB)")
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS images (image TEXT PRIMARY KEY, sizes TEXT, data BLOB, look BLOB)"
+                )
         except (OSError, sqlite3.Error) as error:
             raise OutputError(
                 f"{self.path}: the feature cache cannot be used ({error}): give another --cache"
@@ -84,28 +99,33 @@ class FeatureCache:
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=_WAIT)
 
-    def get(self, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Pooled and projected features of those keys that are there."""
+    def get(self, keys: Sequence[str]) -> dict[str, ImageRow]:
+        """What is kept of those keys that are there."""
         found = {}
         with closing(self._open()) as database:
             for key in dict.fromkeys(keys):
-                row = database.execute("SELECT sizes, data FROM features WHERE image = ?", (key,)).fetchone()
+                row = database.execute("SELECT sizes, data, look FROM images WHERE image = ?", (key,)).fetchone()
                 if row is not None:
                     first, second = json.loads(row[0])
                     values = np.frombuffer(row[1], dtype=np.float32)
                     if len(values) == first + second:
-                        found[key] = (values[:first], values[first:])
+                        found[key] = ImageRow(values[:first], values[first:], np.frombuffer(row[2], dtype=np.uint8))
         return found
 
-    def put(self, features: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Keeps features; a batch is written whole or not at all."""
+    def put(self, found: dict[str, ImageRow]) -> None:
+        """Keeps what was computed; a batch is written whole or not at all."""
         rows = [
-            (key, json.dumps([len(pooled), len(projected)]), np.concatenate([pooled, projected]).tobytes())
-            for key, (pooled, projected) in features.items()
+            (
+                key,
+                json.dumps([len(row.pooled), len(row.projected)]),
+                np.concatenate([row.pooled, row.projected]).tobytes(),
+                row.look.tobytes(),
+            )
+            for key, row in found.items()
         ]
         try:
             with closing(self._open()) as database, database:
-                database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", rows)
+                database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
             raise OutputError(f"{self.path}: the feature cache cannot be written ({error})") from error
 
@@ -135,12 +155,19 @@ def image_features(
     wanted = {key: number for number, key in enumerate(keys) if key and key not in found}
     new = list(wanted)
     bad: dict[str, ImageError] = {}
+    looks: list[np.ndarray] = []  # of the images of a batch
+
+    def prepare(image: Image.Image) -> Tensor:
+        looks.append(np.frombuffer(perceptual_hash(image), dtype=np.uint8))
+        return loaded.preprocess(image)
+
     images = progress([records[wanted[key]].image for key in new])
     for numbers, batch in image_batches(
-        images, loaded.preprocess, batch_size, on_error=lambda n, error: bad.update({new[n]: error})
+        images, prepare, batch_size, on_error=lambda n, error: bad.update({new[n]: error})
     ):
         pooled, projected = _encode(loaded, batch)
-        computed = {new[n]: (pooled[i], projected[i]) for i, n in enumerate(numbers)}
+        computed = {new[n]: ImageRow(pooled[i], projected[i], looks[i]) for i, n in enumerate(numbers)}
+        looks.clear()
         _check_finite(computed, {key: records[wanted[key]] for key in computed})
         if cache:
             cache.put(computed)
@@ -151,8 +178,9 @@ def image_features(
         first = next(iter(unreadable.values()), "there are none")
         raise KeepFITError(f"none of the {len(records)} images can be read: {first}")
     rows = [found[keys[number]] for number in kept]
-    pooled, projected = (np.stack([row[part] for row in rows]) for part in (0, 1))
-    return ImageFeatures(pooled, projected, np.array(kept), [keys[n] for n in kept], unreadable, len(new) - len(bad))
+    pooled, projected, looks = (np.stack(part) for part in zip(*rows, strict=True))
+    kept_keys = [keys[number] for number in kept]
+    return ImageFeatures(pooled, projected, np.array(kept), kept_keys, looks, unreadable, len(new) - len(bad))
 
 
 @torch.inference_mode()
@@ -174,9 +202,9 @@ def _content_hash(record: Record, number: int, unreadable: dict[int, ImageError]
         return None
 
 
-def _check_finite(computed: dict[str, tuple[np.ndarray, np.ndarray]], records: dict[str, Record]) -> None:
-    for key, parts in computed.items():
-        if not all(np.isfinite(part).all() for part in parts):
+def _check_finite(computed: dict[str, ImageRow], records: dict[str, Record]) -> None:
+    for key, row in computed.items():
+        if not (np.isfinite(row.pooled).all() and np.isfinite(row.projected).all()):
             raise KeepFITError(
                 f"the features of row {records[key].row} are not finite: the weights are broken, or its image is"
             )

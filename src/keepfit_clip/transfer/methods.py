@@ -1,10 +1,11 @@
 """Classifiers over image features, as FLAIR and KeepFIT set them up. Each takes arrays and gives class probabilities.
 
-    zero-shot      compares with the texts of the classes
-    linear-probe   logistic regression on the backbone's features (C 0.316, classes balanced)
-    clip-adapter   a small bottleneck, mixed with the feature (CLIP-Adapter, arXiv 2110.04544)
-    tip-adapter    the training images as a cache beside the texts (Tip-Adapter, arXiv 2207.09519)
-    tip-adapter-f  the same, its keys fine-tuned
+    zero-shot        compares with the texts of the classes: names, and what the knowledge file says of them
+    zero-shot-names  compares with the names alone
+    linear-probe     logistic regression on the backbone's features (C 0.316, classes balanced)
+    clip-adapter     a small bottleneck, mixed with the feature (CLIP-Adapter, arXiv 2110.04544)
+    tip-adapter      the training images as a cache beside the texts (Tip-Adapter, arXiv 2207.09519)
+    tip-adapter-f    the same, its keys fine-tuned
 
 CLIP-Adapter and Tip-Adapter keep the constants of FLAIR's experiments: reduction 4, ratio 0.2, alpha 1, beta 5, 40
 epochs in one shuffled order, AdamW with learning rate 0.001 and eps 0.0001. FLAIR learns from single images; so do
@@ -20,38 +21,44 @@ import numpy as np
 import torch
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["METHODS", "Features", "TextClasses", "linear_head"]
+__all__ = ["METHODS", "Features", "TextClasses", "linear_head", "probe_out_of_fold"]
 
 _C = 0.316
 _REDUCTION, _RATIO = 4, 0.2
 _ALPHA, _BETA = 1.0, 5.0
 _EPOCHS, _LR, _EPS = 40, 1e-3, 1e-4
 _STEPS = 64  # in an epoch, at most
+_INNER = 3  # parts of the training images, to choose thresholds by
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of N images: `pooled` (N, C) and `projected` (N, D), L2-normalised."""
+    """Features of N images: `pooled` (N, C) and `projected` (N, D), L2-normalised.
+
+    `wording` (N,) says in which words each is compared with the classes, by its number; None is the first for all.
+    """
 
     pooled: np.ndarray
     projected: np.ndarray
+    wording: np.ndarray | None = None
 
     def __getitem__(self, rows: np.ndarray) -> "Features":
-        return Features(self.pooled[rows], self.projected[rows])
+        return Features(self.pooled[rows], self.projected[rows], None if self.wording is None else self.wording[rows])
 
 
 @dataclass(frozen=True)
 class TextClasses:
-    """The texts of K classes.
+    """The texts of K classes in M wordings, one for each modality.
 
     Args:
-        features: (K, D), L2-normalised.
+        features: (M, K, D), L2-normalised.
         logit_scale: the factor of their similarities.
-        absent: (K, D) of what is said where a class is absent, for images that may have several.
+        absent: (M, K, D) of what is said where a class is absent, for images that may have several.
     """
 
     features: np.ndarray
@@ -64,9 +71,9 @@ def zero_shot(train: Features | None, labels: np.ndarray | None, test: Features,
 
     Where an image may have several classes, each is compared with its absence.
     """
-    if texts.absent is not None:
-        return expit(texts.logit_scale * test.projected @ (texts.features - texts.absent).T)
-    return softmax(texts.logit_scale * test.projected @ texts.features.T, axis=1)
+    classes = texts.features if texts.absent is None else texts.features - texts.absent
+    logits = texts.logit_scale * _similarity(*_inputs(test), torch.from_numpy(classes)).numpy()
+    return softmax(logits, axis=1) if texts.absent is None else expit(logits)
 
 
 def linear_probe(train: Features, labels: np.ndarray, test: Features, texts: TextClasses | None, seed: int):
@@ -82,6 +89,29 @@ def linear_head(train: Features, labels: np.ndarray, seed: int = 0) -> tuple[np.
     if labels.ndim == 1 and len(weight) == 1:  # of two classes scikit-learn keeps the second alone
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def probe_out_of_fold(train: Features, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> np.ndarray:
+    """Probabilities (N, K) of training images by linear probes that did not learn from them, to choose thresholds by.
+
+    Args:
+        train: features of the training images.
+        labels: (N, K) of 0 and 1.
+        groups: (N,) what belongs together, or None.
+        seed: of the folds.
+
+    Returns:
+        NaN in the column of a class too rare to be parted.
+    """
+    answers = np.full(labels.shape, np.nan)
+    single = np.arange(len(labels)) if groups is None else groups
+    for number, truth in enumerate(labels.T):
+        if min(len(np.unique(single[truth == value])) for value in (0, 1)) >= _INNER:
+            folds = StratifiedGroupKFold(_INNER, shuffle=True, random_state=seed).split(truth, truth, single)
+            probe = _probe(truth, seed)
+            pooled = np.float64(train.pooled)
+            answers[:, number] = cross_val_predict(probe, pooled, truth, cv=list(folds), method="predict_proba")[:, 1]
+    return answers
 
 
 def _probe(labels: np.ndarray, seed: int):
@@ -100,11 +130,11 @@ def clip_adapter(train: Features, labels: np.ndarray, test: Features, texts: Tex
         )  # fmt: skip
         classes = torch.from_numpy(texts.features)
 
-        def logits(features: Tensor) -> Tensor:
+        def logits(features: Tensor, wording: Tensor) -> Tensor:
             adapted = _RATIO * adapter(features) + (1 - _RATIO) * features
-            return texts.logit_scale * F.normalize(adapted, dim=-1) @ classes.T
+            return texts.logit_scale * _similarity(F.normalize(adapted, dim=-1), wording, classes)
 
-        _learn(logits, adapter.parameters(), train.projected, labels, cosine=True)
+        _learn(logits, adapter.parameters(), train, labels, cosine=True)
         return _probabilities(logits, test)
 
 
@@ -119,13 +149,14 @@ def tip_adapter_f(train: Features, labels: np.ndarray, test: Features, texts: Te
     with _seeded(seed):
         keys = nn.Parameter(torch.from_numpy(train.projected).clone())
         logits = _tip_logits(keys, labels, texts)
-        _learn(logits, [keys], train.projected, labels)
+        _learn(logits, [keys], train, labels)
         return _probabilities(logits, test)
 
 
 # Name -> function of (training features, labels, test features, texts, seed).
 METHODS: dict[str, Callable] = {
     "zero-shot": zero_shot,
+    "zero-shot-names": zero_shot,
     "linear-probe": linear_probe,
     "clip-adapter": clip_adapter,
     "tip-adapter": tip_adapter,
@@ -133,13 +164,24 @@ METHODS: dict[str, Callable] = {
 }
 
 
-def _tip_logits(keys: Tensor, labels: np.ndarray, texts: TextClasses) -> Callable[[Tensor], Tensor]:
-    classes = torch.from_numpy(texts.features)
-    values = F.one_hot(torch.from_numpy(labels), len(classes)).float()  # (M, K)
+def _inputs(features: Features) -> tuple[Tensor, Tensor]:
+    """Projected features (N, D) and wordings (N,)."""
+    wording = np.zeros(len(features.projected), dtype=int) if features.wording is None else features.wording
+    return torch.from_numpy(features.projected), torch.from_numpy(wording)
 
-    def logits(features: Tensor) -> Tensor:
-        affinity = torch.exp(_BETA * (features @ keys.T - 1))  # (N, M)
-        return texts.logit_scale * features @ classes.T + _ALPHA * affinity @ values
+
+def _similarity(features: Tensor, wording: Tensor, classes: Tensor) -> Tensor:
+    """Products (N, K) of features (N, D) with the classes (M, K, D) in each image's own wording (N,)."""
+    return torch.einsum("nd,mkd->nmk", features, classes)[torch.arange(len(features)), wording]
+
+
+def _tip_logits(keys: Tensor, labels: np.ndarray, texts: TextClasses) -> Callable[[Tensor, Tensor], Tensor]:
+    classes = torch.from_numpy(texts.features)
+    values = F.one_hot(torch.from_numpy(labels), classes.shape[1]).float()  # (T, K) of the T training images
+
+    def logits(features: Tensor, wording: Tensor) -> Tensor:
+        affinity = torch.exp(_BETA * (features @ keys.T - 1))  # (N, T)
+        return texts.logit_scale * _similarity(features, wording, classes) + _ALPHA * affinity @ values
 
     return logits
 
@@ -151,15 +193,15 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _learn(logits, parameters, features: np.ndarray, labels: np.ndarray, cosine: bool = False) -> None:
+def _learn(logits, parameters, train: Features, labels: np.ndarray, cosine: bool = False) -> None:
     """Cross-entropy, the images always in the same shuffled order."""
     optimizer = torch.optim.AdamW(parameters, lr=_LR, eps=_EPS)
-    order = torch.randperm(len(features)).split(math.ceil(len(features) / _STEPS))
+    order = torch.randperm(len(labels)).split(math.ceil(len(labels) / _STEPS))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _EPOCHS * len(order)) if cosine else None
-    inputs, targets = torch.from_numpy(features), torch.from_numpy(labels)
+    (inputs, wording), targets = _inputs(train), torch.from_numpy(labels)
     for _ in range(_EPOCHS):
         for rows in order:
-            loss = F.cross_entropy(logits(inputs[rows]), targets[rows])
+            loss = F.cross_entropy(logits(inputs[rows], wording[rows]), targets[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -168,5 +210,5 @@ def _learn(logits, parameters, features: np.ndarray, labels: np.ndarray, cosine:
 
 
 @torch.no_grad()
-def _probabilities(logits: Callable[[Tensor], Tensor], test: Features) -> np.ndarray:
-    return logits(torch.from_numpy(test.projected)).softmax(dim=-1).numpy()
+def _probabilities(logits: Callable[[Tensor, Tensor], Tensor], test: Features) -> np.ndarray:
+    return logits(*_inputs(test)).softmax(dim=-1).numpy()

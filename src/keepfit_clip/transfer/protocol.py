@@ -1,7 +1,7 @@
 """The protocol: every method, every number of shots, every fold of a data set, from features computed once."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -12,26 +12,29 @@ from keepfit_clip.errors import CategoryError, ConfigError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.metrics import (
+    Answers,
     ClassificationScores,
     abstention_curve,
     bootstrap_intervals,
-    score_classification,
-    score_multi_label,
+    reliability,
+    tuned_thresholds,
 )
 from keepfit_clip.transfer.downstream import DownstreamSet
 from keepfit_clip.transfer.features import FeatureCache, image_features
 from keepfit_clip.transfer.finetune import FinetuneOptions, LabelledImages, finetune
-from keepfit_clip.transfer.methods import METHODS, Features, TextClasses
-from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of
+from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, probe_out_of_fold
+from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, with_copies
 from keepfit_clip.zero_shot import ZeroShotClassifier
 
 __all__ = ["METRICS", "Encoded", "Outcome", "TransferOptions", "encode_set", "run_transfer"]
 
 METRICS = ("aca", "auc", "kappa", "f1", "ece")
-ZERO_SHOT = "zero-shot"
+NAMES = "zero-shot-names"
+ZERO_SHOT = ("zero-shot", NAMES)
+PROBE = "linear-probe"
 FINETUNE = "finetune"
-_WITHOUT_TEXTS = ("linear-probe", FINETUNE)
-_MULTI_LABEL = (ZERO_SHOT, "linear-probe", FINETUNE)
+_WITHOUT_TEXTS = (PROBE, FINETUNE)
+_MULTI_LABEL = (*ZERO_SHOT, PROBE, FINETUNE)
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,21 @@ class TransferOptions:
         methods: names out of `METHODS`, or "finetune".
         shots: how much each method that learns may learn from.
         folds: number of parts, each of which is tested once.
-        modality: CFP, FFA or OCT where neither class file nor table tells.
+        modality: CFP, FFA or OCT, instead of what class file and table tell.
         descriptions: classes are compared with all that the knowledge file says of them, not their names alone.
-        threshold: from which probability on an image has a class, where it may have several.
+        thresholds: from which probability on an image has a class, where it may have several: one for all, or one
+            for each; None chooses one for each on images of the fold that are not tested.
         seed: of folds, shots and adapters.
         resamples: of the bootstrap.
         finetune: how the tower is fine-tuned.
     """
 
-    methods: tuple[str, ...] = (ZERO_SHOT,)
+    methods: tuple[str, ...] = ("zero-shot",)
     shots: tuple[Shots, ...] = (Shots(share=0.8),)
     folds: int = 5
     modality: str | None = None
     descriptions: bool = True
-    threshold: float = 0.5
+    thresholds: tuple[float, ...] | None = (0.5,)
     seed: int = 0
     resamples: int = 500
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
@@ -66,9 +70,11 @@ class TransferOptions:
             raise ConfigError(f"--method {','.join(unknown) or '(none)'} is none of {', '.join((*METHODS, FINETUNE))}")
         if self.folds < 2:
             raise ConfigError(f"--folds {self.folds}: at least two are needed")
+        if self.thresholds is not None and not all(0 < value < 1 for value in self.thresholds):
+            raise ConfigError(f"--threshold {','.join(map(str, self.thresholds))}: between 0 and 1")
         left = 1 - 1 / self.folds
         too_many = [str(shots) for shots in self.shots if shots.share and shots.share > left + 1e-9]
-        if too_many and any(method != ZERO_SHOT for method in self.methods):
+        if too_many and any(method not in ZERO_SHOT for method in self.methods):
             raise ConfigError(
                 f"--shots {','.join(too_many)}: {self.folds} folds leave {100 * left:.0f}% to learn from, "
                 "use more --folds"
@@ -114,8 +120,7 @@ class Outcome:
         folds: scores of each fold's test images.
         overall: scores of the test images of all folds together.
         interval: metric -> 95 % bootstrap interval of the mean over the folds.
-        abstention: see `abstention_curve`.
-        labels, probabilities: of the test images of all folds, in order.
+        answers: for the test images of all folds, in order.
     """
 
     method: str
@@ -123,9 +128,24 @@ class Outcome:
     folds: list[ClassificationScores]
     overall: ClassificationScores
     interval: dict[str, tuple[float, float]]
-    abstention: list[tuple[float, float]] = field(default_factory=list)
-    labels: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
+    answers: Answers
+
+    @property
+    def name(self) -> str:
+        """Method and shots."""
+        return f"{self.method} {self.shots or ''}".strip()
+
+    @property
+    def abstention(self) -> list[tuple[float, float]]:
+        """See `abstention_curve`; empty where an image may have several classes."""
+        several = self.answers.labels.ndim == 2
+        return [] if several else abstention_curve(self.answers.labels, self.answers.probabilities)
+
+    @property
+    def reliability(self) -> list[tuple[float, float]]:
+        """See `reliability`; empty where an image may have several classes."""
+        several = self.answers.labels.ndim == 2
+        return [] if several else reliability(self.answers.labels, self.answers.probabilities)
 
     def mean(self, metric: str) -> tuple[float, float]:
         """Mean and standard deviation of a metric over the folds in which it is defined."""
@@ -137,9 +157,19 @@ class Outcome:
 
 
 def encode_set(
-    loaded: LoadedModel, downstream: DownstreamSet, cache: FeatureCache | None = None, progress: Callable = iter
+    loaded: LoadedModel,
+    downstream: DownstreamSet,
+    cache: FeatureCache | None = None,
+    progress: Callable = iter,
+    copies_together: bool = True,
 ) -> Encoded:
     """Computes the features of a downstream set; images that cannot be read are counted in its `unused`.
+
+    Args:
+        loaded: the model.
+        downstream: what is encoded.
+        cache, progress: see `image_features`.
+        copies_together: near duplicates belong to one group, so that none is learnt from while another is tested.
 
     Raises:
         KeepFITError: no image can be read, or features are not finite.
@@ -151,11 +181,12 @@ def encode_set(
         downstream.unused[row] = error.reason
         downstream.messages.append(f"row {row}: {error}")
     kept = found.kept
+    groups = None if downstream.groups is None else downstream.groups[kept]
     readable = replace(
         downstream,
         records=[downstream.records[number] for number in kept],
         labels=downstream.labels[kept],
-        groups=None if downstream.groups is None else downstream.groups[kept],
+        groups=with_copies(groups, found.looks) if copies_together else groups,
     )
     if readable.empty_classes:
         raise CategoryError(f"no image of {', '.join(readable.empty_classes)} can be read: {readable.messages[-1]}")
@@ -186,46 +217,129 @@ def run_transfer(
         ConfigError: a method that this data set cannot have.
         CategoryError: a class has fewer images than shots or folds; the shifted set has other classes.
     """
-    spec = encoded.downstream.spec
     _check(options, encoded, shifted)
-    texts = None
-    if any(method not in _WITHOUT_TEXTS for method in options.methods):
-        texts = _text_classes(loaded, encoded, options, knowledge or Knowledge.load())
-    runs = [
-        (method, shots)
+    run = _Run(loaded, encoded, options, encoded if shifted is None else shifted, knowledge or Knowledge.load(), cache)
+    planned = [
+        (method, None if method in ZERO_SHOT else shots)
         for method, shots in product(options.methods, options.shots)
-        if method != ZERO_SHOT or shots == options.shots[0]
+        if method not in ZERO_SHOT or shots == options.shots[0]
     ]
-    folds = list(folds_of(encoded.labels, options.folds, encoded.groups, options.seed))
-    tested = encoded if shifted is None else shifted
+    folds = list(folds_of(encoded.labels, options.folds, encoded.groups, options.seed, encoded.downstream.classes))
     outcomes = []
-    for number, (method, shots) in enumerate(runs):
-        learns = method != ZERO_SHOT
+    for number, (method, shots) in enumerate(planned):
         parts = []
         for fold, (pool, held_out) in enumerate(folds):
-            on_step(f"{method} {shots if learns else ''}".strip(), number * len(folds) + fold, len(runs) * len(folds))
-            rows = held_out if shifted is None else np.arange(len(shifted.labels))
-            train, seed = None, options.seed + fold
-            if learns:
-                train = choose_shots(encoded.labels, pool, shots, len(encoded.labels), seed, list(spec.classes))
-            if method == FINETUNE:
-                probabilities = finetune(
-                    loaded,
-                    encoded.images(train),
-                    encoded.features[train],
-                    tested.images(rows),
-                    options.finetune,
-                    seed,
-                    cache.folder if cache else None,
-                )
-            else:
-                known, labels = (encoded.features[train], encoded.labels[train]) if learns else (None, None)
-                probabilities = METHODS[method](known, labels, tested.features[rows], texts, seed)
-            parts.append((tested.labels[rows], probabilities, None if tested.groups is None else tested.groups[rows]))
-        interval = bootstrap_intervals(parts, shifted is not None, options.threshold, options.resamples, options.seed)
-        outcomes.append(_outcome(method, shots if learns else None, parts, options, spec.multi_label, interval))
-    on_step("done", len(runs) * len(folds), len(runs) * len(folds))
+            on_step(f"{method} {shots or ''}".strip(), number * len(folds) + fold, len(planned) * len(folds))
+            tested = held_out if shifted is None else np.arange(len(shifted.labels))
+            parts.append(run.fold(method, shots, fold, pool, tested))
+        interval = bootstrap_intervals(parts, shifted is not None, options.resamples, options.seed)
+        answers = Answers.joined(parts)
+        outcomes.append(Outcome(method, shots, [part.score() for part in parts], answers.score(), interval, answers))
+    on_step("done", len(planned) * len(folds), len(planned) * len(folds))
     return outcomes
+
+
+class _Run:
+    """What the folds of a run share: features with the wording of each image, and the classes' texts in each wording.
+
+    Args:
+        loaded, encoded, options, knowledge, cache: see `run_transfer`.
+        target: where the test images come from; may be `encoded` itself.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        encoded: Encoded,
+        options: TransferOptions,
+        target: Encoded,
+        knowledge: Knowledge,
+        cache: FeatureCache | None,
+    ):
+        self.loaded, self.options, self.knowledge, self.cache = loaded, options, knowledge, cache
+        self.encoded, self.target = encoded, target
+        self.modalities = sorted({*self._modalities(encoded), *self._modalities(target)}, key=str)
+        self.source_features, self.target_features = (self._worded(part) for part in (encoded, target))
+        self._texts: dict[bool, TextClasses] = {}
+
+    def fold(self, method: str, shots: Shots | None, fold: int, pool: np.ndarray, tested: np.ndarray) -> Answers:
+        """The answers of a method for one fold.
+
+        Args:
+            method: its name.
+            shots: what it may learn from; None if it learns nothing.
+            fold: number of the fold.
+            pool: rows of `encoded` that it may learn from.
+            tested: rows of `target`.
+        """
+        encoded, seed = self.encoded, self.options.seed + fold
+        train = pool
+        if shots is not None:
+            classes = encoded.downstream.classes
+            train = choose_shots(encoded.labels, pool, shots, len(encoded.labels), seed, classes)
+        if method == FINETUNE:
+            probabilities = finetune(
+                self.loaded,
+                encoded.images(train),
+                encoded.features[train],
+                self.target.images(tested),
+                self.options.finetune,
+                seed,
+                self.cache.folder if self.cache else None,
+            )
+        else:
+            probabilities = self._answer(method, train, self.target_features[tested], seed)
+        groups = None if self.target.groups is None else self.target.groups[tested]
+        return Answers(self.target.labels[tested], probabilities, groups, self._thresholds(method, train, seed))
+
+    def _answer(self, method: str, train: np.ndarray, images: Features, seed: int) -> np.ndarray:
+        texts = None
+        if method not in _WITHOUT_TEXTS:
+            texts = self._text_classes(self.options.descriptions and method != NAMES)
+        return METHODS[method](self.source_features[train], self.encoded.labels[train], images, texts, seed)
+
+    def _thresholds(self, method: str, train: np.ndarray, seed: int) -> float | np.ndarray:
+        if self.options.thresholds is not None:
+            return np.array(self.options.thresholds)
+        labels = self.encoded.labels[train]
+        if method in ZERO_SHOT:
+            return tuned_thresholds(labels, self._answer(method, train, self.source_features[train], seed))
+        groups = None if self.encoded.groups is None else self.encoded.groups[train]
+        return tuned_thresholds(labels, probe_out_of_fold(self.source_features[train], labels, groups, seed))
+
+    def _modalities(self, part: Encoded) -> list[str | None]:
+        told = self.options.modality or part.downstream.spec.modality
+        return [told or record.modality for record in part.downstream.records]
+
+    def _worded(self, part: Encoded) -> Features:
+        number = {modality: index for index, modality in enumerate(self.modalities)}
+        return replace(part.features, wording=np.array([number[modality] for modality in self._modalities(part)]))
+
+    def _text_classes(self, descriptions: bool) -> TextClasses:
+        """The classes' texts; where an image may have several, those of each class's absence as well."""
+        if descriptions not in self._texts:
+            downstream = self.encoded.downstream
+
+            def features(names: Sequence[str]) -> np.ndarray:
+                parts = [
+                    ZeroShotClassifier(
+                        self.loaded.model, self.loaded.tokenizer, names, modality, self.knowledge, descriptions
+                    ).class_features
+                    for modality in self.modalities
+                ]
+                return torch.stack(parts).float().cpu().numpy()  # (M, K, D)
+
+            if downstream.spec.multi_label:
+                pairs = np.stack(
+                    [features([name, f"no {name}"]) for name in downstream.classes], axis=1
+                )  # (M, K, 2, D)
+                present, absent = pairs[:, :, 0], pairs[:, :, 1]
+            else:
+                present, absent = features(downstream.classes), None
+            with torch.no_grad():
+                scale = float(self.loaded.model.logit_scale.exp())
+            self._texts[descriptions] = TextClasses(present, scale, absent)
+        return self._texts[descriptions]
 
 
 def _check(options: TransferOptions, encoded: Encoded, shifted: Encoded | None) -> None:
@@ -235,54 +349,18 @@ def _check(options: TransferOptions, encoded: Encoded, shifted: Encoded | None) 
             raise ConfigError(f"--method {method} takes images of one class each, and {spec.title} has several")
         if not spec.named and method not in _WITHOUT_TEXTS:
             raise ConfigError(f"--method {method} needs classes with names, and those of {spec.title} have none")
+    if spec.multi_label:
+        _check_thresholds(options, spec.classes)
+    elif options.thresholds != (0.5,):
+        raise ConfigError(f"--threshold is for images that may have several classes; those of {spec.title} have one")
     if shifted is not None and list(shifted.downstream.spec.classes) != list(spec.classes):
         raise CategoryError("the data set of the domain shift must have the same classes in the same order")
 
 
-def _modality(encoded: Encoded, options: TransferOptions) -> str | None:
-    told = {options.modality or encoded.downstream.spec.modality or r.modality for r in encoded.downstream.records}
-    if len(told) > 1:
+def _check_thresholds(options: TransferOptions, classes: Collection[str]) -> None:
+    if options.thresholds is None and FINETUNE in options.methods:
         raise ConfigError(
-            f"{encoded.downstream.spec.title} mixes {sorted(map(str, told))}: give --modality, or split it"
+            f"--threshold tuned would train a fine-tuned tower several times a fold: leave {FINETUNE} out"
         )
-    return told.pop()
-
-
-def _text_classes(loaded: LoadedModel, encoded: Encoded, options: TransferOptions, knowledge: Knowledge) -> TextClasses:
-    """Features of the classes' texts; where an image may have several, of each class's absence as well."""
-    modality = _modality(encoded, options)
-
-    def features(names: Sequence[str]) -> np.ndarray:
-        classifier = ZeroShotClassifier(
-            loaded.model, loaded.tokenizer, names, modality, knowledge, options.descriptions
-        )
-        return classifier.class_features.float().cpu().numpy()
-
-    classes = encoded.downstream.classes
-    if encoded.downstream.spec.multi_label:
-        present, absent = np.stack([features([name, f"no {name}"]) for name in classes], axis=1)
-    else:
-        present, absent = features(classes), None
-    with torch.no_grad():
-        return TextClasses(present, float(loaded.model.logit_scale.exp()), absent)
-
-
-def _outcome(
-    method: str, shots: Shots | None, parts: list[tuple], options: TransferOptions, multi: bool, interval: dict
-) -> Outcome:
-    def score(labels: np.ndarray, probabilities: np.ndarray) -> ClassificationScores:
-        if multi:
-            return score_multi_label(labels, probabilities, options.threshold)
-        return score_classification(labels, probabilities)
-
-    labels, probabilities = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    return Outcome(
-        method,
-        shots,
-        [score(y, p) for y, p, _ in parts],
-        score(labels, probabilities),
-        interval,
-        [] if multi else abstention_curve(labels, probabilities),
-        labels,
-        probabilities,
-    )
+    if options.thresholds is not None and len(options.thresholds) not in (1, len(classes)):
+        raise ConfigError(f"--threshold gives {len(options.thresholds)} values, for {len(classes)} classes")

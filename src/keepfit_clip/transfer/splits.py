@@ -1,14 +1,15 @@
-"""Training and test images of a downstream data set: seeded, stratified, no patient on both sides."""
+"""Training and test images of a downstream data set: seeded, stratified, no patient and no copy on both sides."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
+from keepfit_clip.data.duplicates import UnionFind, near_pairs
 from keepfit_clip.errors import CategoryError, ConfigError
 
-__all__ = ["Shots", "choose_shots", "folds_of", "parse_shots"]
+__all__ = ["Shots", "choose_shots", "folds_of", "parse_shots", "with_copies"]
 
 
 @dataclass(frozen=True)
@@ -44,30 +45,53 @@ def parse_shots(text: str) -> list[Shots]:
     return found
 
 
+def with_copies(groups: np.ndarray | None, looks: np.ndarray) -> np.ndarray | None:
+    """Groups that hold near duplicates too.
+
+    Args:
+        groups: (N,) patients, or None.
+        looks: (N, 32) perceptual hashes; see `data.duplicates`.
+
+    Returns:
+        (N,) numbers of what belongs together; None where every image stands alone.
+    """
+    together = UnionFind()
+    for one, other in near_pairs(looks):
+        together.join(one, other)
+    if groups is not None:
+        first = {group: row for row, group in reversed(list(enumerate(groups.tolist())))}
+        for row, group in enumerate(groups.tolist()):
+            together.join(first[group], row)
+    representatives, numbers = np.unique([together.find(row) for row in range(len(looks))], return_inverse=True)
+    return None if groups is None and len(representatives) == len(looks) else numbers
+
+
 def folds_of(
-    labels: np.ndarray, folds: int, groups: np.ndarray | None = None, seed: int = 0
+    labels: np.ndarray, folds: int, groups: np.ndarray | None = None, seed: int = 0, names: Sequence[str] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Parts a data set into folds; every image is tested once.
 
     Args:
         labels: (N,) class numbers, or (N, K) of 0 and 1, stratified then by the rarest class an image has.
         folds: number of them.
-        groups: (N,) patients, or None.
+        groups: (N,) what must not be parted, such as a patient's images, or None.
         seed: of the shuffling.
+        names: of the classes, for the error.
 
     Yields:
         Indices of the images to learn from and of those to test.
 
     Raises:
-        CategoryError: a class has fewer images, or fewer patients, than there are folds.
+        CategoryError: a class has fewer images, or fewer groups, than there are folds.
     """
     strata = labels if labels.ndim == 1 else _rarest(labels)
     for number in np.unique(strata):
         members = np.flatnonzero(strata == number)
         count = len(members if groups is None else np.unique(groups[members]))
         if count < folds and labels.ndim == 1:
-            what = "images" if groups is None else "patients"
-            raise CategoryError(f"class number {number} has {count} {what}, which is fewer than the {folds} folds")
+            what = "images" if groups is None else "patients (near copies counted once)"
+            name = f"number {number}" if names is None else repr(names[number])
+            raise CategoryError(f"the class {name} has {count} {what}, which is fewer than the {folds} folds")
     if groups is not None:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     elif labels.ndim == 1:

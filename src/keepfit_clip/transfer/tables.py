@@ -21,10 +21,11 @@ _TITLES = {"aca": "ACA", "auc": "AUC", "kappa": "kappa", "f1": "F1", "ece": "ECE
 def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: TransferOptions) -> str:
     """One row for each method and number of shots: mean ± standard deviation over the folds, in percent."""
     shown = [metric for metric in METRICS if metric != "kappa" or downstream.spec.ordinal]
+    drawn = "images" if downstream.groups is None else "groups of images"
     lines = [
         f"{downstream.spec.title}: {len(downstream.records)} images of {len(downstream.classes)} classes, "
-        f"{options.folds} folds{' by patient' if downstream.groups is not None else ''}; mean ± standard deviation "
-        "over the folds, [95 % interval over images], in percent.",
+        f"{options.folds} folds{_kept_together(downstream)}; mean ± standard deviation over the folds, "
+        f"[95 % interval over {drawn}], in percent.",
         "",
         "| method | shots | " + " | ".join(_TITLES[metric] for metric in shown) + " |",
         "| --- | --- |" + " --- |" * len(shown),
@@ -33,6 +34,12 @@ def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options:
         cells = [_cell(outcome, metric) for metric in shown]
         lines.append(f"| {outcome.method} | {outcome.shots or ''} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _kept_together(downstream: DownstreamSet) -> str:
+    if downstream.groups is None:
+        return ""
+    return " by patient, near copies together" if downstream.by_patient else ", near copies together"
 
 
 def write_results(
@@ -51,8 +58,8 @@ def write_results(
         write_json(folder / "results.json", _as_json(downstream, outcomes, options, model))
         write_text(folder / "results.csv", _as_csv(outcomes))
         write_text(folder / "table.md", as_markdown(downstream, outcomes, options))
-        predictions = {f"{outcome.method} {outcome.shots or ''}".strip(): outcome.probabilities for outcome in outcomes}
-        np.savez_compressed(folder / "predictions.npz", labels=outcomes[0].labels, **predictions)
+        predictions = {outcome.name: outcome.answers.probabilities for outcome in outcomes}
+        np.savez_compressed(folder / "predictions.npz", labels=outcomes[0].answers.labels, **predictions)
 
 
 def _cell(outcome: Outcome, metric: str) -> str:
@@ -79,7 +86,8 @@ def _as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: Tr
         "model": model,
         "images": len(downstream.records),
         "classes": downstream.classes,
-        "by_patient": downstream.groups is not None,
+        "by_patient": downstream.by_patient,
+        "groups": None if downstream.groups is None else len(np.unique(downstream.groups)),
         "options": asdict(options) | {"shots": [str(shots) for shots in options.shots]},
         "not_used": [{"row": row, "reason": reason} for row, reason in sorted(downstream.unused.items())],
         "outcomes": [
@@ -97,10 +105,20 @@ def _as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: Tr
                 "specificity": dict(zip(downstream.classes, map(_plain, outcome.overall.specificity), strict=True)),
                 "confusion": outcome.overall.confusion.tolist(),
                 "abstention": outcome.abstention,
+                "reliability": outcome.reliability,
+                **_thresholds(downstream, outcome),
             }
             for outcome in outcomes
         ],
     }
+
+
+def _thresholds(downstream: DownstreamSet, outcome: Outcome) -> dict:
+    """Mean over the test images of the threshold of each class, where an image may have several."""
+    if not downstream.spec.multi_label:
+        return {}
+    means = np.broadcast_to(outcome.answers.threshold, outcome.answers.probabilities.shape).mean(axis=0)
+    return {"thresholds": dict(zip(downstream.classes, map(float, means), strict=True))}
 
 
 def _as_csv(outcomes: Sequence[Outcome]) -> str:
