@@ -6,6 +6,7 @@ import math
 import pickle
 from dataclasses import replace
 from multiprocessing import get_context
+from xml.dom import minidom
 
 import numpy as np
 import pytest
@@ -454,8 +455,13 @@ def test_the_command_is_the_same_twice(exported, coloured, tmp_path):
     assert results["by_patient"]
     assert results["not_used"] == [{"row": 46, "reason": "not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM)"}]
     assert results["outcomes"][2]["aca"]["mean"] > 0.9  # colour alone tells them apart, even for random weights
-    written = "".join(path.read_text() for path in (tmp_path / "one").glob("*.[jcm]*"))
-    assert "png" not in written
+    plots = {path.name: path.read_text() for path in (tmp_path / "one" / "plots").iterdir()}
+    assert plots.keys() == {"zero-shot.svg", "linear-probe-1.svg", "linear-probe-60-percent.svg", "tip-adapter-1.svg",
+                            "tip-adapter-60-percent.svg", "shots.svg", "embedding.svg"}  # fmt: skip
+    assert all(minidom.parseString(svg) and len(svg) > 5000 for svg in plots.values())
+    assert all(name in plots["embedding.svg"] for name in COLOURS)
+    written = "".join(path.read_text() for path in (tmp_path / "one").glob("*.[jcm]*")) + "".join(plots.values())
+    assert ".png" not in written
     assert str(exported.parent) not in written
     table = (tmp_path / "one" / "table.md").read_text()
     assert "45 images of 3 classes, 3 folds by patient" in table

@@ -65,10 +65,12 @@ def transfer(
         Path | None,
         typer.Option(help="new folder for JSON, CSV, table and predictions; of several tables one each in it"),
     ] = None,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="draw into the folder (extra plots)")] = True,
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
     """Measure zero-shot, few-shot and linear-probe classification over folds, from features computed once."""
+    from keepfit_clip.charts import require_plots
     from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.files import require_free
     from keepfit_clip.knowledge import Knowledge
@@ -83,6 +85,8 @@ def transfer(
     quiet_libraries()
     if out is not None:
         require_free(out)
+        if plots:
+            require_plots()
     options = TransferOptions(
         tuple(split_names(method)),
         tuple(parse_shots(shots)),
@@ -123,11 +127,11 @@ def transfer(
             shifted = encode(domain_shift, domain_shift_images or images, encoded.downstream.spec)
         with StepProgress() as progress:
             outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)
-        tested = (shifted or encoded).downstream
-        console.print(_as_table(as_markdown(tested, outcomes, options)))
+        tested = shifted or encoded
+        console.print(_as_table(as_markdown(tested.downstream, outcomes, options)))
         if out is not None:
             place = out / table.stem if len(tables) > 1 else out
-            write_results(place, tested, outcomes, options, Path(model.removeprefix("local-dir:")).name)
+            write_results(place, tested, outcomes, options, Path(model.removeprefix("local-dir:")).name, plots)
             console.print(f"-> {place}", soft_wrap=True)
 
 
@@ -147,7 +151,9 @@ def _as_table(markdown: str) -> Table:
     def cells(line: str) -> list[str]:
         return [escape(cell.strip()) for cell in line.strip("|").split("|")]
 
-    table = Table(*cells(header), title=escape(title), title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
+    for name in cells(header):
+        table.add_column(name, no_wrap=name == "method")
     for row in rows:
         table.add_row(*cells(row))
     return table

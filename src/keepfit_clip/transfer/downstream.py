@@ -15,6 +15,7 @@ from keepfit_clip.knowledge import MODALITIES, Knowledge
 __all__ = ["ClassFile", "DownstreamSet", "list_class_files", "read_class_file", "read_downstream"]
 
 _SHIPPED = Path(__file__).parent / "class_files"
+_SEVERAL = "it belongs to several classes"
 _KEYS = {"title", "source", "modality", "ordinal", "multi_label", "named", "classes"}
 
 
@@ -203,7 +204,7 @@ def _meaning(spec: ClassFile, knowledge: Knowledge) -> dict[str, int]:
 
 def _reason(spec: ClassFile, numbers: set[int], unknown: list[str]) -> str:
     if len(numbers) > 1:
-        return "it belongs to several classes"
+        return _SEVERAL
     if unknown or not spec.multi_label:
         return "a label of it is not in the class file" if unknown else "it has no label"
     return "it has no label"
@@ -214,9 +215,11 @@ def _check_classes(found: DownstreamSet, table: str | Path) -> None:
         first = f": {found.messages[0]}" if found.messages else ""
         raise TableError(f"{table}: none of its rows can be used{first}")
     if found.empty_classes:
+        several = sum(reason == _SEVERAL for reason in found.unused.values())
         raise CategoryError(
-            f"{table} has no image of {', '.join(found.empty_classes)}: take these classes out of the class file, "
-            "or name the labels that mean them"
+            f"{table} has no image of {', '.join(found.empty_classes)}"
+            + (f" alone ({several} rows belong to several classes)" if several else "")
+            + ": name the classes that count (--classes), or the labels that mean them in a class file"
         )
 
 

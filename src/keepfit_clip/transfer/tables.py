@@ -11,7 +11,8 @@ import numpy as np
 
 from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.transfer.downstream import DownstreamSet
-from keepfit_clip.transfer.protocol import METRICS, Outcome, TransferOptions
+from keepfit_clip.transfer.plots import write_plots
+from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 
 __all__ = ["as_markdown", "write_results"]
 
@@ -43,21 +44,28 @@ def _kept_together(downstream: DownstreamSet) -> str:
 
 
 def write_results(
-    out: Path, downstream: DownstreamSet, outcomes: Sequence[Outcome], options: TransferOptions, model: str
+    out: Path, encoded: Encoded, outcomes: Sequence[Outcome], options: TransferOptions, model: str, plots: bool = True
 ) -> None:
-    """Makes a folder of `results.json`, `results.csv`, `table.md` and `predictions.npz`.
+    """Makes a folder of `results.json`, `results.csv`, `table.md`, `predictions.npz` and `plots`.
 
     Args:
         out: folder to make.
-        downstream: what was measured on.
+        encoded: what was measured on.
         outcomes: of it.
         options: of the run.
         model: name of the model, without the path it lies under.
+        plots: whether to draw.
+
+    Raises:
+        MissingExtraError: there is nothing to draw with.
     """
+    downstream = encoded.downstream
     with new_folder(out) as folder:
         write_json(folder / "results.json", _as_json(downstream, outcomes, options, model))
         write_text(folder / "results.csv", _as_csv(outcomes))
         write_text(folder / "table.md", as_markdown(downstream, outcomes, options))
+        if plots:
+            write_plots(folder / "plots", encoded, outcomes)
         predictions = {outcome.name: outcome.answers.probabilities for outcome in outcomes}
         np.savez_compressed(folder / "predictions.npz", labels=outcomes[0].answers.labels, **predictions)
 
