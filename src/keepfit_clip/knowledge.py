@@ -3,7 +3,8 @@
 The file (`knowledge.json` beside this module, or a user's own in JSON or YAML) is a list of conditions, described in
 `knowledge.schema.json`:
 
-    {"name", "synonyms", "abbreviations", "spellings", "parent", "codes", "source", "findings": {"CFP": [...], ...}}
+    {"name", "kind", "synonyms", "abbreviations", "spellings", "parent", "codes", "source",
+     "findings": {"CFP": [...], ...}}
 
 A negation ("no X") is derived from X and needs no entry.
 """
@@ -49,6 +50,7 @@ class Condition:
 
     Args:
         name: canonical name.
+        kind: "condition", a disease or state of the eye, or "lesion", a visible sign.
         synonyms: other names, spelled out.
         abbreviations: as clinicians write them; recognised, never used in a text.
         spellings: other ways tables write it; recognised, never used in a text.
@@ -66,6 +68,7 @@ class Condition:
     codes: tuple[Code, ...] = ()
     source: str = ""
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    kind: str = "condition"
 
     @property
     def terms(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ def lookup(
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = [
         ("name", f"{name} (the absence of what follows)" if denied else name),
+        ("kind", condition.kind),
         ("also called", ", ".join(condition.synonyms)),
         ("abbreviations", ", ".join(condition.abbreviations)),
         ("also recognised", ", ".join(condition.spellings)),

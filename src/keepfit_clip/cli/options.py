@@ -5,10 +5,23 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Device", "KnowledgeFile", "Modality", "Model", "NamesOnly", "split_names", "upper"]
+from keepfit_clip.errors import CategoryError
+
+__all__ = [
+    "Cache",
+    "Device",
+    "KnowledgeFile",
+    "Modality",
+    "Model",
+    "NamesOnly",
+    "require_names",
+    "split_names",
+    "upper",
+]
 
 Model = Annotated[str, typer.Option("--model", help="folder made by `keepfit-clip export` or `import`")]
 Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")]
+Cache = Annotated[Path, typer.Option(help="folder where what a model says of images is kept")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ... (CUDA where there is one)")]
 KnowledgeFile = Annotated[Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")]
 NamesOnly = Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")]
@@ -17,6 +30,18 @@ NamesOnly = Annotated[bool, typer.Option(help="compare with the names alone, wit
 def split_names(text: str) -> list[str]:
     """The names of a text such as "glaucoma,normal"."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def require_names(text: str) -> list[str]:
+    """The same of a text that must name something.
+
+    Raises:
+        CategoryError: it names nothing.
+    """
+    found = split_names(text)
+    if not found:
+        raise CategoryError('no category given: write them as "glaucoma,normal"')
+    return found
 
 
 def upper(modality: str | None) -> str | None:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import Device, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
+from keepfit_clip.cli.options import Cache, Device, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
 from keepfit_clip.errors import ConfigError
 
 _LEARNING, _SHIFT = "Learning", "Domain shift"
@@ -51,6 +51,9 @@ def transfer(
         str, typer.Option(help="where an image may have several classes: 0.5, one for each (0.4,0.6), or 'tuned'")
     ] = "0.5",
     patient_column: Annotated[str | None, typer.Option(help="no patient is learnt from and tested")] = None,
+    group_pattern: Annotated[
+        str | None, typer.Option(help="regular expression: patient or eye in the file name, e.g. '[0-9]+'")
+    ] = None,
     near_duplicates: Annotated[
         bool, typer.Option("--near-duplicates/--no-near-duplicates", help="keep near copies in one fold")
     ] = True,
@@ -60,7 +63,7 @@ def transfer(
     domain_shift_images: Annotated[
         Path | None, typer.Option(help="folder of its images (--images)", rich_help_panel=_SHIFT)
     ] = None,
-    cache: Annotated[Path, typer.Option(help="folder where image features are kept")] = Path("runs/features"),
+    cache: Cache = Path("runs/features"),
     out: Annotated[
         Path | None,
         typer.Option(help="new folder for JSON, CSV, table and predictions; of several tables one each in it"),
@@ -110,7 +113,7 @@ def transfer(
         return split_names(asked)
 
     known = Knowledge.load(knowledge)
-    columns = SourceOptions(patient_column=patient_column)
+    columns = SourceOptions(patient_column=patient_column, group_pattern=group_pattern)
     loaded = load_model(model, device)
     features = FeatureCache(cache, model)
 

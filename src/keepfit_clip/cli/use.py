@@ -1,6 +1,5 @@
-"""`keepfit-clip models`, `classify`, `caption` and `evaluate`: using a trained model."""
+"""`keepfit-clip models`, `classify` and `caption`: using a trained model."""
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -8,16 +7,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import Device, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
-from keepfit_clip.errors import CategoryError
+from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages
+from keepfit_clip.cli.options import Device, KnowledgeFile, Modality, Model, NamesOnly, require_names, upper
 
 Images = Annotated[list[Path], typer.Argument(help="image files", show_default=False)]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (models, classify, caption, evaluate):
+    for command in (models, classify, caption):
         app.command()(command)
 
 
@@ -47,7 +45,12 @@ def classify(
     quiet_libraries()
     loaded = load_model(model, device)
     classifier = ZeroShotClassifier(
-        loaded.model, loaded.tokenizer, _split(categories), upper(modality), Knowledge.load(knowledge), not names_only
+        loaded.model,
+        loaded.tokenizer,
+        require_names(categories),
+        upper(modality),
+        Knowledge.load(knowledge),
+        not names_only,
     )
     if classifier.unknown:
         unknown = escape(", ".join(classifier.unknown))
@@ -86,61 +89,6 @@ def caption(
         for index, text in zip(indices, loaded.decode(ids), strict=True):
             console.print(f"{images[index]}: {text}", markup=False, soft_wrap=True)
     _end(problems)
-
-
-def evaluate(
-    table: Annotated[Path, typer.Argument(help="CSV of images and categories")],
-    images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
-    model: Model,
-    classes: Annotated[str | None, typer.Option(help='restrict and order the classes, e.g. "normal,glaucoma"')] = None,
-    modality: Modality = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the scores for machines")] = None,
-    names_only: NamesOnly = False,
-    knowledge: KnowledgeFile = None,
-    device: Device = None,
-) -> None:
-    """Zero-shot scores on a labelled table: ACA, AUC, quadratic kappa and the confusion table."""
-    from keepfit_clip.evaluation import evaluate_table
-    from keepfit_clip.files import write_json
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
-
-    quiet_libraries()
-    result = evaluate_table(
-        load_model(model, device),
-        table,
-        images,
-        _split(classes) if classes else None,
-        upper(modality),
-        Knowledge.load(knowledge),
-        not names_only,
-        progress=with_progress("Classifying"),
-    )
-    show_messages(result.messages, "rows not scored")
-    scores = result.scores
-    confusion = Table("true \\ predicted", *map(escape, result.classes), title=f"{result.images} images")
-    for name, row in zip(result.classes, scores.confusion.tolist(), strict=True):
-        confusion.add_row(escape(name), *map(str, row))
-    console.print(confusion)
-    console.print(f"ACA {scores.aca:.3f}   AUC {scores.auc:.3f}   quadratic kappa {scores.kappa:.3f}")
-    if json_file:
-        content = {
-            "images": result.images,
-            "classes": result.classes,
-            "aca": scores.aca,
-            "auc": None if math.isnan(scores.auc) else scores.auc,
-            "kappa": None if math.isnan(scores.kappa) else scores.kappa,
-            "confusion": scores.confusion.tolist(),
-            "not_scored": [{"row": row, "reason": reason} for row, reason in sorted(result.unused.items())],
-        }
-        write_json(json_file, content)
-
-
-def _split(names: str) -> list[str]:
-    found = split_names(names)
-    if not found:
-        raise CategoryError('no category given: write them as "glaucoma,normal"')
-    return found
 
 
 def _end(problems: list[str]) -> None:

@@ -12,7 +12,7 @@ from keepfit_clip.data.sources import SourceOptions, read_records
 from keepfit_clip.errors import CategoryError, TableError
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 
-__all__ = ["ClassFile", "DownstreamSet", "list_class_files", "read_class_file", "read_downstream"]
+__all__ = ["ClassFile", "DownstreamSet", "groups_of", "list_class_files", "read_class_file", "read_downstream"]
 
 _SHIPPED = Path(__file__).parent / "class_files"
 _SEVERAL = "it belongs to several classes"
@@ -182,7 +182,7 @@ def read_downstream(
         found.records.append(record)
     found.labels = np.array(labels, dtype=int)
     _check_classes(found, table)
-    found.groups = _groups(found.records)
+    found.groups = groups_of(found.records)
     return found
 
 
@@ -223,7 +223,7 @@ def _check_classes(found: DownstreamSet, table: str | Path) -> None:
         )
 
 
-def _groups(records: list[Record]) -> np.ndarray | None:
+def groups_of(records: list[Record]) -> np.ndarray | None:
     """Numbers of the patients; an image without one is a patient of its own. None where no row names one."""
     names = [record.patient if record.patient is not None else ("alone", row) for row, record in enumerate(records)]
     if all(record.patient is None for record in records):

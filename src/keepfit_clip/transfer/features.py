@@ -1,4 +1,4 @@
-"""Image features of a model, computed once: a cache on the disk keyed by weights, preprocessing and image content.
+"""What a model says of images, computed once: a cache on the disk keyed by weights, preprocessing and image content.
 
 One SQLite file for each model and preprocessing; its name and its keys are hashes, so nothing of an image's name stands
 in it. Several processes may use it at once.
@@ -26,7 +26,7 @@ from keepfit_clip.files import file_sha256
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME, require_model
 
-__all__ = ["FeatureCache", "ImageFeatures", "ImageRow", "image_features"]
+__all__ = ["FeatureCache", "ImageFeatures", "ImageRow", "image_features", "once_each"]
 
 _WAIT = 120  # seconds for another process to finish writing
 
@@ -84,6 +84,9 @@ class FeatureCache:
                 database.execute(
                     "CREATE TABLE IF NOT EXISTS images (image TEXT PRIMARY KEY, sizes TEXT, data BLOB, look BLOB)"
                 )
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS captions (image TEXT, how TEXT, text TEXT, PRIMARY KEY (image, how))"
+                )
         except (OSError, sqlite3.Error) as error:
             raise OutputError(
                 f"{self.path}: the feature cache cannot be used ({error}): give another --cache"
@@ -123,9 +126,33 @@ class FeatureCache:
             )
             for key, row in found.items()
         ]
+        self._write("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
+
+    def get_captions(self, keys: Sequence[str], how: str) -> dict[str, str]:
+        """Captions of those keys that are there.
+
+        Args:
+            keys: hashes of images.
+            how: names the way they were written.
+        """
+        found = {}
+        with closing(self._open()) as database:
+            for key in dict.fromkeys(keys):
+                query = "SELECT text FROM captions WHERE image = ? AND how = ?"
+                row = database.execute(query, (key, how)).fetchone()
+                if row is not None:
+                    found[key] = row[0]
+        return found
+
+    def put_captions(self, captions: dict[str, str], how: str) -> None:
+        """Keeps captions of a batch; see `get_captions`."""
+        rows = [(key, how, text) for key, text in captions.items()]
+        self._write("INSERT OR REPLACE INTO captions VALUES (?, ?, ?)", rows)
+
+    def _write(self, statement: str, rows: list[tuple]) -> None:
         try:
             with closing(self._open()) as database, database:
-                database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
+                database.executemany(statement, rows)
         except sqlite3.Error as error:
             raise OutputError(f"{self.path}: the feature cache cannot be written ({error})") from error
 
@@ -149,38 +176,91 @@ def image_features(
     Raises:
         KeepFITError: none of the images can be read, or a feature is not finite.
     """
-    unreadable: dict[int, ImageError] = {}
-    keys = [_content_hash(record, number, unreadable) for number, record in enumerate(records)]
-    found = cache.get([key for key in keys if key]) if cache else {}
-    wanted = {key: number for number, key in enumerate(keys) if key and key not in found}
-    new = list(wanted)
-    bad: dict[str, ImageError] = {}
     looks: list[np.ndarray] = []  # of the images of a batch
 
     def prepare(image: Image.Image) -> Tensor:
         looks.append(np.frombuffer(perceptual_hash(image), dtype=np.uint8))
         return loaded.preprocess(image)
 
+    def answer(batch: Tensor, members: list[Record]) -> list[ImageRow]:
+        pooled, projected = _encode(loaded, batch)
+        rows = [ImageRow(*parts) for parts in zip(pooled, projected, looks, strict=True)]
+        looks.clear()
+        _check_finite(rows, members)
+        return rows
+
+    known, keep = (cache.get, cache.put) if cache else (None, None)
+    found = once_each(records, prepare, answer, known, keep, progress, batch_size)
+    pooled, projected, looks_found = (np.stack(part) for part in zip(*found.values, strict=True))
+    return ImageFeatures(
+        pooled, projected, np.array(found.kept), found.keys, looks_found, found.unreadable, found.computed
+    )
+
+
+@dataclass
+class Found:
+    """What `once_each` found.
+
+    Args:
+        values: one for each readable image.
+        kept: numbers of their records.
+        keys: hashes of their content.
+        unreadable: number of a record -> what is wrong with its image.
+        computed: how many were not known before.
+    """
+
+    values: list
+    kept: list[int]
+    keys: list[str]
+    unreadable: dict[int, ImageError]
+    computed: int
+
+
+def once_each(
+    records: Sequence[Record],
+    preprocess: Callable[[Image.Image], Tensor],
+    answer: Callable[[Tensor, list[Record]], Sequence],
+    known: Callable[[Sequence[str]], dict] | None = None,
+    keep: Callable[[dict], None] | None = None,
+    progress: Callable = iter,
+    batch_size: int = 32,
+) -> Found:
+    """Answers something about the content of each image once, unless the answer is known.
+
+    Args:
+        records: whose images they are.
+        preprocess: from an image to a tensor (3, H, W).
+        answer: from a batch (B, 3, H, W) and its records to an answer for each.
+        known: from hashes of contents to the answers that are there.
+        keep: called with the new answers of a batch.
+        progress: wraps the list of images that have to be read.
+        batch_size: images in a batch.
+
+    Raises:
+        KeepFITError: none of the images can be read.
+    """
+    unreadable: dict[int, ImageError] = {}
+    keys = [_content_hash(record, number, unreadable) for number, record in enumerate(records)]
+    found = known([key for key in keys if key]) if known else {}
+    wanted = {key: number for number, key in enumerate(keys) if key and key not in found}
+    new = list(wanted)
+    bad: dict[str, ImageError] = {}
     images = progress([records[wanted[key]].image for key in new])
     for numbers, batch in image_batches(
-        images, prepare, batch_size, on_error=lambda n, error: bad.update({new[n]: error})
+        images, preprocess, batch_size, on_error=lambda n, error: bad.update({new[n]: error})
     ):
-        pooled, projected = _encode(loaded, batch)
-        computed = {new[n]: ImageRow(pooled[i], projected[i], looks[i]) for i, n in enumerate(numbers)}
-        looks.clear()
-        _check_finite(computed, {key: records[wanted[key]] for key in computed})
-        if cache:
-            cache.put(computed)
+        members = [new[number] for number in numbers]
+        computed = dict(zip(members, answer(batch, [records[wanted[key]] for key in members]), strict=True))
+        if keep:
+            keep(computed)
         found |= computed
     unreadable |= {number: bad[key] for number, key in enumerate(keys) if key in bad}
     kept = [number for number, key in enumerate(keys) if key in found]
     if not kept:
         first = next(iter(unreadable.values()), "there are none")
         raise KeepFITError(f"none of the {len(records)} images can be read: {first}")
-    rows = [found[keys[number]] for number in kept]
-    pooled, projected, looks = (np.stack(part) for part in zip(*rows, strict=True))
     kept_keys = [keys[number] for number in kept]
-    return ImageFeatures(pooled, projected, np.array(kept), kept_keys, looks, unreadable, len(new) - len(bad))
+    return Found([found[key] for key in kept_keys], kept, kept_keys, unreadable, len(new) - len(bad))
 
 
 @torch.inference_mode()
@@ -202,9 +282,9 @@ def _content_hash(record: Record, number: int, unreadable: dict[int, ImageError]
         return None
 
 
-def _check_finite(computed: dict[str, ImageRow], records: dict[str, Record]) -> None:
-    for key, row in computed.items():
+def _check_finite(rows: Sequence[ImageRow], records: Sequence[Record]) -> None:
+    for row, record in zip(rows, records, strict=True):
         if not (np.isfinite(row.pooled).all() and np.isfinite(row.projected).all()):
             raise KeepFITError(
-                f"the features of row {records[key].row} are not finite: the weights are broken, or its image is"
+                f"the features of row {record.row} are not finite: the weights are broken, or its image is"
             )

@@ -1,0 +1,185 @@
+"""`keepfit-clip evaluate`, `evaluate-retrieval` and `evaluate-captions`: scores on a table, nothing learnt."""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.options import Cache, Device, KnowledgeFile, Modality, Model, NamesOnly, require_names, upper
+
+Pairs = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="CSV of images and captions or categories, or another source")
+]
+Root = Annotated[Path, typer.Option("--images", help="folder the image paths are relative to")]
+Language = Annotated[str, typer.Option("--lang", help="language of the captions")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="write the scores for machines")]
+PatientColumn = Annotated[str | None, typer.Option(help="column that names the patient")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (evaluate, evaluate_retrieval, evaluate_captions):
+        app.command()(command)
+
+
+def evaluate(
+    table: Annotated[Path, typer.Argument(help="CSV of images and categories")],
+    images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
+    model: Model,
+    classes: Annotated[str | None, typer.Option(help='restrict and order the classes, e.g. "normal,glaucoma"')] = None,
+    modality: Modality = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the scores for machines")] = None,
+    names_only: NamesOnly = False,
+    knowledge: KnowledgeFile = None,
+    device: Device = None,
+) -> None:
+    """Zero-shot scores on a labelled table: ACA, AUC, quadratic kappa and the confusion table."""
+    from keepfit_clip.evaluation import evaluate_table
+    from keepfit_clip.files import write_json
+    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.loading import load_model
+
+    quiet_libraries()
+    result = evaluate_table(
+        load_model(model, device),
+        table,
+        images,
+        require_names(classes) if classes else None,
+        upper(modality),
+        Knowledge.load(knowledge),
+        not names_only,
+        progress=with_progress("Classifying"),
+    )
+    show_messages(result.messages, "rows not scored")
+    scores = result.scores
+    confusion = Table("true \\ predicted", *map(escape, result.classes), title=f"{result.images} images")
+    for name, row in zip(result.classes, scores.confusion.tolist(), strict=True):
+        confusion.add_row(escape(name), *map(str, row))
+    console.print(confusion)
+    console.print(f"ACA {scores.aca:.3f}   AUC {scores.auc:.3f}   quadratic kappa {scores.kappa:.3f}")
+    if json_file:
+        content = {
+            "images": result.images,
+            "classes": result.classes,
+            "aca": scores.aca,
+            "auc": None if math.isnan(scores.auc) else scores.auc,
+            "kappa": None if math.isnan(scores.kappa) else scores.kappa,
+            "confusion": scores.confusion.tolist(),
+            "not_scored": [{"row": row, "reason": reason} for row, reason in sorted(result.unused.items())],
+        }
+        write_json(json_file, content)
+
+
+def evaluate_retrieval(
+    table: Pairs,
+    images: Root,
+    model: Model,
+    modality: Modality = None,
+    lang: Language = "en",
+    patient_column: PatientColumn = None,
+    json_file: JsonFile = None,
+    cache: Cache = Path("runs/features"),
+    knowledge: KnowledgeFile = None,
+    device: Device = None,
+) -> None:
+    """Recall at 1, 5 and 10: texts of an image, images of a text, images like an image; chance beside each."""
+    from keepfit_clip.data.sources import SourceOptions
+    from keepfit_clip.files import write_json
+    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.loading import load_model
+    from keepfit_clip.transfer.features import FeatureCache
+    from keepfit_clip.transfer.pairs import evaluate_retrieval, read_pairs
+
+    quiet_libraries()
+    pairs = read_pairs(table, images, SourceOptions(patient_column=patient_column), lang)
+    features = FeatureCache(cache, model)
+    loaded = load_model(model, device)
+    found = evaluate_retrieval(
+        loaded, pairs, Knowledge.load(knowledge), upper(modality), features, with_progress("Encoding")
+    )
+    show_messages(found.table.messages, "rows not used")
+    if found.cut_texts:
+        error_console.print(f"[yellow]{found.cut_texts} texts are longer than the model's context and were cut[/]")
+    queries = {"image_to_text": len(found.table.records), "text_to_image": found.texts}
+    queries["image_to_image"] = int(found.scores["image_to_image_queries"])
+    shown = Table("retrieval", "queries", "R@1", "R@5", "R@10", "chance at 1, 5, 10", title="recall in percent")
+    for direction, number in queries.items():
+        recall, chance = (
+            [_percent(found.scores[f"{direction}_{what}@{k}"]) for k in (1, 5, 10)] for what in ("recall", "chance")
+        )
+        shown.add_row(direction.replace("_", " "), str(number), *recall, ", ".join(chance))
+    console.print(shown)
+    if json_file:
+        counts = {"images": queries["image_to_text"], "texts": found.texts, "cut_texts": found.cut_texts}
+        write_json(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
+
+
+def evaluate_captions(
+    table: Pairs,
+    images: Root,
+    model: Model,
+    num_beams: Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")] = 1,
+    max_length: Annotated[int | None, typer.Option(min=2, help="longest caption, tokens")] = None,
+    lang: Language = "en",
+    json_file: JsonFile = None,
+    captions: Annotated[Path | None, typer.Option(help="write row, expert's and model's caption as CSV")] = None,
+    cache: Cache = Path("runs/features"),
+    knowledge: KnowledgeFile = None,
+    device: Device = None,
+) -> None:
+    """BLEU, ROUGE-L, CIDEr and chrF of written captions, and whether they name the right conditions and lesions."""
+    from keepfit_clip.caption_metrics import require_caption_metrics
+    from keepfit_clip.files import write_json, write_text
+    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.loading import load_model
+    from keepfit_clip.transfer.features import FeatureCache
+    from keepfit_clip.transfer.pairs import evaluate_captions, read_pairs
+
+    quiet_libraries()
+    require_caption_metrics()
+    pairs = read_pairs(table, images, language=lang, captions_only=True)
+    kept = FeatureCache(cache, model)
+    options = {"num_beams": num_beams} | ({"max_length": max_length} if max_length else {})
+    found = evaluate_captions(
+        load_model(model, device), pairs, Knowledge.load(knowledge), kept, with_progress("Writing"), **options
+    )
+    show_messages(found.table.messages, "rows not used")
+    shown = Table("metric", "value", title=f"{len(found.written)} captions")
+    for name, value in found.scores.items():
+        text = str(value) if isinstance(value, int) else "n/a" if math.isnan(value) else f"{value:.3f}"
+        shown.add_row(name.replace("_", " "), text)
+    console.print(shown)
+    if captions:
+        write_text(captions, _caption_table(found))
+    if json_file:
+        counts = {"images": len(found.written)} | options
+        write_json(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
+
+
+def _caption_table(found) -> str:
+    """Row, experts' captions and the model's, as CSV; nothing names an image."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "expert", "written"])
+    for record, truth, written in zip(found.table.records, found.table.captions, found.written, strict=True):
+        writer.writerow([record.row, " | ".join(truth), written])
+    return text.getvalue()
+
+
+def _percent(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _scores(scores: dict[str, float]) -> dict:
+    """For JSON, where there is no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
+
+
+def _reasons(unused: dict[int, str]) -> list[dict]:
+    return [{"row": row, "reason": reason} for row, reason in sorted(unused.items())]
