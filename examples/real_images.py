@@ -5,7 +5,8 @@
 
 DIR holds the tables cfp_four_classes.csv, cfp_myopia.csv, ffa_disease.csv and ffa_phase.csv (FLAIR's format; public
 data), cfp_specialist.csv and oct_specialist.csv (captions, categories, patient, eye; elite data), with the image paths
-in them relative to DIR. RUN/model is the exported model, RUN/results.json and RUN/results.md the figures.
+in them relative to DIR. RUN/model is the exported model, RUN/results.json and RUN/results.md the figures, RUN/held_out
+the held-out rows of each table.
 Interrupted and started again, it goes on where it was. About an hour on 2 cores.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -106,6 +108,7 @@ def main() -> None:
     seconds = json.loads((args.out / CLOCK).read_text())
     if not (args.out / "model").exists():
         export_model(args.out / "stage2", args.out / "model")
+    write_held_out(args.images, split, args.out / "held_out")
     results = evaluate_all(args.images, records, split, args.out / "model")
     write_json(args.out / "results.json", {"seconds": seconds, **results})
     report = as_markdown(results, seconds)
@@ -199,6 +202,15 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
     }
     command = program("keepfit_clip.training.main", *flag_words(flags), *args.train_flags)
     subprocess.run(command, check=True, env=child_environment())
+
+
+def write_held_out(images: Path, split: dict, out: Path) -> None:
+    """The held-out rows of each table as a table of their own, for `keepfit-clip transfer` and the like."""
+    out.mkdir(exist_ok=True)
+    for s in SETS:
+        table = pd.read_csv(images / s.table, dtype=str, keep_default_na=False)
+        held_out = table.iloc[[row - 1 for row in split[s.name]["val"]]]
+        write_text(out / s.table, held_out.to_csv(index=False))
 
 
 def evaluate_all(images: Path, records: dict, split: dict, model: Path) -> dict:
