@@ -80,8 +80,11 @@ class ImageTower(nn.Module):
             ending in its place in the image (`place_features`; zeros where a backbone does not tell its grid).
         """
         feature_map = self.trunk.forward_features(image)
-        pooled = self.trunk.forward_head(feature_map, pre_logits=True)  # (B, C)
-        return self._project(pooled), self._tokens(feature_map)
+        return self.project_map(feature_map), self._tokens(feature_map)
+
+    def project_map(self, feature_map: Tensor) -> Tensor:
+        """Global features (B, D), not normalised, of the backbone's last map, as `trunk.forward_features` gives it."""
+        return self._project(self.trunk.forward_head(feature_map, pre_logits=True))
 
     def pool(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features (B, C) of images (B, 3, H, W), and the projected ones (B, D); neither is normalised."""
@@ -91,13 +94,58 @@ class ImageTower(nn.Module):
     def _project(self, pooled: Tensor) -> Tensor:
         return self.proj(F.normalize(pooled, dim=-1) if self.normalize_trunk else pooled)
 
+    def local_features(self, image: Tensor) -> Tensor:
+        """What each place of the image would give if it were the whole image.
+
+        Args:
+            image: (B, 3, H, W).
+
+        Returns:
+            (B, h, w, D) projected features of the backbone's last map, not normalised. Where the backbone averages over
+            the map, their mean is the image's own.
+
+        Raises:
+            ConfigError: the backbone does not tell its grid.
+        """
+        places = self.grid(self.trunk.forward_features(image))  # (B, h, w, C)
+        batch, height, width, channels = places.shape
+        flat = places.reshape(-1, channels)
+        if hasattr(self.trunk, "num_prefix_tokens"):  # where a class token is pooled, the place stands for it
+            head_input = flat[:, None].expand(-1, self.trunk.num_prefix_tokens + 1, -1)
+        elif self._channels_last:
+            head_input = flat[:, None, None]
+        else:
+            head_input = flat[:, :, None, None]
+        pooled = self.trunk.forward_head(head_input, pre_logits=True)
+        return self._project(pooled).view(batch, height, width, -1)
+
+    def grid(self, feature_map: Tensor) -> Tensor:
+        """A backbone's last map as (B, h, w, C), without class and register tokens.
+
+        Raises:
+            ConfigError: the backbone does not tell its grid.
+        """
+        if feature_map.ndim == 4:
+            return feature_map if self._channels_last else feature_map.permute(0, 2, 3, 1)
+        height, width = self._token_grid
+        if not height:
+            raise ConfigError(f"{type(self.trunk).__name__} does not tell which place a token stands for")
+        return feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :].unflatten(1, (height, width))
+
+    @property
+    def _channels_last(self) -> bool:
+        return getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
+
+    @property
+    def _token_grid(self) -> tuple[int, int]:
+        return getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None) or (0, 0)
+
     def _tokens(self, feature_map: Tensor) -> Tensor:
         if feature_map.ndim == 3:  # (B, prefix + N, C): class and register tokens are no place in the image
             tokens = feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
-            height, width = getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None) or (0, 0)
+            height, width = self._token_grid
         elif feature_map.ndim == 4:
-            if feature_map.shape[1] == self.trunk.num_features:
-                feature_map = feature_map.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+            feature_map = self.grid(feature_map)
             height, width = feature_map.shape[1:3]
             tokens = feature_map.flatten(1, 2)
         else:

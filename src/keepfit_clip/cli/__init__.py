@@ -6,7 +6,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from keepfit_clip.cli import evaluate, knowledge, practice, shards, train, transfer, use, weights
+from keepfit_clip.cli import evaluate, explain, knowledge, practice, shards, train, transfer, use, weights
 from keepfit_clip.cli.console import error_console
 from keepfit_clip.errors import KeepFITError
 
@@ -25,6 +25,7 @@ practice.add_commands(app)
 train.add_commands(app)
 weights.add_commands(app)
 use.add_commands(app)
+explain.add_commands(app)
 evaluate.add_commands(app)
 transfer.add_commands(app)
 

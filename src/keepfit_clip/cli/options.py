@@ -23,6 +23,7 @@ Model = Annotated[str, typer.Option("--model", help="folder made by `keepfit-cli
 Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")]
 Cache = Annotated[Path, typer.Option(help="folder where what a model says of images is kept")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ... (CUDA where there is one)")]
+Images = Annotated[list[Path], typer.Argument(help="image files", show_default=False)]
 KnowledgeFile = Annotated[Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")]
 NamesOnly = Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")]
 

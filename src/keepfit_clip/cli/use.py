@@ -1,6 +1,5 @@
 """`keepfit-clip models`, `classify` and `caption`: using a trained model."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,9 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages
-from keepfit_clip.cli.options import Device, KnowledgeFile, Modality, Model, NamesOnly, require_names, upper
-
-Images = Annotated[list[Path], typer.Argument(help="image files", show_default=False)]
+from keepfit_clip.cli.options import Device, Images, KnowledgeFile, Modality, Model, NamesOnly, require_names, upper
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -1,0 +1,61 @@
+"""`keepfit-clip explain`: where a model looks."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.options import Device, Images, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
+from keepfit_clip.errors import ImageError, KeepFITError
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(explain)
+
+
+def explain(
+    images: Images,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="new folder for overlays and page")],
+    categories: Annotated[str | None, typer.Option(help='the classes, e.g. "glaucoma,normal"')] = None,
+    modality: Modality = None,
+    names_only: NamesOnly = False,
+    grad_cam: Annotated[bool, typer.Option("--grad-cam/--no-grad-cam", help="with Grad-CAM (extra explain)")] = True,
+    words: Annotated[bool, typer.Option("--words/--no-words", help="with the words of the caption")] = True,
+    knowledge: KnowledgeFile = None,
+    device: Device = None,
+) -> None:
+    """Show where the model looks for each category and each word of its caption: PNG overlays and a page."""
+    from keepfit_clip.data.images import open_image
+    from keepfit_clip.explain import Explainer, require_grad_cam
+    from keepfit_clip.explain_page import PAGE, write_explanations
+    from keepfit_clip.files import require_free
+    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.loading import load_model
+
+    quiet_libraries()
+    require_free(out)
+    names = split_names(categories or "")
+    if names and grad_cam:
+        require_grad_cam()
+    explainer = Explainer(load_model(model, device), names, upper(modality), Knowledge.load(knowledge), not names_only)
+    problems: list[str] = []
+
+    def explained():
+        done = 0
+        for number, path in enumerate(with_progress("Explaining")(images), start=1):
+            try:
+                yield number, explainer(open_image(path), grad_cam, words)
+                done += 1
+            except ImageError as error:
+                problems.append(str(error))
+        if not done:
+            raise KeepFITError(f"none of the images can be read: {problems[0]}")
+
+    write_explanations(out, explained(), Path(model.removeprefix("local-dir:")).name)
+    console.print(f"-> {out / PAGE}", soft_wrap=True)
+    show_messages(problems, "images that cannot be read")
+    if problems:
+        raise typer.Exit(1)
