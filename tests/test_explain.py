@@ -78,7 +78,7 @@ def test_grad_cam_is_a_map_for_each_class(which, request):
     assert maps.max() <= 1
     assert np.isfinite(maps).all()
     assert not np.allclose(maps[0], maps[1])
-    tower.zero_grad()
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in tower.parameters())
 
 
 def test_words_are_those_of_the_caption_and_the_decoder_stays_as_it_was(loaded):

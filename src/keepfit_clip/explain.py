@@ -194,11 +194,26 @@ def grad_cam(tower: ImageTower, pixels: Tensor, class_features: Tensor) -> np.nd
     own = class_features - class_features.mean(dim=0) if len(class_features) > 1 else class_features
     network = _Similarities(tower, own)
     with (
+        _frozen(tower),
         torch.enable_grad(),
         GradCAM(network, [network.caught], lambda values: tower.grid(values).permute(0, 3, 1, 2)) as library,
     ):
+        pixels = pixels.clone().requires_grad_()  # gradients flow although no weight asks for one
         maps = [library(pixels, [ClassifierOutputTarget(number)])[0] for number in range(len(own))]
     return np.stack(maps).astype(np.float32)
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Lets no weight gather gradients."""
+    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
 
 
 class _Map(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from keepfit_clip.knowledge import Knowledge
 
-__all__ = ["category_text", "class_texts", "draw_text", "mentions_place"]
+__all__ = ["category_text", "class_texts", "draw_text", "mentions_place", "modality_text"]
 
 # Modality -> (article, noun)
 _IMAGES = {
@@ -37,6 +37,11 @@ def category_text(names: Sequence[str], modality: str | None, attributes: Sequen
         attributes: words of the image itself, such as its quality.
     """
     return f"{_image_of(modality, attributes)} of {_listed(names)}"
+
+
+def modality_text(modality: str | None) -> str:
+    """What an image of a modality is, and no more: "A fundus photograph"."""
+    return _image_of(modality)
 
 
 def draw_text(

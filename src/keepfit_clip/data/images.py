@@ -16,12 +16,13 @@ __all__ = ["encode_jpeg", "fit_within", "image_bytes", "image_name", "open_image
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 
 
-def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
+def open_image(source: str | Path | bytes, name: str = "", max_pixels: int | None = None) -> Image.Image:
     """Reads an image as upright 8-bit RGB, without any metadata.
 
     Args:
         source: path, or the file's content.
         name: what to call it in the error; the path by default.
+        max_pixels: a limit of one's own below Pillow's; looked at before anything is decoded.
 
     Raises:
         ImageError: missing, empty, truncated, not an image of a known format, or more pixels than Pillow's limit
@@ -34,6 +35,8 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # odd EXIF or TIFF tags; they are dropped anyway
             with Image.open(file, formats=_FORMATS) as image:
+                if max_pixels is not None and image.width * image.height > max_pixels:
+                    raise ImageError(name, f"the image has more than {max_pixels / 1e6:.0f} million pixels")
                 image.load()
                 return _rgb(_upright(image))
     except FileNotFoundError as error:
@@ -48,7 +51,7 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
             return deep
         reason = f"not an image ({', '.join(_FORMATS)})" if size else "the image file is empty"
         raise ImageError(name, reason) from error
-    except MemoryError:
+    except (MemoryError, ImageError):
         raise
     except Exception as error:  # decoders raise many kinds for damaged files
         raise ImageError(name, "the image is truncated or damaged") from error

@@ -1,0 +1,271 @@
+"""The Gradio page (extra `app`). Uploads are read into memory and removed from the disk at once."""
+
+import base64
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, Seen, Service, data_uri
+from keepfit_clip.data.images import open_image
+from keepfit_clip.drawing import draw_retina
+from keepfit_clip.errors import ConfigError, ImageError, KeepFITError, MissingExtraError
+from keepfit_clip.knowledge import MODALITIES
+
+__all__ = ["require_gradio", "running_page"]
+
+CATEGORIES = ("normal", "diabetic retinopathy", "glaucoma", "age-related macular degeneration", "cataract")
+EXAMPLES = (
+    ("CFP", "normal"), ("CFP", "branch retinal vein occlusion"), ("CFP", "glaucoma"),
+    ("FFA", "macular edema"), ("OCT", "macular hole"),
+)  # fmt: skip
+_GUESS = "guess"
+_TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"]
+_MAX_FILE = "25mb"
+_KEPT = 1800  # seconds that images of a session stay in memory
+_NOTE = "Research use, not a diagnosis. Images stay in this machine's memory, for half an hour at most; none is stored."
+
+
+def require_gradio() -> None:
+    """Makes sure that there can be a page.
+
+    Raises:
+        MissingExtraError: Gradio is not installed.
+    """
+    if find_spec("gradio") is None:  # not imported yet: it looks at the environment when it is
+        raise MissingExtraError("the page needs Gradio: pip install 'keepfit-clip[app]'")
+
+
+@contextmanager
+def running_page(
+    service: Service, title: str = "KeepFIT", host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[str]:
+    """Serves the page while the block runs; Gradio's own files are in a folder that goes with it.
+
+    Args:
+        service: answers.
+        title: of the page.
+        host: address to bind to; beyond this machine only if told so.
+        port: a free one by default.
+
+    Yields:
+        The address of the page.
+
+    Raises:
+        MissingExtraError: Gradio is not installed.
+        ConfigError: the address or the port cannot be had.
+    """
+    require_gradio()
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    with tempfile.TemporaryDirectory(prefix="keepfit-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            page = _build(service, title, _draw_examples(Path(folder) / "examples"))
+            yield _launch(page, host, port)
+            page.close(verbose=False)
+        finally:
+            os.environ.pop("GRADIO_TEMP_DIR")
+            if before is not None:
+                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def _launch(page, host: str, port: int | None) -> str:
+    import gradio as gr
+
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none of the network's
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            max_file_size=_MAX_FILE,
+            footer_links=[],
+            theme=gr.themes.Default(primary_hue="teal", **fonts),
+            css=Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise ConfigError(f"{host}, port {port or 'any free one'}: cannot be had ({error})") from error
+    return address
+
+
+def _build(service: Service, title: str, examples: list[tuple[str, str]]):
+    """The page as `gradio.Blocks`, with a row of example files and what they are."""
+    import gradio as gr
+
+    handlers = _Handlers(service)
+    alone = {"concurrency_limit": 1, "concurrency_id": "model"}
+
+    gr.set_static_paths([str(Path(path).parent) for path, _ in examples])
+
+    def example_chosen(modality, categories, kind, event: gr.SelectData):
+        return handlers.example(event.index, modality, categories, kind)
+
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 300)) as page:
+        seen = gr.State([], time_to_live=_KEPT)
+        gr.Markdown(f"# {title}\n{_NOTE}")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                label = f"Images (up to {MAX_IMAGES})"
+                files = gr.File(label=label, file_count="multiple", file_types=_TYPES, height=140)
+                gallery = gr.Gallery(
+                    examples,
+                    label="Drawn examples",
+                    columns=len(EXAMPLES),
+                    height=130,
+                    allow_preview=False,
+                    object_fit="contain",
+                    elem_id="kf-examples",
+                )
+                modality = gr.Radio([_GUESS, *MODALITIES], value=_GUESS, label="Modality")
+                categories = gr.Dropdown(
+                    sorted(service.knowledge.conditions, key=str.casefold),
+                    value=list(CATEGORIES),
+                    multiselect=True,
+                    allow_custom_value=True,
+                    label="Categories (choose or write)",
+                    elem_id="kf-categories",
+                )
+                gr.Markdown("### Where does it look?")
+                kinds = list(MAPS) if service.has_captions else list(MAPS[:2])
+                kind = gr.Radio(kinds, value=MAPS[0], label="Map", info="attention is of words of the caption")
+                number = gr.Dropdown([], label="Image", elem_id="kf-number")
+                target = gr.Dropdown([], label="Category or word", elem_id="kf-target")
+                heat = gr.HTML(elem_classes="kf-heat", elem_id="kf-heat")
+            with gr.Column(scale=3, min_width=300):
+                results = gr.HTML("<p class='kf-soft'>Drop an image, or click an example.</p>", elem_id="kf-results")
+        shown = [seen, files, results, number, target, heat]
+        words = [modality, categories, kind, number, target]
+        files.upload(handlers.uploaded, [files, modality, categories, kind], shown, **alone)
+        gallery.select(example_chosen, [modality, categories, kind], shown, **alone)
+        for control in (modality, categories):
+            control.change(handlers.asked_anew, [seen, *words], [results, target, heat], **alone)
+        for control in (kind, number):
+            control.input(handlers.map_chosen, [seen, *words], [target, heat], **alone)
+        target.input(handlers.heat, [seen, *words], heat, **alone)
+    return page
+
+
+class _Handlers:
+    """What happens on the page; every handler answers bad input with a sentence on it."""
+
+    def __init__(self, service: Service):
+        self.service = service
+
+    def uploaded(self, files: Sequence[str] | None, modality: str, categories: Sequence[str], kind: str):
+        """Reads the files into memory and removes them."""
+        paths, images, problems = [Path(file) for file in files or ()], [], []
+        try:
+            for number, path in enumerate(paths[:MAX_IMAGES], start=1):
+                try:
+                    images.append(open_image(path.read_bytes(), max_pixels=MAX_PIXELS))
+                except ImageError as error:
+                    problems.append(f"File {number}: {error.reason}.")
+                except OSError:
+                    problems.append(f"File {number}: it did not arrive; upload it again.")
+            if len(paths) > MAX_IMAGES:
+                problems.append(f"{len(paths)} files: only the first {MAX_IMAGES} were looked at.")
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # Gradio's folder of the same content, maybe in use
+                    path.parent.rmdir()
+        return self._shown(images, problems, modality, categories, kind)
+
+    def example(self, number: int, modality: str, categories: Sequence[str], kind: str):
+        """Looks at a drawn example."""
+        return self._shown([_example(number)], [], modality, categories, kind)
+
+    def asked_anew(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target):
+        """Other categories or another modality for the same images."""
+        results = self._results(seen, [], modality, categories)
+        return results, *self.map_chosen(seen, modality, categories, kind, number, target)
+
+    def map_chosen(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target):
+        """Another kind of map or another image: other targets to choose from."""
+        import gradio as gr
+
+        choices = list(categories)
+        if kind == "attention":
+            choices = self.service.words(seen[int(number) - 1]) if seen and number else []
+        chosen = target if target in choices else choices[0] if choices else None
+        heat = self.heat(seen, modality, categories, kind, number, chosen)
+        return gr.update(choices=choices, value=chosen), heat
+
+    def heat(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target) -> str:
+        """The heat map of a category or a word."""
+        if not seen or not number or not target:
+            return ""
+        try:
+            image = seen[int(number) - 1]
+            overlay = self.service.heat(image, kind, target, tuple(categories), _told(modality))
+        except KeepFITError as error:
+            return _render([], [str(error)], "")
+        return f'<img src="{data_uri(overlay)}" alt="heat map">'
+
+    def _shown(self, images: list[Image.Image], problems: list[str], modality: str, categories, kind: str):
+        import gradio as gr
+
+        seen = [self.service.look(image) for image in images]
+        numbers = [str(n) for n in range(1, len(seen) + 1)]
+        first = numbers[0] if numbers else None
+        target, heat = self.map_chosen(seen, modality, categories, kind, first, None)
+        results = self._results(seen, problems, modality, categories)
+        return seen, None, results, gr.update(choices=numbers, value=first), target, heat
+
+    def _results(self, seen: list[Seen], problems: list[str], modality: str, categories: Sequence[str]) -> str:
+        cards, told = [], _told(modality)
+        try:
+            answers = [self.service.answer(image, tuple(categories), told) for image in seen]
+            table = self.service.table(seen, tuple(categories), told) if seen else ""
+        except KeepFITError as error:
+            return _render([], [*problems, str(error)], "")
+        for image, answer in zip(seen, answers, strict=True):
+            cards.append(
+                {
+                    "picture": data_uri(image.image),
+                    "modality": answer.modality,
+                    "guessed": told is None,
+                    "sureness": image.sureness,
+                    "probabilities": list(answer.probabilities.items()),
+                    "caption": image.explanation.caption if image.explanation else None,
+                    "nearest": image.nearest,
+                }
+            )
+        return _render(cards, problems, table)
+
+
+def _told(modality: str) -> str | None:
+    return None if modality == _GUESS else modality
+
+
+def _render(cards: list[dict], problems: list[str], table: str) -> str:
+    uri = f"data:text/csv;base64,{base64.b64encode(table.encode()).decode()}" if table else ""
+    return _template().render(cards=cards, problems=problems, csv=uri)
+
+
+@lru_cache(maxsize=1)
+def _template():
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("results.html.j2")
+
+
+def _example(number: int) -> Image.Image:
+    modality, condition = EXAMPLES[number]
+    return draw_retina(modality, condition, [2026, number], 256).image
+
+
+def _draw_examples(folder: Path) -> list[tuple[str, str]]:
+    folder.mkdir()
+    files = [(folder / f"{number}.png", " ".join(kind)) for number, kind in enumerate(EXAMPLES)]
+    for number, (file, _) in enumerate(files):
+        _example(number).save(file)
+    return [(str(file), what) for file, what in files]

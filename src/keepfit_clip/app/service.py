@@ -1,0 +1,206 @@
+"""What the page asks of a model: everything about an image at once, then categories and heat maps without reading anew.
+
+Images live in memory only.
+"""
+
+import base64
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from keepfit_clip.data.images import encode_jpeg, fit_within, image_bytes, open_image
+from keepfit_clip.data.records import Record
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.explain import Explainer, Explanation, heat_overlay
+from keepfit_clip.knowledge import MODALITIES, Knowledge
+from keepfit_clip.loading import LoadedModel
+from keepfit_clip.templates import modality_text
+from keepfit_clip.tokenization import Tokenizer
+from keepfit_clip.transfer.features import FeatureCache, image_features
+from keepfit_clip.transfer.pairs import PairTable
+
+__all__ = ["MAPS", "MAX_IMAGES", "MAX_PIXELS", "Answer", "Gallery", "Seen", "Service", "data_uri"]
+
+MAX_IMAGES = 16  # at a time
+MAX_PIXELS = 50_000_000
+MAPS = ("similarity", "Grad-CAM", "attention")
+_SHOWN = 512  # longest side of a picture on the page
+_NEAREST = 5
+
+
+@dataclass
+class Seen:
+    """An image and what does not depend on the categories.
+
+    Args:
+        image: RGB.
+        features: (D,) L2-normalised.
+        modality: CFP, FFA or OCT, the likeliest.
+        sureness: its probability.
+        explanation: caption and the maps of its words; no categories.
+        nearest: of the gallery: picture, caption and cosine similarity.
+    """
+
+    image: Image.Image
+    features: Tensor
+    modality: str
+    sureness: float
+    explanation: Explanation
+    nearest: list[tuple[str, str, float]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of an image for a list of categories.
+
+    Args:
+        modality: whose words the texts were in.
+        probabilities: category -> probability, the likeliest first; empty for fewer than two categories.
+    """
+
+    modality: str
+    probabilities: dict[str, float]
+
+
+class Gallery:
+    """Images to compare with, and their captions.
+
+    Args:
+        loaded: the model.
+        pairs: images with captions or categories.
+        cache: where features are kept.
+        progress: wraps the list of images that have to be encoded.
+
+    Raises:
+        KeepFITError: none of the images can be read.
+    """
+
+    def __init__(self, loaded: LoadedModel, pairs: PairTable, cache: FeatureCache | None, progress: Callable = iter):
+        found = image_features(loaded, pairs.records, cache, progress)
+        self.records = [pairs.records[number] for number in found.kept]
+        self.captions = [pairs.captions[number] for number in found.kept]
+        self.features = torch.from_numpy(found.projected)
+
+    def nearest(self, features: Tensor, count: int = _NEAREST) -> list[tuple[str, str, float]]:
+        """Pictures (data URIs), captions and similarities of the images nearest to features (D,)."""
+        similarity = self.features @ features
+        best = similarity.topk(min(count, len(similarity)))
+        return [
+            (self._picture(self.records[number]), self._text(number), value)
+            for value, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    def _text(self, number: int) -> str:
+        captions = self.captions[number]
+        return captions[0] if captions else ", ".join(self.records[number].categories)
+
+    @staticmethod
+    def _picture(record: Record) -> str:
+        return data_uri(open_image(image_bytes(record.image)), 200)
+
+
+class Service:
+    """Answers for the page.
+
+    Args:
+        loaded: the model.
+        knowledge: names and findings of conditions.
+        gallery: images to compare with, or None.
+    """
+
+    def __init__(self, loaded: LoadedModel, knowledge: Knowledge, gallery: Gallery | None = None):
+        self.loaded, self.knowledge, self.gallery = loaded, knowledge, gallery
+        self.has_captions = loaded.model.text_decoder is not None
+        self._explainer = lru_cache(maxsize=32)(self._make_explainer)
+        texts = Tokenizer.of_model(loaded.model, loaded.tokenizer)([modality_text(m) for m in MODALITIES])
+        with torch.no_grad():
+            self._scale = float(loaded.model.logit_scale.exp())
+            self._modalities = loaded.model.encode_text(texts.to(loaded.device), normalize=True).float().cpu()
+
+    def look(self, image: Image.Image) -> Seen:
+        """Everything about an image that does not depend on the categories."""
+        pixels = self.loaded.preprocess(image)[None].to(self.loaded.device)
+        with torch.no_grad():
+            features = self.loaded.model.encode_image(pixels, normalize=True).float().cpu()[0]
+        sureness = (self._scale * self._modalities @ features).softmax(dim=0)
+        explanation = None
+        if self.has_captions:
+            explanation = Explainer(self.loaded, None)(image)
+        best = int(sureness.argmax())
+        nearest = self.gallery.nearest(features) if self.gallery else []
+        return Seen(image, features, MODALITIES[best], float(sureness[best]), explanation, nearest)
+
+    def answer(self, seen: Seen, categories: Sequence[str], modality: str | None = None) -> Answer:
+        """Probabilities of categories.
+
+        Args:
+            seen: the image.
+            categories: names.
+            modality: None takes the likeliest.
+
+        Raises:
+            CategoryError: a category stands twice, maybe as a synonym.
+            TextTooLongError: a category does not fit into the model's context.
+        """
+        modality = modality or seen.modality
+        if len(categories) < 2:
+            return Answer(modality, {})
+        classes = self._explainer(tuple(categories), modality).class_features.cpu()
+        values = (self._scale * classes @ seen.features).softmax(dim=0).tolist()
+        ranked = sorted(zip(categories, values, strict=True), key=lambda pair: -pair[1])
+        return Answer(modality, dict(ranked))
+
+    def heat(self, seen: Seen, kind: str, target: str, categories: Sequence[str], modality: str | None) -> Image.Image:
+        """The image under the heat map of a category or of a word.
+
+        Args:
+            seen: the image.
+            kind: one of `MAPS`; attention is of words, the others of categories.
+            target: a category, or a word as `words` names it.
+            categories: all of them.
+            modality: None takes the likeliest.
+
+        Raises:
+            ConfigError: the target is not there.
+        """
+        if kind == "attention":
+            found = dict(zip(self.words(seen), seen.explanation.words if seen.explanation else (), strict=True))
+            if target not in found:
+                raise ConfigError(f"{target!r} is no word of the caption: choose one")
+            return heat_overlay(seen.explanation.picture, found[target].heat)
+        if target not in categories:
+            raise ConfigError(f"{target!r} is none of the categories: choose one")
+        explain = self._explainer(tuple(categories), modality or seen.modality)
+        found = explain(seen.image, with_grad_cam=kind == "Grad-CAM", with_words=False)
+        maps = found.grad_cam if kind == "Grad-CAM" else found.similarity
+        return heat_overlay(found.picture, maps[list(categories).index(target)])
+
+    def words(self, seen: Seen) -> list[str]:
+        """The caption's words, numbered, for one may stand there twice."""
+        return [f"{n}. {word.word}" for n, word in enumerate(seen.explanation.words, 1)] if seen.explanation else []
+
+    def table(self, images: Sequence[Seen], categories: Sequence[str], modality: str | None) -> str:
+        """CSV of all images: number, modality, probabilities and caption."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["image", "modality", *categories, "caption"])
+        for number, seen in enumerate(images, start=1):
+            answer = self.answer(seen, categories, modality)
+            values = [f"{answer.probabilities[c]:.6f}" if answer.probabilities else "" for c in categories]
+            writer.writerow([number, answer.modality, *values, seen.explanation.caption if seen.explanation else ""])
+        return text.getvalue()
+
+    def _make_explainer(self, categories: tuple[str, ...], modality: str) -> Explainer:
+        return Explainer(self.loaded, categories, modality, self.knowledge)
+
+
+def data_uri(image: Image.Image, longest: int = _SHOWN) -> str:
+    """A picture for a page, at most so many pixels long, without metadata."""
+    content = base64.b64encode(encode_jpeg(fit_within(image, longest), 90)).decode()
+    return f"data:image/jpeg;base64,{content}"

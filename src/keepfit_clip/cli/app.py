@@ -1,0 +1,60 @@
+"""`keepfit-clip app`: a page to try a model on."""
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.options import Cache, Device, KnowledgeFile
+from keepfit_clip.errors import CheckpointError
+
+_DEMO = Path("runs/demo/model")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("app")(serve)
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help=f"folder made by `export` or `import` ({_DEMO}, of the demo)")
+    ] = None,
+    gallery: Annotated[Path | None, typer.Option(help="shards or a table; the most similar images are shown")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder the image paths of a gallery table are relative to")
+    ] = None,
+    host: Annotated[str, typer.Option(help="address to bind to")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="port (a free one)")] = None,
+    cache: Cache = Path("runs/features"),
+    knowledge: KnowledgeFile = None,
+    device: Device = None,
+) -> None:
+    """Open a page: drop images, read probabilities and captions, see where the model looks. Research use only."""
+    from keepfit_clip.app.page import require_gradio, running_page
+    from keepfit_clip.app.service import Gallery, Service
+    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.loading import load_model
+    from keepfit_clip.transfer.features import FeatureCache
+    from keepfit_clip.transfer.pairs import read_pairs
+
+    quiet_libraries()
+    require_gradio()
+    if model is None:
+        if not _DEMO.exists():
+            raise CheckpointError(
+                "no --model given, and no model of the demo: run `keepfit-clip demo` or give a folder"
+            )
+        model = str(_DEMO)
+    loaded = load_model(model, device)
+    shown = None
+    if gallery is not None:
+        pairs = read_pairs(gallery, images)
+        show_messages(pairs.messages, "entries of the gallery not used")
+        shown = Gallery(loaded, pairs, FeatureCache(cache, model), with_progress("Encoding the gallery"))
+    service = Service(loaded, Knowledge.load(knowledge), shown)
+    with running_page(service, f"KeepFIT: {Path(model).name}", host, port) as address:
+        console.print(f"{address}  (Ctrl+C ends it)", soft_wrap=True)
+        threading.Event().wait()
