@@ -110,10 +110,12 @@ def test_metrics_and_page_of_a_finished_demo(scores, run, drawn, tmp_path):
     assert metrics["zero_shot_aca"] == scores["zero_shot"]["aca"]
     assert metrics["caption_condition_rate_no_image"] == scores["captions"]["no_image"]["condition_rate"]
     assert set(metrics["losses"]) == {"contrastive", "caption"}
-    page = build_page(tmp_path, metrics)
+    answers = Section("Where it looked", cards=[Card(picture_uri(drawn / "images" / "000000.png"), [("a", "b")], True)])
+    page = build_page(tmp_path, metrics, answers)
     assert page.count("<svg") == 2
-    assert page.count("<img") == 2 * len(KINDS)
-    assert page.count("data:image/jpeg;base64,") == 2 * len(KINDS)
+    captioned = page.count("the expert&#39;s</dt>")  # of the last evaluation, from the validation shards
+    assert captioned > 0
+    assert page.count("<img") == page.count("data:image/jpeg;base64,") == 2 * len(KINDS) + 1 + captioned
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", re.sub(r"<svg[\s\S]*?</svg>", "", page))
     assert scores["pictures"][0]["image"] not in page  # file names stay out
 

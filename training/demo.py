@@ -26,7 +26,9 @@ from keepfit_clip.errors import KeepFITError, OutputError
 from keepfit_clip.export import export_model
 from keepfit_clip.files import require_free, write_json, write_text, writing
 from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.loading import load_model
 from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME
+from keepfit_clip.report import Section
 from keepfit_clip.templates import class_texts
 from keepfit_clip.training.demo_report import (
     CLOCK,
@@ -42,6 +44,7 @@ from keepfit_clip.training.display import StepDisplay
 from keepfit_clip.training.launch import flag_words, program, run_logged
 from keepfit_clip.training.loss_log import LOSSES_NAME, steps_done
 from keepfit_clip.training.measuring import peak_memory, timed
+from keepfit_clip.training.run_report import Answered, answers_section
 from keepfit_clip.training.text import REPORT_NAME as TEXT_REPORT
 from keepfit_clip.training.text import TextPretraining, pretrain_text
 from keepfit_clip.weights import resolve_source
@@ -116,13 +119,23 @@ def run_demo(out: str | Path, settings: DemoSettings = FULL) -> dict:
                             step.do(on_step)
         if not (out / REPORT).exists() or not (out / METRICS).exists():
             metrics = collect_metrics(out, asdict(settings))
-            write_text(out / REPORT, build_page(out, metrics))
+            write_text(out / REPORT, build_page(out, metrics, _answers(out)))
             write_json(out / METRICS, metrics)
     metrics = read_result(out / METRICS)
     for name, (first, last) in metrics["losses"].items():
         if not last < first:
             raise KeepFITError(f"{out}: the {name} loss did not fall ({first:.3f} to {last:.3f})")
     return metrics
+
+
+def _answers(out: Path) -> Section:
+    """Right and wrong answers of the finished model on the test pictures, with heat maps."""
+    scores, test = read_result(out / SCORES), out / "pictures" / "test"
+    said = [
+        Answered(test / p["image"], p["modality"], p["condition"], p["predicted"], p["probability"])
+        for p in scores["pictures"]
+    ]
+    return answers_section(load_model(out / "model"), said, scores["zero_shot"]["classes"])
 
 
 def _require_weights() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keepfit_clip.charts import confusion_chart, loss_chart
+from keepfit_clip.charts import confusion_chart
 from keepfit_clip.errors import KeepFITError
 from keepfit_clip.report import Card, Figure, Section, picture_uri, render_report
 from keepfit_clip.training.loss_log import read_losses
+from keepfit_clip.training.run_report import text_section, training_sections
 from keepfit_clip.training.text import REPORT_NAME as TEXT_REPORT
 
 __all__ = ["CLOCK", "METRICS", "PEAK", "REPORT", "SCORES", "build_page", "collect_metrics", "read_result"]
@@ -86,12 +87,13 @@ def _first_and_last(lines: list[dict]) -> dict[str, list[float]]:
     return {name: [mean(end, f"{name}_loss") for end in ends] for name in ("contrastive", "caption")}
 
 
-def build_page(out: Path, metrics: dict) -> str:
+def build_page(out: Path, metrics: dict, answers: Section) -> str:
     """The report as HTML.
 
     Args:
         out: folder of the demo.
         metrics: of `collect_metrics`.
+        answers: of the model on unseen pictures, see `run_report.answers_section`.
     """
     scores = read_result(out / SCORES)
     m = metrics
@@ -130,12 +132,8 @@ def build_page(out: Path, metrics: dict) -> str:
         "patients: these figures show that the method works, not how well it would do in a clinic.",
         figures,
         [
-            Section(
-                "Losses of stage 2",
-                _TERMS.format(f"{m['settings']['caption_weight']:g}"),
-                chart=loss_chart(_losses(out)),
-            ),
-            _text_section(m["textual_pretraining"]),
+            text_section(m["textual_pretraining"]),
+            *training_sections(out / "stage2"),
             Section(
                 "Zero-shot classification",
                 _CONTROLS,
@@ -148,6 +146,7 @@ def build_page(out: Path, metrics: dict) -> str:
                 "Chosen at random, two of each kind. A red edge marks a wrong prediction.",
                 cards=_cards(out / "pictures" / "test", scores["pictures"]),
             ),
+            answers,
             Section(
                 "Time",
                 header=["step", "seconds"],
@@ -157,26 +156,12 @@ def build_page(out: Path, metrics: dict) -> str:
     )
 
 
-_TERMS = (
-    "Each term with its weight, as it is trained: soft-CLIP over public pictures (category texts) and elite pictures "
-    "(captions), in nats; the text revision, a mean squared error times 100; the captions, in nats per token times {}."
-)
 _CONTROLS = (
     "Every picture is compared with the texts of all conditions, in the words of its modality. The controls beside the "
     "figures above: the same evaluation of the same table with its pictures dealt out anew; the predictions dealt out "
     "anew within each modality; for captions, what the same decoder writes when it is given an even grey picture, and "
     "the captions of other pictures of the same kind."
 )
-
-
-def _text_section(scores: dict[str, dict]) -> Section:
-    labels = {"frozen": "same head on the frozen start", "trained": "after textual pretraining"}
-    return Section(
-        "Stage 1: textual pretraining",
-        "Masked tokens of held-out sentences.",
-        header=["", "perplexity", "accuracy"],
-        rows=[[labels[n], f"{s['perplexity']:.1f}", _share(s["accuracy"])] for n, s in scores.items()],
-    )
 
 
 def _cards(pictures: Path, said: list[dict], of_each: int = 2) -> list[Card]:

@@ -47,7 +47,7 @@ from keepfit_clip.training.guard import NonFiniteGuard
 from keepfit_clip.training.loss_log import LossLog
 from keepfit_clip.training.objective import CaptionSchedule, frozen
 from keepfit_clip.training.params import parse_keepfit_args, upstream_argv
-from keepfit_clip.training.run_folder import only_run_in, prepare_run
+from keepfit_clip.training.run_folder import only_run_in, prepare_run, write_settings
 from keepfit_clip.training.step_loss import StepLoss
 from keepfit_clip.training.validation import evaluate
 
@@ -91,6 +91,8 @@ class _Run:
         given = {**vars(upstream), "world_size": world_size}
         self.flags = {name: given[name] for name in _SHAPING}
         self.flags |= {name: getattr(self.args, name) for name in _OUR_SHAPING}
+        if train and world_info_from_env()[1] == 0:
+            write_settings(Path(self.args.logs) / self.args.name, {**given, **vars(self.args)})
         return upstream
 
     def _model_cfg(self) -> dict:

@@ -24,8 +24,16 @@ from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
 from keepfit_clip.text_tower import with_text_tower
 
-__all__ = ["differing_settings", "only_run_in", "prepare_run", "resolve_model_config"]
+__all__ = [
+    "SETTINGS_NAME",
+    "differing_settings",
+    "only_run_in",
+    "prepare_run",
+    "resolve_model_config",
+    "write_settings",
+]
 
+SETTINGS_NAME = "settings.json"
 _LOCAL = "local-dir:"
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")  # what open_clip looks for
 _ORPHANS_LIVE = 10  # seconds; data workers notice only after a while that their process was killed
@@ -160,6 +168,13 @@ def _has_weights(model: str) -> bool:
         folder = Path(model.removeprefix(_LOCAL))
         return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
     return model.startswith("hf-hub:")
+
+
+def write_settings(run: Path, flags: dict) -> None:
+    """Keeps every flag of a run, ours and open_clip's, as `RUN/settings.json`, for reports."""
+    plain = (str, int, float, bool, list, tuple, type(None))
+    told = {name: value if isinstance(value, plain) else str(value) for name, value in sorted(flags.items())}
+    write_json(run / SETTINGS_NAME, told)
 
 
 def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str]:

@@ -23,7 +23,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with facts (name, text) beside it, marked by whether the model was right."""
+    """A picture ("" for none) with facts (name, text) beside it, marked by whether the model was right."""
 
     image: str
     facts: list[tuple[str, str]]

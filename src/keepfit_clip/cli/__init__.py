@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from keepfit_clip.cli import app as app_command
-from keepfit_clip.cli import evaluate, explain, knowledge, practice, shards, train, transfer, use, weights
+from keepfit_clip.cli import evaluate, explain, knowledge, practice, report, shards, train, transfer, use, weights
 from keepfit_clip.cli.console import error_console
 from keepfit_clip.errors import KeepFITError
 
@@ -29,6 +29,7 @@ use.add_commands(app)
 explain.add_commands(app)
 evaluate.add_commands(app)
 transfer.add_commands(app)
+report.add_commands(app)
 app_command.add_commands(app)
 
 

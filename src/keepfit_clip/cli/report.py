@@ -1,0 +1,69 @@
+"""`keepfit-clip report`: a page about a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.options import Device, KnowledgeFile, Modality, NamesOnly, require_names, upper
+from keepfit_clip.errors import ConfigError
+
+_ANSWERS = "Answers of a model"
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(report)
+
+
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="folder of a training, a text tower, a transfer or a demo, or of several")
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write")],
+    model: Annotated[
+        str | None, typer.Option(help="model folder whose answers are shown", rich_help_panel=_ANSWERS)
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV of images and categories it answers", rich_help_panel=_ANSWERS)
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder the image paths are relative to", rich_help_panel=_ANSWERS)
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help='the classes, e.g. "normal,glaucoma"', rich_help_panel=_ANSWERS)
+    ] = None,
+    modality: Modality = None,
+    names_only: NamesOnly = False,
+    knowledge: KnowledgeFile = None,
+    device: Device = None,
+) -> None:
+    """Write one self-contained page about a run: settings, data, losses, tables, captions, heat maps."""
+    from keepfit_clip.charts import confusion_chart, require_plots
+    from keepfit_clip.evaluation import evaluate_table
+    from keepfit_clip.files import write_text
+    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.loading import load_model
+    from keepfit_clip.report import Section
+    from keepfit_clip.training.run_report import answered_of, answers_section, build_report, find_parts
+
+    quiet_libraries()
+    require_plots()
+    if (model is None) != (table is None) or (table is None) != (images is None):
+        raise ConfigError("--model, --table and --images go together: the answers of a model on labelled images")
+    find_parts(run)
+    sections = []
+    if model is not None:
+        known, loaded = Knowledge.load(knowledge), load_model(model, device)
+        names = require_names(classes) if classes else None
+        result = evaluate_table(
+            loaded, table, images, names, upper(modality), known, not names_only, progress=with_progress("Classifying")
+        )
+        show_messages(result.messages, "rows not scored")
+        text = f"{result.images} images: ACA {result.scores.aca:.3f}, AUC {result.scores.auc:.3f}."
+        chart = confusion_chart(result.scores.confusion, result.classes)
+        sections.append(Section("Zero-shot classification", text, chart=chart))
+        sections.append(answers_section(loaded, answered_of(result, upper(modality)), result.classes, known))
+    write_text(out, build_report(run, sections))
+    console.print(f"-> {out}", soft_wrap=True)

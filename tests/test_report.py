@@ -1,0 +1,82 @@
+"""A page about a run: what it shows of each kind of run, and what it must not."""
+
+import json
+import re
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from keepfit_clip.cli import app
+from keepfit_clip.errors import ConfigError, KeepFITError
+from keepfit_clip.training.run_report import build_report, find_parts
+
+
+def command(*words):
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+def without_charts(page):
+    return re.sub(r"<svg[\s\S]*?</svg>", "", page)
+
+
+def test_a_training_run_with_the_answers_of_its_model(run, exported, shards, pictures, tmp_path):
+    result = command("report", run, "--out", tmp_path / "r.html", "--model", exported, "--table",
+                     pictures / "public.csv", "--images", pictures, "--modality", "cfp")  # fmt: skip
+    assert result.exit_code == 0, result.exception
+    page = (tmp_path / "r.html").read_text()
+    for words in ("Settings of run", "keepfit-v2-test", "Losses of run", "Evaluations while training", "public",
+                  "Captions of held-out images", "Right and wrong answers", "24 images: ACA"):  # fmt: skip
+        assert words in page, words
+    settings = json.loads((run / "settings.json").read_text())
+    assert settings["elite_data"] == str(shards / "elite")  # our flags too, which open_clip's params.txt has not
+    assert settings["lr"] == 1e-3
+    manifest = json.loads((shards / "public" / "manifest.json").read_text())
+    assert f"<td>{manifest['samples']}</td>" in page
+    assert all(category in page for category in manifest["categories"])
+    assert page.count("data:image/jpeg;base64,") >= 8  # captions and answers beside their pictures
+    assert "Jane" not in page
+    assert str(shards) not in page
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", without_charts(page))  # one self-contained file
+
+
+def test_transfer_and_text_results_are_found_below(run, exported, pictures, tmp_path):
+    words = ["transfer", pictures / "public.csv", "--images", pictures, "--model", exported, "--modality", "CFP",
+             "--method", "zero-shot,linear-probe", "--shots", "1", "--folds", 3, "--out", tmp_path / "all" / "four",
+             "--cache", tmp_path / "cache", "--no-plots"]  # fmt: skip
+    assert command(*words).exit_code == 0
+    (tmp_path / "all" / "tower").mkdir()
+    held_out = {name: {"perplexity": 9.0, "accuracy": 0.5, "tokens": 7} for name in ("frozen", "trained")}
+    (tmp_path / "all" / "tower" / "textual_pretraining.json").write_text(json.dumps({"held_out": held_out}))
+    page = build_report(tmp_path / "all")
+    assert "Transfer: public" in page
+    assert "linear-probe" in page
+    assert "Stage 1: textual pretraining" in page
+    assert page.count("<svg") == 1
+
+
+def test_a_run_whose_shards_are_gone_is_still_told(run, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    settings = json.loads((moved / "settings.json").read_text())
+    settings |= {"public_data": "/nowhere/public", "val_data": "/nowhere/val"}
+    (moved / "settings.json").write_text(json.dumps(settings))
+    page = build_report(moved)
+    assert "no manifest" in page
+    assert "/nowhere" not in page
+    assert "data:image/jpeg" not in page
+    (moved / "settings.json").unlink()  # of an older run
+    assert "Losses of moved" in build_report(moved)
+
+
+def test_what_cannot_be_reported(run, exported, tmp_path):
+    with pytest.raises(KeepFITError, match="no such folder"):
+        find_parts(tmp_path / "no")
+    with pytest.raises(KeepFITError, match="nothing to report"):
+        find_parts(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(KeepFITError, match="damaged"):
+        find_parts(tmp_path)
+    result = command("report", run, "--out", tmp_path / "r.html", "--model", exported)
+    assert isinstance(result.exception, ConfigError)
+    assert not (tmp_path / "r.html").exists()
