@@ -86,8 +86,8 @@ def find_parts(run: Path) -> RunParts:
     for folder in _folders(run, _DEPTH):
         if (folder / LOSSES_NAME).exists():
             parts.training.append(folder)
-        if (folder / TEXT_REPORT).exists():
-            parts.text.append(folder)
+        if (folder / TEXT_REPORT).exists() and not any(folder.is_relative_to(other) for other in parts.training):
+            parts.text.append(folder)  # a run's own copy of its tower is not told twice
         if (folder / _TRANSFER).exists() and "outcomes" in _read(folder / _TRANSFER):
             parts.transfer.append(folder)
     if not (parts.training or parts.text or parts.transfer):

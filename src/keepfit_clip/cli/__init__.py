@@ -2,42 +2,67 @@
 
 import signal
 import sys
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from keepfit_clip.cli import app as app_command
-from keepfit_clip.cli import evaluate, explain, knowledge, practice, report, shards, train, transfer, use, weights
+from keepfit_clip.cli import (
+    evaluate,
+    explain,
+    help,
+    knowledge,
+    practice,
+    report,
+    serve,
+    shards,
+    train,
+    transfer,
+    use,
+    weights,
+)
 from keepfit_clip.cli.console import error_console
+from keepfit_clip.cli.options import DATA
 from keepfit_clip.errors import KeepFITError
 
 __all__ = ["app", "main"]
 
+_debug = False  # whether errors show their traceback
 app = typer.Typer(
     name="keepfit-clip",
-    help="KeepFIT V2 for open_clip: vision-language pretraining for retinal images. Research use, not a diagnosis.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(shards.app, name="shards")
-app.add_typer(knowledge.app, name="knowledge")
-practice.add_commands(app)
-train.add_commands(app)
-weights.add_commands(app)
-use.add_commands(app)
-explain.add_commands(app)
-evaluate.add_commands(app)
-transfer.add_commands(app)
-report.add_commands(app)
-app_command.add_commands(app)
+app.add_typer(shards.app, name="shards", rich_help_panel=DATA)
+app.add_typer(knowledge.app, name="knowledge", rich_help_panel=DATA)
+for part in (practice, train, weights, use, explain, serve, evaluate, transfer, report, help):
+    part.add_commands(app)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="show the whole traceback of an error")] = False,
+) -> None:
+    """KeepFIT V2 for open_clip: vision-language pretraining for retinal images. Research use, not a diagnosis."""
+    global _debug
+    _debug = debug
 
 
 def main() -> None:
-    """Runs a command; an error of ours ends in one red line and exit code 1, a request to end in a clean exit."""
+    """Runs a command: exit code 0, 1 with one red line after an error, 2 where the command was written wrongly."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that nothing half written stays
     try:
         app()
     except KeepFITError as error:
+        if _debug:
+            raise
         error_console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except Exception as error:
+        if _debug:
+            raise
+        told = escape(" ".join(f"{type(error).__name__}: {error}".split())[:500])
+        error_console.print(f"[bold red]unexpected error:[/] {told}", soft_wrap=True)
+        error_console.print("This is a bug of the library; keepfit-clip --debug ... shows where.", soft_wrap=True)
         sys.exit(1)

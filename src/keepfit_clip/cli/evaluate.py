@@ -11,21 +11,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import Cache, Device, KnowledgeFile, Modality, Model, NamesOnly, require_names, upper
+from keepfit_clip.cli.options import (
+    MEASURE,
+    Cache,
+    Device,
+    JsonFile,
+    KnowledgeFile,
+    Modality,
+    Model,
+    NamesOnly,
+    require_names,
+    upper,
+    write_result,
+)
 
 Pairs = Annotated[
     Path, typer.Argument(metavar="TABLE", help="CSV of images and captions or categories, or another source")
 ]
-Root = Annotated[Path, typer.Option("--images", help="folder the image paths are relative to")]
+Root = Annotated[Path | None, typer.Option("--images", help="folder the image paths are relative to")]
 Language = Annotated[str, typer.Option("--lang", help="language of the captions")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="write the scores for machines")]
 PatientColumn = Annotated[str | None, typer.Option(help="column that names the patient")]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
     for command in (evaluate, evaluate_retrieval, evaluate_captions):
-        app.command()(command)
+        app.command(rich_help_panel=MEASURE)(command)
 
 
 def evaluate(
@@ -34,14 +45,13 @@ def evaluate(
     model: Model,
     classes: Annotated[str | None, typer.Option(help='restrict and order the classes, e.g. "normal,glaucoma"')] = None,
     modality: Modality = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the scores for machines")] = None,
+    json_file: JsonFile = None,
     names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
     """Zero-shot scores on a labelled table: ACA, AUC, quadratic kappa and the confusion table."""
     from keepfit_clip.evaluation import evaluate_table
-    from keepfit_clip.files import write_json
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
 
@@ -63,23 +73,22 @@ def evaluate(
         confusion.add_row(escape(name), *map(str, row))
     console.print(confusion)
     console.print(f"ACA {scores.aca:.3f}   AUC {scores.auc:.3f}   quadratic kappa {scores.kappa:.3f}")
-    if json_file:
-        content = {
-            "images": result.images,
-            "classes": result.classes,
-            "aca": scores.aca,
-            "auc": None if math.isnan(scores.auc) else scores.auc,
-            "kappa": None if math.isnan(scores.kappa) else scores.kappa,
-            "confusion": scores.confusion.tolist(),
-            "not_scored": [{"row": row, "reason": reason} for row, reason in sorted(result.unused.items())],
-        }
-        write_json(json_file, content)
+    content = {
+        "images": result.images,
+        "classes": result.classes,
+        "aca": scores.aca,
+        "auc": None if math.isnan(scores.auc) else scores.auc,
+        "kappa": None if math.isnan(scores.kappa) else scores.kappa,
+        "confusion": scores.confusion.tolist(),
+        "not_scored": [{"row": row, "reason": reason} for row, reason in sorted(result.unused.items())],
+    }
+    write_result(json_file, content)
 
 
 def evaluate_retrieval(
     table: Pairs,
-    images: Root,
     model: Model,
+    images: Root = None,
     modality: Modality = None,
     lang: Language = "en",
     patient_column: PatientColumn = None,
@@ -90,7 +99,6 @@ def evaluate_retrieval(
 ) -> None:
     """Recall at 1, 5 and 10: texts of an image, images of a text, images like an image; chance beside each."""
     from keepfit_clip.data.sources import SourceOptions
-    from keepfit_clip.files import write_json
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
     from keepfit_clip.transfer.features import FeatureCache
@@ -115,15 +123,14 @@ def evaluate_retrieval(
         )
         shown.add_row(direction.replace("_", " "), str(number), *recall, ", ".join(chance))
     console.print(shown)
-    if json_file:
-        counts = {"images": queries["image_to_text"], "texts": found.texts, "cut_texts": found.cut_texts}
-        write_json(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
+    counts = {"images": queries["image_to_text"], "texts": found.texts, "cut_texts": found.cut_texts}
+    write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
 
 
 def evaluate_captions(
     table: Pairs,
-    images: Root,
     model: Model,
+    images: Root = None,
     num_beams: Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")] = 1,
     max_length: Annotated[int | None, typer.Option(min=2, help="longest caption, tokens")] = None,
     lang: Language = "en",
@@ -135,7 +142,7 @@ def evaluate_captions(
 ) -> None:
     """BLEU, ROUGE-L, CIDEr and chrF of written captions, and whether they name the right conditions and lesions."""
     from keepfit_clip.caption_metrics import require_caption_metrics
-    from keepfit_clip.files import write_json, write_text
+    from keepfit_clip.files import write_text
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
     from keepfit_clip.transfer.features import FeatureCache
@@ -157,9 +164,8 @@ def evaluate_captions(
     console.print(shown)
     if captions:
         write_text(captions, _caption_table(found))
-    if json_file:
-        counts = {"images": len(found.written)} | options
-        write_json(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
+    counts = {"images": len(found.written)} | options
+    write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
 
 
 def _caption_table(found) -> str:

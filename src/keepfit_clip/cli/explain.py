@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import Device, Images, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
+from keepfit_clip.cli.options import USE, Device, Images, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
 from keepfit_clip.errors import ImageError, KeepFITError
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(explain)
+    app.command(rich_help_panel=USE)(explain)
 
 
 def explain(

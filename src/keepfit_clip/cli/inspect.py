@@ -10,17 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from keepfit_clip.cli.console import StepProgress, console
+from keepfit_clip.cli.options import JsonFile, KnowledgeFile, write_result
 
 _ROWS_SHOWN = 40
 _PICTURE_WIDTH = 64  # characters
 
 _Spec = Annotated[str, typer.Argument(help="folder of shards, or any other specification of them")]
-_Knowledge = Annotated[Path | None, typer.Option(help="knowledge file instead of the shipped one")]
 
 
 def check(
     folder: Annotated[Path, typer.Argument(help="folder of shards, or of the parts of a split")],
-    knowledge: _Knowledge = None,
+    knowledge: KnowledgeFile = None,
+    json_file: JsonFile = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes (all cores)")] = None,
 ) -> None:
     """Check hashes, samples, images, categories and leaks between parts; exit 1 with a table of problems."""
@@ -29,6 +30,8 @@ def check(
 
     with StepProgress() as progress:
         problems = check_shards(folder, Knowledge.load(knowledge), workers, progress)
+    names = ("shard", "sample", "problem")
+    write_result(json_file, [dict(zip(names, problem, strict=True)) for problem in problems])
     if not problems:
         console.print(f"{folder}: nothing wrong", soft_wrap=True)
         return
@@ -45,6 +48,7 @@ def stats(
     shards: _Spec,
     html: Annotated[Path | None, typer.Option(help="also write a page with a contact sheet here")] = None,
     examples: Annotated[int, typer.Option(min=0, help="pictures on the contact sheet")] = 48,
+    json_file: JsonFile = None,
 ) -> None:
     """Count samples by category, modality, source and eye; with --html also write a page."""
     from keepfit_clip.data.inspection import gather_statistics
@@ -69,6 +73,10 @@ def stats(
         console.print(f"{found.groups} patients or other groups")
     if found.unreadable:
         console.print(f"[yellow]{found.unreadable} shards or samples could not be read[/]: see `shards check`")
+    counts = {name: dict(values.most_common()) for name, values in found.counts.items()}
+    told = {"samples": found.samples, **counts, "categories": dict(found.categories.most_common())}
+    told |= {"captions": found.captions, "distinct_captions": found.distinct_captions, "groups": found.groups}
+    write_result(json_file, told | {"unreadable": found.unreadable})
     if html is not None:
         write_text(html, statistics_page(found))
         console.print(f"-> {html}", soft_wrap=True)

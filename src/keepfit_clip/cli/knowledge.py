@@ -1,5 +1,6 @@
 """`keepfit-clip knowledge ...`: what the library knows of a condition, and whether a file of one's own is valid."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -8,17 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console
+from keepfit_clip.cli.options import JsonFile, KnowledgeFile, write_result
 from keepfit_clip.errors import CategoryError
 
 app = typer.Typer(help="Look conditions up and check knowledge files.", no_args_is_help=True)
-
-_File = Annotated[Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")]
 
 
 @app.command()
 def lookup(
     term: Annotated[str, typer.Argument(help='any name or abbreviation, e.g. "NPDR" or "no glaucoma"')],
-    knowledge: _File = None,
+    knowledge: KnowledgeFile = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Show what is known of a condition or sign."""
     from keepfit_clip.knowledge import Knowledge
@@ -47,6 +48,7 @@ def lookup(
         if value:
             table.add_row(f"[bold]{label}[/]", escape(value))
     console.print(table)
+    write_result(json_file, {"name": name, "denied": denied is not None, "condition": asdict(condition)})
 
 
 @app.command()

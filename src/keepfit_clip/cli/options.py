@@ -1,15 +1,25 @@
 """Options that several commands have, under the same names, and how their texts are read."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from keepfit_clip.cli.console import console
 from keepfit_clip.errors import CategoryError
 
 __all__ = [
+    "DATA",
+    "HELP",
+    "MEASURE",
+    "TRAIN",
+    "USE",
+    "WEIGHTS",
     "Cache",
     "Device",
+    "Images",
+    "JsonFile",
     "KnowledgeFile",
     "Modality",
     "Model",
@@ -17,13 +27,28 @@ __all__ = [
     "require_names",
     "split_names",
     "upper",
+    "write_result",
 ]
+
+# The groups of commands in --help, in order.
+DATA, TRAIN, WEIGHTS, USE, MEASURE, HELP = "Data", "Training", "Weights", "Use", "Measuring", "Help"
+
+
+def _tables_to_stderr(file: Path | None) -> Path | None:
+    """Where the result itself goes to standard output, everything else goes to standard error."""
+    console.stderr = file == Path("-")
+    return file
+
 
 Model = Annotated[str, typer.Option("--model", help="folder made by `keepfit-clip export` or `import`")]
 Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")]
 Cache = Annotated[Path, typer.Option(help="folder where what a model says of images is kept")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ... (CUDA where there is one)")]
 Images = Annotated[list[Path], typer.Argument(help="image files", show_default=False)]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="write the result for machines; - is standard output", callback=_tables_to_stderr),
+]
 KnowledgeFile = Annotated[Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")]
 NamesOnly = Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")]
 
@@ -48,3 +73,13 @@ def require_names(text: str) -> list[str]:
 def upper(modality: str | None) -> str | None:
     """A modality in capitals, if there is one."""
     return modality.upper() if modality else None
+
+
+def write_result(file: Path | None, content) -> None:
+    """Writes what `--json` asked for, if it did."""
+    from keepfit_clip.files import write_json
+
+    if file == Path("-"):
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    elif file is not None:
+        write_json(file, content)

@@ -7,12 +7,13 @@ import typer
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, with_progress
+from keepfit_clip.cli.options import DATA, TRAIN
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command()(draw)
-    app.command()(demo)
+    app.command(rich_help_panel=DATA)(draw)
+    app.command(rich_help_panel=TRAIN)(demo)
 
 
 def draw(

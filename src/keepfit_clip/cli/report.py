@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import Device, KnowledgeFile, Modality, NamesOnly, require_names, upper
+from keepfit_clip.cli.options import MEASURE, Device, KnowledgeFile, Modality, NamesOnly, require_names, upper
 from keepfit_clip.errors import ConfigError
 
 _ANSWERS = "Answers of a model"
@@ -14,7 +14,7 @@ _ANSWERS = "Answers of a model"
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(report)
+    app.command(rich_help_panel=MEASURE)(report)
 
 
 def report(

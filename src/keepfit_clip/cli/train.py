@@ -2,13 +2,15 @@
 
 import typer
 
+from keepfit_clip.cli.options import TRAIN
+
 _PASS_ALL = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the training commands."""
-    app.command(name="pretrain-text", context_settings=_PASS_ALL)(pretrain_text)
-    app.command(name="train", context_settings=_PASS_ALL)(train)
+    app.command(name="pretrain-text", rich_help_panel=TRAIN, context_settings=_PASS_ALL)(pretrain_text)
+    app.command(name="train", rich_help_panel=TRAIN, context_settings=_PASS_ALL)(train)
 
 
 def pretrain_text(context: typer.Context) -> None:

@@ -8,7 +8,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import Cache, Device, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
+from keepfit_clip.cli.options import (
+    MEASURE,
+    Cache,
+    Device,
+    JsonFile,
+    KnowledgeFile,
+    Modality,
+    Model,
+    NamesOnly,
+    split_names,
+    upper,
+    write_result,
+)
 from keepfit_clip.errors import ConfigError
 
 _LEARNING, _SHIFT = "Learning", "Domain shift"
@@ -16,7 +28,7 @@ _LEARNING, _SHIFT = "Learning", "Domain shift"
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(transfer)
+    app.command(rich_help_panel=MEASURE)(transfer)
 
 
 def transfer(
@@ -54,8 +66,8 @@ def transfer(
     group_pattern: Annotated[
         str | None, typer.Option(help="regular expression: patient or eye in the file name, e.g. '[0-9]+'")
     ] = None,
-    near_duplicates: Annotated[
-        bool, typer.Option("--near-duplicates/--no-near-duplicates", help="keep near copies in one fold")
+    copies_together: Annotated[
+        bool, typer.Option("--copies-together/--copies-apart", help="keep near copies in one fold")
     ] = True,
     domain_shift: Annotated[
         Path | None, typer.Option(help="test on this table instead", rich_help_panel=_SHIFT)
@@ -69,6 +81,7 @@ def transfer(
         typer.Option(help="new folder for JSON, CSV, table and predictions; of several tables one each in it"),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="draw into the folder (extra plots)")] = True,
+    json_file: JsonFile = None,
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
@@ -83,7 +96,7 @@ def transfer(
     from keepfit_clip.transfer.finetune import FinetuneOptions
     from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
     from keepfit_clip.transfer.splits import parse_shots
-    from keepfit_clip.transfer.tables import as_markdown, write_results
+    from keepfit_clip.transfer.tables import as_json, as_markdown, write_results
 
     quiet_libraries()
     if out is not None:
@@ -119,10 +132,11 @@ def transfer(
 
     def encode(table: Path, images: Path, spec):
         read = read_downstream(table, images, spec, known, columns)
-        found = encode_set(loaded, read, features, with_progress("Encoding"), near_duplicates)
+        found = encode_set(loaded, read, features, with_progress("Encoding"), copies_together)
         show_messages(found.downstream.messages, f"rows of {table.name} not used")
         return found
 
+    told = []
     for table in tables:
         encoded = encode(table, images, spec_of(table))
         shifted = None
@@ -132,10 +146,13 @@ def transfer(
             outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)
         tested = shifted or encoded
         console.print(_as_table(as_markdown(tested.downstream, outcomes, options)))
+        name = Path(model.removeprefix("local-dir:")).name
+        told.append(as_json(tested.downstream, outcomes, options, name))
         if out is not None:
             place = out / table.stem if len(tables) > 1 else out
-            write_results(place, tested, outcomes, options, Path(model.removeprefix("local-dir:")).name, plots)
+            write_results(place, tested, outcomes, options, name, plots)
             console.print(f"-> {place}", soft_wrap=True)
+    write_result(json_file, told)
 
 
 def _thresholds(text: str) -> tuple[float, ...] | None:

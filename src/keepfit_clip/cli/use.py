@@ -7,21 +7,34 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages
-from keepfit_clip.cli.options import Device, Images, KnowledgeFile, Modality, Model, NamesOnly, require_names, upper
+from keepfit_clip.cli.options import (
+    USE,
+    Device,
+    Images,
+    JsonFile,
+    KnowledgeFile,
+    Modality,
+    Model,
+    NamesOnly,
+    require_names,
+    upper,
+    write_result,
+)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
     for command in (models, classify, caption):
-        app.command()(command)
+        app.command(rich_help_panel=USE)(command)
 
 
-def models() -> None:
+def models(json_file: JsonFile = None) -> None:
     """List the model configs this library registers with open_clip."""
     from keepfit_clip.registry import list_keepfit_models
 
     for name in list_keepfit_models():
         console.print(name)
+    write_result(json_file, list_keepfit_models())
 
 
 def classify(
@@ -31,6 +44,7 @@ def classify(
     modality: Modality = None,
     names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
+    json_file: JsonFile = None,
     device: Device = None,
 ) -> None:
     """Zero-shot probabilities of the given categories for each image."""
@@ -57,12 +71,15 @@ def classify(
     for name in classifier.categories:
         table.add_column(escape(name))
     problems: list[str] = []
+    told = []
     for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
         for index, row in zip(indices, classifier.predict_proba(batch).tolist(), strict=True):
             best = row.index(max(row))
             cells = [f"[bold]{p:.3f}[/]" if i == best else f"{p:.3f}" for i, p in enumerate(row)]
             table.add_row(escape(str(images[index])), *cells)
+            told.append({"image": str(images[index]), **dict(zip(classifier.categories, row, strict=True))})
     console.print(table)
+    write_result(json_file, told)
     _end(problems)
 
 
@@ -71,6 +88,7 @@ def caption(
     model: Model,
     num_beams: Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")] = 1,
     max_length: Annotated[int | None, typer.Option(min=2, help="longest caption, tokens")] = None,
+    json_file: JsonFile = None,
     device: Device = None,
 ) -> None:
     """Write a caption for each image."""
@@ -81,10 +99,13 @@ def caption(
     loaded = load_model(model, device)
     problems: list[str] = []
     options = {"max_length": max_length} if max_length else {}
+    told = []
     for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
         ids = loaded.model.generate(batch.to(loaded.device), num_beams=num_beams, **options)
         for index, text in zip(indices, loaded.decode(ids), strict=True):
             console.print(f"{images[index]}: {text}", markup=False, soft_wrap=True)
+            told.append({"image": str(images[index]), "caption": text})
+    write_result(json_file, told)
     _end(problems)
 
 

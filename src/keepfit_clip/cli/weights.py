@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, quiet_libraries
+from keepfit_clip.cli.options import WEIGHTS
 from keepfit_clip.errors import ConfigError
 
 _TOWER, _DUAL = "Image towers (retfound, open-clip, timm)", "Whole models (flair, keepfit-v1)"
@@ -16,9 +17,9 @@ _SHOWN = 20
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command(name="import")(import_weights)
-    app.command()(export)
-    app.command(name="push-to-hub")(push)
+    app.command(name="import", rich_help_panel=WEIGHTS)(import_weights)
+    app.command(rich_help_panel=WEIGHTS)(export)
+    app.command(name="push-to-hub", rich_help_panel=WEIGHTS)(push)
 
 
 def import_weights(

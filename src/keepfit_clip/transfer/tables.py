@@ -14,7 +14,7 @@ from keepfit_clip.transfer.downstream import DownstreamSet
 from keepfit_clip.transfer.plots import write_plots
 from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 
-__all__ = ["as_markdown", "write_results"]
+__all__ = ["as_json", "as_markdown", "write_results"]
 
 _TITLES = {"aca": "ACA", "auc": "AUC", "kappa": "kappa", "f1": "F1", "ece": "ECE"}
 
@@ -61,7 +61,7 @@ def write_results(
     """
     downstream = encoded.downstream
     with new_folder(out) as folder:
-        write_json(folder / "results.json", _as_json(downstream, outcomes, options, model))
+        write_json(folder / "results.json", as_json(downstream, outcomes, options, model))
         write_text(folder / "results.csv", _as_csv(outcomes))
         write_text(folder / "table.md", as_markdown(downstream, outcomes, options))
         if plots:
@@ -88,7 +88,8 @@ def _plain(value):
     return None if math.isnan(value) else float(value)
 
 
-def _as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: TransferOptions, model: str) -> dict:
+def as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: TransferOptions, model: str) -> dict:
+    """All figures, for machines; what is not defined is None."""
     return {
         "data": downstream.spec.title,
         "model": model,

