@@ -25,7 +25,8 @@ def options_of(function):
     for name, hint in typing.get_type_hints(function, include_extras=True).items():
         for info in getattr(hint, "__metadata__", ()):
             if isinstance(info, typer.models.OptionInfo):
-                declared = [word for word in info.param_decls or () if word.startswith("--")]
+                words = (info.default, *(info.param_decls or ()))  # where a type is annotated, the first is the default
+                declared = [word for word in words if isinstance(word, str) and word.startswith("--")]
                 kind = typing.get_args(hint)[0]
                 parts = tuple(sorted(str(part) for part in typing.get_args(kind) or (kind,) if part is not type(None)))
                 yield (declared[0].partition("/")[0] if declared else f"--{name.replace('_', '-')}"), parts
