@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint smoke bench clean
+.PHONY: demo test lint smoke docs check-docs bench clean
 
 # Everything a fresh machine needs: an environment of its own, the package and what the demo and the tests use.
 $(VENV)/.installed: setup.cfg setup.py
@@ -25,6 +25,16 @@ lint: $(VENV)/.installed
 # The demo in short, and its model used through the command line.
 smoke: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" bash tests/smoke.sh runs/smoke
+
+# The site, into runs/docs; a warning is an error.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html --doctree-dir runs/docs-cache docs runs/docs
+	@echo "-> runs/docs/index.html"
+
+# Every command and Python block of README and docs, in small.
+check-docs: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/test_docs.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/import_time.py

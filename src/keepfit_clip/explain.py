@@ -1,9 +1,9 @@
 """Where a model looks: for a category a text-to-patch similarity map and Grad-CAM, for a generated word the attention.
 
-    similarity   each place of the last map, taken for the whole image, against the category's texts, less what all
-                 categories share; where the backbone averages over the map this is CAM (Zhou et al., CVPR 2016)
-    grad_cam     Grad-CAM (arXiv 1610.02391) by the library grad-cam (extra `explain`)
-    words        the decoder's cross-attention while it wrote a word, averaged over layers and heads
+- similarity: each place of the last map, taken for the whole image, against the category's texts, less what all
+  categories share; where the backbone averages over the map this is CAM (Zhou et al., CVPR 2016).
+- grad_cam: Grad-CAM (arXiv 1610.02391) by the library grad-cam (extra `explain`).
+- words: the decoder's cross-attention while it wrote a word, averaged over layers and heads.
 
 How far each can be trusted is measured on drawn retinas, where the lesion's place is known: docs/RESULTS.md.
 """
