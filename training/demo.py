@@ -18,12 +18,12 @@ import open_clip
 from filelock import FileLock, Timeout
 
 from keepfit_clip import __version__
-from keepfit_clip.charts import require_plots
 from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import KINDS, DrawOptions, draw_dataset
 from keepfit_clip.errors import KeepFITError, OutputError
 from keepfit_clip.export import export_model
+from keepfit_clip.extras import require_extra
 from keepfit_clip.files import require_free, write_json, write_text, writing
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
@@ -104,7 +104,7 @@ def run_demo(out: str | Path, settings: DemoSettings = FULL) -> dict:
         KeepFITError: a step failed; its last words are quoted.
     """
     out = Path(out)
-    require_plots()
+    require_extra("plots")
     _require_weights()
     _claim(out, settings)
     with _alone_in(out), writing(out):

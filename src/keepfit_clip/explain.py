@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from keepfit_clip.decoder import CaptionDecoder
-from keepfit_clip.errors import ConfigError, MissingExtraError
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.extras import require_extra
 from keepfit_clip.image_tower import ImageTower
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
@@ -32,7 +33,6 @@ __all__ = [
     "WordMap",
     "grad_cam",
     "heat_overlay",
-    "require_grad_cam",
     "similarity_maps",
     "tower_view",
     "word_maps",
@@ -161,18 +161,6 @@ def similarity_maps(tower: ImageTower, pixels: Tensor, class_features: Tensor) -
         return F.interpolate(maps, size=pixels.shape[-2:], mode="bicubic", align_corners=False)
 
 
-def require_grad_cam() -> None:
-    """Makes sure that Grad-CAM can be computed.
-
-    Raises:
-        MissingExtraError: the library grad-cam is not installed.
-    """
-    try:
-        import pytorch_grad_cam  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("Grad-CAM needs the library grad-cam: pip install 'keepfit-clip[explain]'") from error
-
-
 def grad_cam(tower: ImageTower, pixels: Tensor, class_features: Tensor) -> np.ndarray:
     """Grad-CAM of the similarity with each class, less the mean over all classes.
 
@@ -187,7 +175,7 @@ def grad_cam(tower: ImageTower, pixels: Tensor, class_features: Tensor) -> np.nd
     Raises:
         MissingExtraError: the library grad-cam is not installed.
     """
-    require_grad_cam()
+    require_extra("explain")
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 

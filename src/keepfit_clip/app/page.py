@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,10 +14,11 @@ from PIL import Image
 from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, Seen, Service, data_uri
 from keepfit_clip.data.images import open_image
 from keepfit_clip.drawing import draw_retina
-from keepfit_clip.errors import ConfigError, ImageError, KeepFITError, MissingExtraError
+from keepfit_clip.errors import ConfigError, ImageError, KeepFITError
+from keepfit_clip.extras import require_extra
 from keepfit_clip.knowledge import MODALITIES
 
-__all__ = ["require_gradio", "running_page"]
+__all__ = ["running_page"]
 
 CATEGORIES = ("normal", "diabetic retinopathy", "glaucoma", "age-related macular degeneration", "cataract")
 EXAMPLES = (
@@ -30,16 +30,6 @@ _TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"]
 _MAX_FILE = "25mb"
 _KEPT = 1800  # seconds that images of a session stay in memory
 _NOTE = "Research use, not a diagnosis. Images stay in this machine's memory, for half an hour at most; none is stored."
-
-
-def require_gradio() -> None:
-    """Makes sure that there can be a page.
-
-    Raises:
-        MissingExtraError: Gradio is not installed.
-    """
-    if find_spec("gradio") is None:  # not imported yet: it looks at the environment when it is
-        raise MissingExtraError("the page needs Gradio: pip install 'keepfit-clip[app]'")
 
 
 @contextmanager
@@ -61,7 +51,7 @@ def running_page(
         MissingExtraError: Gradio is not installed.
         ConfigError: the address or the port cannot be had.
     """
-    require_gradio()
+    require_extra("app")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="keepfit-app-") as folder:

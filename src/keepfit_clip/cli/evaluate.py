@@ -141,7 +141,7 @@ def evaluate_captions(
     device: Device = None,
 ) -> None:
     """BLEU, ROUGE-L, CIDEr and chrF of written captions, and whether they name the right conditions and lesions."""
-    from keepfit_clip.caption_metrics import require_caption_metrics
+    from keepfit_clip.extras import require_extra
     from keepfit_clip.files import write_text
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
@@ -149,7 +149,7 @@ def evaluate_captions(
     from keepfit_clip.transfer.pairs import evaluate_captions, read_pairs
 
     quiet_libraries()
-    require_caption_metrics()
+    require_extra("captions")
     pairs = read_pairs(table, images, language=lang, captions_only=True)
     kept = FeatureCache(cache, model)
     options = {"num_beams": num_beams} | ({"max_length": max_length} if max_length else {})

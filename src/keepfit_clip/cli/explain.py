@@ -29,8 +29,9 @@ def explain(
 ) -> None:
     """Show where the model looks for each category and each word of its caption: PNG overlays and a page."""
     from keepfit_clip.data.images import open_image
-    from keepfit_clip.explain import Explainer, require_grad_cam
+    from keepfit_clip.explain import Explainer
     from keepfit_clip.explain_page import PAGE, write_explanations
+    from keepfit_clip.extras import require_extra
     from keepfit_clip.files import require_free
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
@@ -39,7 +40,7 @@ def explain(
     require_free(out)
     names = split_names(categories or "")
     if names and grad_cam:
-        require_grad_cam()
+        require_extra("explain")
     explainer = Explainer(load_model(model, device), names, upper(modality), Knowledge.load(knowledge), not names_only)
     problems: list[str] = []
 

@@ -40,8 +40,9 @@ def report(
     device: Device = None,
 ) -> None:
     """Write one self-contained page about a run: settings, data, losses, tables, captions, heat maps."""
-    from keepfit_clip.charts import confusion_chart, require_plots
+    from keepfit_clip.charts import confusion_chart
     from keepfit_clip.evaluation import evaluate_table
+    from keepfit_clip.extras import require_extra
     from keepfit_clip.files import write_text
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
@@ -49,7 +50,7 @@ def report(
     from keepfit_clip.training.run_report import answered_of, answers_section, build_report, find_parts
 
     quiet_libraries()
-    require_plots()
+    require_extra("plots")
     if (model is None) != (table is None) or (table is None) != (images is None):
         raise ConfigError("--model, --table and --images go together: the answers of a model on labelled images")
     find_parts(run)

@@ -33,15 +33,16 @@ def serve(
     device: Device = None,
 ) -> None:
     """Open a page: drop images, read probabilities and captions, see where the model looks. Research use only."""
-    from keepfit_clip.app.page import require_gradio, running_page
+    from keepfit_clip.app.page import running_page
     from keepfit_clip.app.service import Gallery, Service
+    from keepfit_clip.extras import require_extra
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
     from keepfit_clip.transfer.features import FeatureCache
     from keepfit_clip.transfer.pairs import read_pairs
 
     quiet_libraries()
-    require_gradio()
+    require_extra("app")
     if model is None:
         if not _DEMO.exists():
             raise CheckpointError(

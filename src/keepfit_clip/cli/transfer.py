@@ -86,8 +86,8 @@ def transfer(
     device: Device = None,
 ) -> None:
     """Measure zero-shot, few-shot and linear-probe classification over folds, from features computed once."""
-    from keepfit_clip.charts import require_plots
     from keepfit_clip.data.sources import SourceOptions
+    from keepfit_clip.extras import require_extra
     from keepfit_clip.files import require_free
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
@@ -102,7 +102,7 @@ def transfer(
     if out is not None:
         require_free(out)
         if plots:
-            require_plots()
+            require_extra("plots")
     options = TransferOptions(
         tuple(split_names(method)),
         tuple(parse_shots(shots)),

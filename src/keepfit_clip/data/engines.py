@@ -9,7 +9,8 @@ from typing import Any
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from keepfit_clip.errors import MissingExtraError, ShardError
+from keepfit_clip.errors import ShardError
+from keepfit_clip.extras import require_extra
 
 __all__ = ["ENGINES", "require_engine", "run_jobs"]
 
@@ -26,10 +27,7 @@ def require_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise ShardError(f"the engine is {engine!r}; it can be {' or '.join(ENGINES)}")
     if engine == "ray":
-        try:
-            import ray  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError("the engine ray needs Ray: pip install 'keepfit-clip[ray]'") from error
+        require_extra("ray")
 
 
 def run_jobs(function: Callable[[Any], Any], jobs: Sequence, workers: int | None, engine: str) -> Iterator:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keepfit_clip.caption_metrics import require_caption_metrics, score_captions, score_mentions
+from keepfit_clip.caption_metrics import score_captions, score_mentions
 from keepfit_clip.data.batch import stable_id
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources import SourceOptions, read_records
 from keepfit_clip.errors import ConfigError, ImageError, TableError
+from keepfit_clip.extras import require_extra
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.retrieval import score_image_retrieval, score_retrieval
@@ -193,7 +194,7 @@ def evaluate_captions(
         MissingExtraError: there is nothing to score captions with.
         KeepFITError: no image can be read.
     """
-    require_caption_metrics()
+    require_extra("captions")
     if loaded.model.text_decoder is None:
         raise ConfigError("captions need a model with a decoder; this one has none (its multimodal_cfg is empty)")
     how = json.dumps(options, sort_keys=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root
 from keepfit_clip.data.sources.options import SourceOptions
-from keepfit_clip.errors import MissingExtraError, TableError
+from keepfit_clip.errors import TableError
+from keepfit_clip.extras import require_extra
 
 __all__ = ["fits", "read"]
 
@@ -26,11 +27,10 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
         MissingExtraError: pyarrow is not installed.
         TableError: a file cannot be read or holds no row.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("reading Parquet needs pyarrow: pip install 'keepfit-clip[parquet]'") from error
+    require_extra("parquet")
+    import pyarrow
+    import pyarrow.parquet
+
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     root = image_root(images)
     number = 0

