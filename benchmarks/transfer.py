@@ -21,11 +21,11 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 import keepfit_clip  # noqa: F401 - registers the models
+from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.drawing import DrawOptions, draw_dataset
 from keepfit_clip.drawing.retina import CONDITIONS
 from keepfit_clip.evaluation import image_batches
 from keepfit_clip.loading import LoadedModel
-from keepfit_clip.transfer.downstream import read_downstream
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
 
 MODEL = "keepfit-v2-lite"

@@ -31,12 +31,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import keepfit_clip  # noqa: F401 - registers the models
+from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.data.duplicates import UnionFind, near_pairs, perceptual_hash
 from keepfit_clip.data.images import open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
-from keepfit_clip.evaluation import evaluate_table, image_batches, label_records
+from keepfit_clip.evaluation import evaluate_table, image_batches
 from keepfit_clip.export import export_model
 from keepfit_clip.files import write_json, write_text
 from keepfit_clip.knowledge import Knowledge
@@ -221,7 +222,7 @@ def evaluate_all(images: Path, records: dict, split: dict, model: Path) -> dict:
         zero_shot = evaluate_table(
             loaded, images / s.table, images, s.classes, modality=s.modality, rows=split[s.name]["val"]
         )
-        probe = linear_probe(records[s.name], split[s.name], s)
+        probe = linear_probe(images, split[s.name], s)
         results["sets"][s.name] = {
             "classes": zero_shot.classes,
             "images": zero_shot.images,
@@ -234,18 +235,18 @@ def evaluate_all(images: Path, records: dict, split: dict, model: Path) -> dict:
     return results
 
 
-def linear_probe(records: list[Record], rows: dict[str, list[int]], s: RetinaSet):
+def linear_probe(images: Path, rows: dict[str, list[int]], s: RetinaSet):
     """A logistic regression on the ImageNet features of the same backbone, on the same split."""
     torch.manual_seed(SEED)
     model, _, preprocess = open_clip.create_model_and_transforms(MODEL, pretrained_image=True, pretrained_text=False)
     trunk = model.visual.trunk.eval()
-    _, labelled = label_records(records, s.classes, Knowledge.load())
-    features = np.zeros((len(labelled), trunk.num_features), dtype=np.float32)
+    labelled = read_downstream(images / s.table, images, s.classes)
+    features = np.zeros((len(labelled.records), trunk.num_features), dtype=np.float32)
     with torch.inference_mode():
-        for indices, batch in image_batches([item.path for item in labelled], preprocess):
+        for indices, batch in image_batches([record.image for record in labelled.records], preprocess):
             features[indices] = trunk(batch).numpy()
-    labels = np.array([item.label for item in labelled])
-    held_out = np.isin([item.record.row for item in labelled], rows["val"])
+    labels = labelled.labels
+    held_out = np.isin([record.row for record in labelled.records], rows["val"])
     folds = int(min(5, np.bincount(labels[~held_out]).min()))
     probe = make_pipeline(
         StandardScaler(),

@@ -57,7 +57,10 @@ def accuracy(logits, target, topk):
 def test_zero_shot_classification(loaded, drawn, monkeypatch):
     monkeypatch.setattr(zeroshot_classification, "accuracy", accuracy)
     ours = evaluate_table(loaded, drawn / "retina.csv", drawn, CLASSES, "CFP")
-    data = Pairs([(item.path, item.label) for item in ours.labelled], loaded.preprocess)
+    data = Pairs(
+        [(record.image, label) for record, label in zip(ours.records, ours.labels.tolist(), strict=True)],
+        loaded.preprocess,
+    )
     texts = {name: class_texts(name, "CFP", Knowledge.load()) for name in ours.classes}
     theirs = zeroshot_classification.evaluate(
         loaded.model, DataLoader(data, batch_size=5), loaded.tokenizer, ours.classes, texts, "cpu", amp=False

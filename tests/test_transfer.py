@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
+from keepfit_clip.data.downstream import ClassFile, list_class_files, read_class_file, read_downstream
 from keepfit_clip.errors import CategoryError, ConfigError, ImageError, KeepFITError, OutputError, TableError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
@@ -36,7 +37,6 @@ from keepfit_clip.metrics import (
     tuned_thresholds,
 )
 from keepfit_clip.sklearn import KeepFITFeatures
-from keepfit_clip.transfer.downstream import ClassFile, list_class_files, read_class_file, read_downstream
 from keepfit_clip.transfer.features import FeatureCache, ImageRow, image_features
 from keepfit_clip.transfer.finetune import FinetuneOptions
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, linear_head
@@ -146,8 +146,10 @@ def test_data_sets_that_cannot_be_used(coloured, tmp_path):
     one = write_table(tmp_path / "one.csv", ("image", "label"), [(str(coloured / "0.png"), "normal")])
     with pytest.raises(CategoryError, match="at least two classes"):
         read_downstream(one, coloured)
-    with pytest.raises(TableError, match="none of its rows can be used"):
+    with pytest.raises(CategoryError, match=r"no row belongs to exactly one .* the table has \['normal'\]"):
         read_downstream(one, coloured, ["glaucoma", "cataract"])
+    with pytest.raises(TableError, match="none of its rows can be used"):
+        read_downstream(one, coloured, ["glaucoma", "cataract"], rows=[7])
 
 
 # ---- folds and shots

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from keepfit_clip.data.batch import ImageBatch, collate
 from keepfit_clip.data.decoding import make_letterbox
+from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.data.shard_reader import ShardSample, read_shards
-from keepfit_clip.data.sources import read_records
 from keepfit_clip.data.stream import draw_sample, usable_captions
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
-from keepfit_clip.evaluation import evaluate_table, label_records
+from keepfit_clip.evaluation import evaluate_table
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.metrics import score_classification
@@ -251,11 +251,11 @@ class ZeroShotTable:
         self.table, self.root = Path(table), Path(root)
         self.open_clip_tokenizer, self.preprocess, self.knowledge = open_clip_tokenizer, preprocess, knowledge
         # Rather fail now than after an epoch.
-        records = read_records(self.table, self.root, on_reject=lambda _: None)
-        self.classes, labelled = label_records(records, None, knowledge)
-        for used in {self.modality or item.record.modality for item in labelled}:
+        found = read_downstream(self.table, self.root, None, knowledge, empty_classes=True)
+        self.classes = found.classes
+        for used in {self.modality or record.modality for record in found.records}:
             tokenizer([text for name in self.classes for text in class_texts(name, used, knowledge)])
-        self.num_samples = len(labelled)
+        self.num_samples = len(found.records)
 
     def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Findings:
         """See `Evaluator`."""

@@ -213,13 +213,13 @@ def answered_of(result: TableScores, modality: str | None = None) -> list[Answer
     """The answers of `evaluate_table`, with a modality instead of what the table says."""
     return [
         Answered(
-            item.path,
-            modality or item.record.modality,
-            result.classes[item.label],
+            record.image,
+            modality or record.modality,
+            result.classes[label],
             result.classes[int(row.argmax())],
             float(row.max()),
         )
-        for item, row in zip(result.labelled, result.probabilities, strict=True)
+        for record, label, row in zip(result.records, result.labels, result.probabilities, strict=True)
     ]
 
 

@@ -9,33 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keepfit_clip.data.downstream import ClassFile, read_downstream
 from keepfit_clip.data.images import open_image
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources import read_records
-from keepfit_clip.errors import CategoryError, ImageError, KeepFITError, TableError
+from keepfit_clip.errors import ConfigError, ImageError, KeepFITError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.metrics import ClassificationScores, score_classification
 from keepfit_clip.zero_shot import ZeroShotClassifier
 
-__all__ = ["LabelledImage", "TableScores", "evaluate_table", "image_batches", "label_records"]
+__all__ = ["TableScores", "evaluate_table", "image_batches"]
 
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """An image with the class it belongs to.
-
-    Args:
-        path: of the image.
-        label: index of its class.
-        record: the row it comes from.
-    """
-
-    path: Path
-    label: int
-    record: Record
 
 
 @dataclass
@@ -43,22 +28,27 @@ class TableScores:
     """What `evaluate_table` found.
 
     Args:
-        classes: canonical names, in the order of the scores.
-        images: number of images scored.
+        classes: their names, in the order of the scores.
         scores: the metrics.
-        labelled: the images scored, in the table's order.
+        records: the images scored, in the table's order.
+        labels: (images,) class number of each.
         probabilities: (images, classes), of each of them.
         unused: row number -> why the row was not scored; reasons name nothing of the input.
         messages: the same in full, for the terminal only.
     """
 
     classes: list[str]
-    images: int
     scores: ClassificationScores
-    labelled: list[LabelledImage]
+    records: list[Record]
+    labels: np.ndarray
     probabilities: np.ndarray
     unused: dict[int, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        """Number of images scored."""
+        return len(self.records)
 
 
 def image_batches(
@@ -90,61 +80,24 @@ def image_batches(
         yield [index for index, _ in batch], torch.stack([image for _, image in batch])
 
 
-def label_records(
-    records: Iterable[Record], classes: Sequence[str] | None, knowledge: Knowledge, on_unused=None
-) -> tuple[list[str], list[LabelledImage]]:
-    """Gives each record the one class that is true of it.
-
-    Args:
-        records: of a table.
-        classes: the classes, in order; None takes every category of the table, sorted.
-        knowledge: resolves names, so that synonyms match.
-        on_unused: called with (record, reason) for records of no class or of several.
-
-    Returns:
-        Canonical class names and the labelled images.
-
-    Raises:
-        CategoryError: fewer than two classes, or no record belongs to any.
-    """
-    records = list(records)
-    found = [[knowledge.canonical(c) for c in record.categories] for record in records]
-    if classes is None:
-        classes = sorted({category for categories in found for category in categories})
-    canonical = list(dict.fromkeys(knowledge.canonical(c) for c in classes))
-    if len(canonical) < 2:
-        raise CategoryError(f"an evaluation needs at least two classes, got {canonical or 'none'}")
-    labelled = []
-    for record, categories in zip(records, found, strict=True):
-        labels = [canonical.index(c) for c in dict.fromkeys(categories) if c in canonical]
-        if len(labels) == 1:
-            labelled.append(LabelledImage(record.image, labels[0], record))
-        elif on_unused is not None:
-            on_unused(record, "none of its categories is a class" if not labels else "several of its categories are")
-    if not labelled:
-        existing = sorted({category for categories in found for category in categories})
-        raise CategoryError(f"no row belongs to exactly one of the classes {canonical}; the table has {existing[:20]}")
-    return canonical, labelled
-
-
 def evaluate_table(
     loaded: LoadedModel,
     table: str | Path,
     images: str | Path,
-    classes: Sequence[str] | None = None,
+    classes: ClassFile | Sequence[str] | None = None,
     modality: str | None = None,
     knowledge: Knowledge | None = None,
     descriptions: bool = True,
     rows: Iterable[int] | None = None,
     progress=iter,
 ) -> TableScores:
-    """Zero-shot classification of the images of a table.
+    """Zero-shot classification of the images of a table, one pass and nothing kept; see `transfer` for more.
 
     Args:
         loaded: the model.
         table, images: see `read_records`; a row that cannot be used is counted, not fatal.
-        classes: see `label_records`.
-        modality: of the images; by default what each row says. It words the texts an image is compared with.
+        classes: see `read_downstream`; one may be without images.
+        modality: of the images; by default what class file or row says. It words the texts an image is compared with.
         knowledge: names and findings; the shipped one by default.
         descriptions: see `ZeroShotClassifier`.
         rows: row numbers to use; all by default.
@@ -152,48 +105,43 @@ def evaluate_table(
 
     Raises:
         TableError, CategoryError: the table or the classes cannot be used at all.
+        ConfigError: images may have several of the classes, or these have no names.
     """
     knowledge = knowledge or Knowledge.load()
-    unused: dict[int, str] = {}
-    messages: list[str] = []
-
-    def leave_out(row: int, reason: str, message: str) -> None:
-        unused[row] = reason
-        messages.append(message)
-
-    chosen = None if rows is None else set(rows)
-
-    def reject(error: TableError) -> None:
-        if chosen is None or error.row in chosen:
-            leave_out(error.row, error.reason, str(error))
-
-    records = [r for r in read_records(table, images, on_reject=reject) if chosen is None or r.row in chosen]
-    if not records:
-        raise TableError(f"{table}: none of its rows can be used{': ' + messages[0] if messages else ''}")
-    names, labelled = label_records(
-        records, classes, knowledge, on_unused=lambda r, why: leave_out(r.row, why, f"{table}, row {r.row}: {why}")
-    )
-    modalities = [modality or item.record.modality for item in labelled]
+    found = read_downstream(table, images, classes, knowledge, rows=rows, empty_classes=True)
+    if found.spec.multi_label or not found.spec.named:
+        raise ConfigError(f"{found.spec.title}: zero-shot needs one named class for each image; see `transfer`")
+    modalities = [modality or found.spec.modality or record.modality for record in found.records]
     classifiers = {
-        m: ZeroShotClassifier(loaded.model, loaded.tokenizer, names, m, knowledge, descriptions)
+        m: ZeroShotClassifier(loaded.model, loaded.tokenizer, found.classes, m, knowledge, descriptions)
         for m in dict.fromkeys(modalities)
     }
+    bad: list[ImageError] = []
+
+    def leave_out(number: int, error: ImageError) -> None:
+        row = found.records[number].row
+        found.unused[row] = error.reason
+        found.messages.append(f"{table}, row {row}: {error}")
+        bad.append(error)
+
     scored, probabilities = [], []
-    batches = image_batches(
-        progress([item.path for item in labelled]),
-        loaded.preprocess,
-        on_error=lambda i, e: leave_out(
-            labelled[i].record.row, e.reason, f"{table}, row {labelled[i].record.row}: {e}"
-        ),
-    )
-    for indices, batch in batches:
-        scored += [labelled[i] for i in indices]
-        probabilities.append(_predict(classifiers, [modalities[i] for i in indices], batch))
+    paths = progress([record.image for record in found.records])
+    for numbers, batch in image_batches(paths, loaded.preprocess, on_error=leave_out):
+        scored += numbers
+        probabilities.append(_predict(classifiers, [modalities[n] for n in numbers], batch))
     if not scored:
-        raise KeepFITError(f"{table}: none of its images can be read: {messages[-1]}")
+        raise KeepFITError(f"{table}: none of its images can be read: {bad[-1]}")
     probabilities = np.concatenate(probabilities)
-    scores = score_classification([item.label for item in scored], probabilities)
-    return TableScores(names, len(scored), scores, scored, probabilities, unused, messages)
+    labels = found.labels[scored]
+    return TableScores(
+        found.classes,
+        score_classification(labels, probabilities),
+        [found.records[number] for number in scored],
+        labels,
+        probabilities,
+        found.unused,
+        found.messages,
+    )
 
 
 def _predict(

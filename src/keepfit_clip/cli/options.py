@@ -17,6 +17,7 @@ __all__ = [
     "USE",
     "WEIGHTS",
     "Cache",
+    "Classes",
     "Device",
     "Images",
     "JsonFile",
@@ -24,6 +25,7 @@ __all__ = [
     "Modality",
     "Model",
     "NamesOnly",
+    "class_spec",
     "require_names",
     "split_names",
     "upper",
@@ -43,6 +45,13 @@ def _tables_to_stderr(file: Path | None) -> Path | None:
 Model = Annotated[str, typer.Option("--model", help="folder made by `keepfit-clip export` or `import`")]
 Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")]
 Cache = Annotated[Path, typer.Option(help="folder where what a model says of images is kept")]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help='class file, name of a shipped one (messidor, fives, ...) or "normal,glaucoma" (the shipped one that is '
+        "called as the table; else all there are)"
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ... (CUDA where there is one)")]
 Images = Annotated[list[Path], typer.Argument(help="image files", show_default=False)]
 JsonFile = Annotated[
@@ -51,6 +60,21 @@ JsonFile = Annotated[
 ]
 KnowledgeFile = Annotated[Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")]
 NamesOnly = Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")]
+
+
+def class_spec(asked: str | None, table: Path):
+    """What `--classes` asks for: a class file, names, or None for all that a table has.
+
+    Raises:
+        CategoryError: there is no such class file, or it does not say what it should.
+    """
+    from keepfit_clip.data.downstream import list_class_files, read_class_file
+
+    shipped = list_class_files()
+    asked = asked or (table.stem if table.stem in shipped else None)
+    if asked is None:
+        return None
+    return read_class_file(asked) if asked in shipped or asked.endswith(".json") else require_names(asked)
 
 
 def split_names(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import MEASURE, Device, KnowledgeFile, Modality, NamesOnly, require_names, upper
+from keepfit_clip.cli.options import MEASURE, Classes, Device, KnowledgeFile, Modality, NamesOnly, class_spec, upper
 from keepfit_clip.errors import ConfigError
 
 _ANSWERS = "Answers of a model"
@@ -31,9 +31,7 @@ def report(
     images: Annotated[
         Path | None, typer.Option(help="folder the image paths are relative to", rich_help_panel=_ANSWERS)
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help='the classes, e.g. "normal,glaucoma"', rich_help_panel=_ANSWERS)
-    ] = None,
+    classes: Classes = None,
     modality: Modality = None,
     names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
@@ -57,9 +55,15 @@ def report(
     sections = []
     if model is not None:
         known, loaded = Knowledge.load(knowledge), load_model(model, device)
-        names = require_names(classes) if classes else None
         result = evaluate_table(
-            loaded, table, images, names, upper(modality), known, not names_only, progress=with_progress("Classifying")
+            loaded,
+            table,
+            images,
+            class_spec(classes, table),
+            upper(modality),
+            known,
+            not names_only,
+            progress=with_progress("Classifying"),
         )
         show_messages(result.messages, "rows not scored")
         text = f"{result.images} images: ACA {result.scores.aca:.3f}, AUC {result.scores.auc:.3f}."

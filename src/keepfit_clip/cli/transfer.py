@@ -11,12 +11,14 @@ from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, sho
 from keepfit_clip.cli.options import (
     MEASURE,
     Cache,
+    Classes,
     Device,
     JsonFile,
     KnowledgeFile,
     Modality,
     Model,
     NamesOnly,
+    class_spec,
     split_names,
     upper,
     write_result,
@@ -35,13 +37,7 @@ def transfer(
     tables: Annotated[list[Path], typer.Argument(help="CSVs of images and categories, or other sources of labels")],
     images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
     model: Model,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help='class file, name of a shipped one (messidor, fives, ...) or "normal,glaucoma" (the shipped one '
-            "that is called as the table; else all there are)"
-        ),
-    ] = None,
+    classes: Classes = None,
     method: Annotated[
         str,
         typer.Option(
@@ -86,12 +82,12 @@ def transfer(
     device: Device = None,
 ) -> None:
     """Measure zero-shot, few-shot and linear-probe classification over folds, from features computed once."""
+    from keepfit_clip.data.downstream import read_downstream
     from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import require_free
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
-    from keepfit_clip.transfer.downstream import list_class_files, read_class_file, read_downstream
     from keepfit_clip.transfer.features import FeatureCache
     from keepfit_clip.transfer.finetune import FinetuneOptions
     from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
@@ -119,12 +115,6 @@ def transfer(
     if len(set(names)) < len(names):
         raise ConfigError(f"two of the tables are called the same: {', '.join(names)}")
 
-    def spec_of(table: Path):
-        asked = classes or (table.stem if table.stem in list_class_files() else None)
-        if asked is None or asked in list_class_files() or asked.endswith(".json"):
-            return None if asked is None else read_class_file(asked)
-        return split_names(asked)
-
     known = Knowledge.load(knowledge)
     columns = SourceOptions(patient_column=patient_column, group_pattern=group_pattern)
     loaded = load_model(model, device)
@@ -138,7 +128,7 @@ def transfer(
 
     told = []
     for table in tables:
-        encoded = encode(table, images, spec_of(table))
+        encoded = encode(table, images, class_spec(classes, table))
         shifted = None
         if domain_shift is not None:
             shifted = encode(domain_shift, domain_shift_images or images, encoded.downstream.spec)

@@ -73,7 +73,7 @@ def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, in
     if result.unused:
         raise KeepFITError(f"{drawn}: {len(result.unused)} pictures cannot be used, e.g. {result.messages[0]}")
     shuffled = _evaluate_shuffled(loaded, table, drawn, step)
-    records = [item.record for item in result.labelled]
+    records = result.records
     captions: list[str] = []
     for _, batch in image_batches(step([record.image for record in records]), loaded.preprocess):
         captions += loaded.decode(loaded.model.generate(batch.to(loaded.device)))
@@ -86,13 +86,13 @@ def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, in
             {
                 "image": Path(os.path.relpath(record.image, drawn)).as_posix(),
                 "modality": record.modality,
-                "condition": result.classes[item.label],
+                "condition": result.classes[label],
                 "predicted": result.classes[int(row.argmax())],
                 "probability": float(row.max()),
                 "truth": record.caption_texts[0],
                 "written": caption,
             }
-            for item, record, row, caption in zip(result.labelled, records, result.probabilities, captions, strict=True)
+            for label, record, row, caption in zip(result.labels, records, result.probabilities, captions, strict=True)
         ],
     }
 
@@ -113,8 +113,8 @@ def _evaluate_shuffled(loaded: LoadedModel, table: Path, drawn: str | Path, prog
 
 
 def _zero_shot(result: TableScores) -> dict:
-    labels = np.array([item.label for item in result.labelled])
-    modalities = np.array([item.record.modality for item in result.labelled])
+    labels = result.labels
+    modalities = np.array([record.modality for record in result.records])
     right = result.probabilities.argmax(axis=1) == labels
     kinds = {(m, int(k)) for m, k in zip(modalities, labels, strict=True)}
     rng = np.random.default_rng(0)

@@ -1,4 +1,5 @@
 """What a trained model brings to a data set: zero-shot, few shots, linear probe, as the papers measure it.
 
-`downstream` reads a data set, `splits` parts it, `features` runs the image tower once, `methods` classify.
+`splits` parts a data set, `features` runs the image tower once, `methods` classify, `protocol` runs them over the
+folds; `pairs` measures retrieval and captions.
 """

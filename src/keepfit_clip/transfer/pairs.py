@@ -12,6 +12,7 @@ from torch import Tensor
 
 from keepfit_clip.caption_metrics import score_captions, score_mentions
 from keepfit_clip.data.batch import stable_id
+from keepfit_clip.data.downstream import groups_of
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources import SourceOptions, read_records
 from keepfit_clip.errors import ConfigError, ImageError, TableError
@@ -21,7 +22,6 @@ from keepfit_clip.loading import LoadedModel
 from keepfit_clip.retrieval import score_image_retrieval, score_retrieval
 from keepfit_clip.templates import category_text
 from keepfit_clip.tokenization import Tokenizer
-from keepfit_clip.transfer.downstream import groups_of
 from keepfit_clip.transfer.features import FeatureCache, image_features, once_each
 from keepfit_clip.transfer.splits import with_copies
 

@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import torch
 
+from keepfit_clip.data.downstream import DownstreamSet
 from keepfit_clip.errors import CategoryError, ConfigError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
@@ -19,7 +20,6 @@ from keepfit_clip.metrics import (
     reliability,
     tuned_thresholds,
 )
-from keepfit_clip.transfer.downstream import DownstreamSet
 from keepfit_clip.transfer.features import FeatureCache, image_features
 from keepfit_clip.transfer.finetune import FinetuneOptions, LabelledImages, finetune
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, probe_out_of_fold

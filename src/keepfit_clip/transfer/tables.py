@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keepfit_clip.data.downstream import DownstreamSet
 from keepfit_clip.files import new_folder, write_json, write_text
-from keepfit_clip.transfer.downstream import DownstreamSet
 from keepfit_clip.transfer.plots import write_plots
 from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 

@@ -1,7 +1,7 @@
 """A downstream data set: a table of images and a class file that says which of its labels mean which class."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,26 +139,35 @@ def read_downstream(
     spec: ClassFile | Sequence[str] | None = None,
     knowledge: Knowledge | None = None,
     options: SourceOptions | None = None,
+    rows: Iterable[int] | None = None,
+    empty_classes: bool = False,
 ) -> DownstreamSet:
     """Reads the labelled images of a table.
 
     Args:
         table, images: see `read_records`.
-        spec: a class file; or names of classes; None takes every category of the table, sorted.
+        spec: a class file; or names of classes, which become canonical; None takes every category of the table, sorted.
         knowledge: resolves names, so that synonyms match.
         options: names of columns and the like.
+        rows: row numbers to use; all by default.
+        empty_classes: whether a class may be without images.
 
     Raises:
         TableError: no row can be used.
-        CategoryError: fewer than two classes, a label that means two of them, or a class without images.
+        CategoryError: fewer than two classes, a label that means two of them, no image of any, or a class without
+            images.
     """
     knowledge = knowledge or Knowledge.load()
     rejected: list[TableError] = []
+    chosen = None if rows is None else set(rows)
     records = list(read_records(table, images, on_reject=rejected.append, options=options))
+    if chosen is not None:
+        records = [record for record in records if record.row in chosen]
+        rejected = [error for error in rejected if error.row in chosen]
     if spec is None:
         spec = sorted({knowledge.canonical(category) for record in records for category in record.categories})
     if not isinstance(spec, ClassFile):
-        spec = ClassFile(Path(table).stem, dict.fromkeys(spec, ()))
+        spec = ClassFile(Path(table).stem, dict.fromkeys((knowledge.canonical(name) for name in spec), ()))
     if len(spec.classes) < (1 if spec.multi_label else 2):
         raise CategoryError(f"{table}: at least two classes are needed, there are {list(spec.classes) or 'none'}")
     meaning = _meaning(spec, knowledge)
@@ -181,7 +190,7 @@ def read_downstream(
             continue
         found.records.append(record)
     found.labels = np.array(labels, dtype=int)
-    _check_classes(found, table)
+    _check_classes(found, table, records, knowledge, empty_classes)
     found.groups = groups_of(found.records)
     return found
 
@@ -210,11 +219,17 @@ def _reason(spec: ClassFile, numbers: set[int], unknown: list[str]) -> str:
     return "it has no label"
 
 
-def _check_classes(found: DownstreamSet, table: str | Path) -> None:
+def _check_classes(
+    found: DownstreamSet, table: str | Path, records: list[Record], knowledge: Knowledge, empty_classes: bool
+) -> None:
+    if not records:
+        raise TableError(f"{table}: none of its rows can be used{f': {found.messages[0]}' if found.messages else ''}")
     if not len(found.labels):
-        first = f": {found.messages[0]}" if found.messages else ""
-        raise TableError(f"{table}: none of its rows can be used{first}")
-    if found.empty_classes:
+        there = sorted({knowledge.canonical(name) for record in records for name in record.categories})
+        raise CategoryError(
+            f"{table}: no row belongs to exactly one of the classes {found.classes}; the table has {there[:20]}"
+        )
+    if found.empty_classes and not empty_classes:
         several = sum(reason == _SEVERAL for reason in found.unused.values())
         raise CategoryError(
             f"{table} has no image of {', '.join(found.empty_classes)}"
