@@ -12,11 +12,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from keepfit_clip.app.page import _forget
 from keepfit_clip.app.service import Gallery, Service
 from keepfit_clip.cli import app
 from keepfit_clip.data.images import open_image
@@ -92,6 +96,39 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
     with pytest.raises(ImageError, match="more than 0 million pixels"):
         open_image(buffer.getvalue(), max_pixels=59_999)
     assert open_image(buffer.getvalue(), max_pixels=60_000).size == (300, 200)
+
+
+def test_a_16_bit_tiff_does_not_pass_the_limit():
+    import cv2
+
+    deep = np.zeros((40, 50, 3), dtype=np.uint16)
+    content = cv2.imencode(".tif", deep)[1].tobytes()
+    assert open_image(content).size == (50, 40)
+    with pytest.raises(ImageError, match="million pixels"):
+        open_image(content, max_pixels=1999)
+
+
+def test_what_is_over_is_forgotten(tmp_path):
+    """Sessions whose tab is closed or that are idle, and uploads nobody came for."""
+    now = datetime.now()
+    sessions = SimpleNamespace(
+        session_data={name: SimpleNamespace(is_closed=name == "closed") for name in ("open", "closed", "idle")},
+        time_last_used={"open": now, "closed": now, "idle": now - timedelta(hours=1)},
+    )
+    for name in ("hash/left.png", "hash/fresh.png", "examples/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+        if "fresh" not in name:
+            os.utime(tmp_path / name, (time.time() - 600,) * 2)
+    _forget(sessions, tmp_path)
+    assert list(sessions.session_data) == list(sessions.time_last_used) == ["open"]
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["0.png", "fresh.png"]
+
+
+def test_an_address_of_another_machine_is_refused_at_once(exported):
+    result = CliRunner().invoke(app, ["app", "--model", str(exported), "--host", "192.0.2.1"])
+    assert isinstance(result.exception, ConfigError)
+    assert "no address of this machine" in str(result.exception)
 
 
 def test_no_model_and_no_demo(tmp_path, monkeypatch):

@@ -65,8 +65,13 @@ def test_scores_of_captions_by_hand():
     )  # the best reference counts
 
 
+def test_chrf_looks_at_letters_alone():
+    assert score_captions(["vessels and macula", "disc"], [["macula and vessels"], ["disc"]])["chrf"] > 0.6
+
+
 def test_captions_that_cannot_be_scored(monkeypatch):
-    assert math.isnan(score_captions(["a b"], [["a b"]])["cider"])  # one reference: no word is rare
+    assert math.isnan(score_captions(["a b"], [["a b", "c d"]])["cider"])  # one image: no word is rare
+    assert math.isnan(score_captions(["a b", "c"], [["a b"], ["A b."]])["cider"])
     for written, references in [([], []), (["a"], [[]]), (["a", "b"], [["a"]])]:
         with pytest.raises(ConfigError, match="an expert's caption for each"):
             score_captions(written, references)

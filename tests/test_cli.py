@@ -73,6 +73,8 @@ def test_json_goes_to_a_file_or_alone_to_standard_output(exported, pictures, tmp
     assert result.returncode == 0, result.stderr
     (entry,) = json.loads(result.stdout)
     assert entry["glaucoma"] + entry["normal"] == pytest.approx(1, abs=1e-5)
+    assert entry["image"] == 1  # by its number: no file name goes into a result
+    assert "Jane" not in result.stdout
     assert "glaucoma" in result.stderr  # the table
     result = run("models", "--json", tmp_path / "models.json")
     assert json.loads((tmp_path / "models.json").read_text()) == result.stdout.split()

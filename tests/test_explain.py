@@ -12,7 +12,15 @@ from typer.testing import CliRunner
 from keepfit_clip.cli import app
 from keepfit_clip.data.images import open_image
 from keepfit_clip.errors import CategoryError, ConfigError, MissingExtraError
-from keepfit_clip.explain import Explainer, grad_cam, heat_overlay, similarity_maps, tower_view, word_maps
+from keepfit_clip.explain import (
+    Explainer,
+    grad_cam,
+    heat_overlay,
+    similarity_maps,
+    tower_view,
+    word_maps,
+    words_of_tokens,
+)
 from keepfit_clip.loading import LoadedModel, load_model
 
 CATEGORIES = ["normal", "glaucoma", "cataract"]
@@ -100,6 +108,15 @@ def test_attention_is_a_share_of_the_places(loaded):
         assert word.heat.mean() == pytest.approx(1 / (height * width), rel=0.2)
 
 
+def test_a_word_has_the_tokens_of_its_letters():
+    """Spaces around punctuation come and go while a caption is decoded; the end token belongs to no word."""
+    so_far = ["cotton", "cotton -", "cotton-wool", "cotton-wool sp", "cotton-wool spots", "cotton-wool spots.",
+              "cotton-wool spots."]  # fmt: skip
+    assert words_of_tokens(so_far) == [("cotton-wool", [0, 2]), ("spots.", [3, 4])]
+    assert words_of_tokens(["", "."]) == []
+    assert words_of_tokens([]) == []
+
+
 def test_an_explanation_agrees_with_the_classifier(loaded, pictures):
     image = open_image(next((pictures / "public").glob("*.png")))
     found = Explainer(loaded, CATEGORIES, "CFP")(image)
@@ -151,7 +168,7 @@ def test_the_command_writes_overlays_and_a_page_that_name_no_input(exported, pic
         "explain.html", "explanations.json", "image-1", "image-3",
     ]  # fmt: skip
     names = {path.name for path in (tmp_path / "out" / "image-1").iterdir()}
-    assert {"image.png", "similarity-glaucoma.png", "grad-cam-normal.png"} < names
+    assert {"image.png", "similarity-01-glaucoma.png", "grad-cam-02-normal.png"} < names
     told = json.loads((tmp_path / "out" / "explanations.json").read_text())
     assert [entry["image"] for entry in told["images"]] == [1, 3]
     assert sum(told["images"][0]["categories"].values()) == pytest.approx(1, abs=1e-5)

@@ -1,8 +1,10 @@
 """Retrieval and captions over tables: what is right for what, what is counted, what is kept between runs."""
 
 import csv
+import io
 import json
 import math
+import tarfile
 
 import pytest
 import torch
@@ -99,6 +101,17 @@ def test_commands_write_what_they_print(exported, pictures, tmp_path):
     for file in ("r.json", "c.json", "c.csv"):
         assert "Jane" not in (tmp_path / file).read_text()
         assert "Doe" not in (tmp_path / file).read_text()
+
+
+def test_a_damaged_image_in_shards_is_counted(loaded, shards, tmp_path):
+    with tarfile.open(shards / "elite" / "000000.tar") as source, tarfile.open(tmp_path / "000000.tar", "w") as target:
+        for number, member in enumerate(source.getmembers()):
+            content = source.extractfile(member).read()
+            if not number:
+                content = b"x" * len(content)
+            target.addfile(member, io.BytesIO(content))
+    found = evaluate_retrieval(loaded, read_pairs(tmp_path / "000000.tar", None))
+    assert list(found.table.unused.values()) == ["not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM)"]
 
 
 def test_tables_and_models_that_cannot_be_used(loaded, pictures, tmp_path, monkeypatch):

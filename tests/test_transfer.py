@@ -11,7 +11,7 @@ from xml.dom import minidom
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.special import expit, softmax
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
 from keepfit_clip.data.downstream import ClassFile, list_class_files, read_class_file, read_downstream
+from keepfit_clip.data.duplicates import both_views
+from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import CategoryError, ConfigError, ImageError, KeepFITError, OutputError, TableError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
@@ -41,7 +43,7 @@ from keepfit_clip.transfer.features import FeatureCache, ImageRow, image_feature
 from keepfit_clip.transfer.finetune import FinetuneOptions
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, linear_head
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
-from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots, with_copies
+from keepfit_clip.transfer.splits import Shots, choose_shots, copies_of, folds_of, parse_shots, with_copies
 from keepfit_clip.zero_shot import ZeroShotClassifier
 
 COLOURS = {"normal": (200, 60, 30), "glaucoma": (30, 60, 200), "cataract": (60, 200, 30)}
@@ -181,15 +183,22 @@ def test_more_shots_contain_fewer_ones():
 
 
 def test_near_copies_and_patients_stay_together():
-    looks = np.zeros((6, 32), dtype=np.uint8)
-    looks[:, :4] = np.arange(6)[:, None] * 37  # far apart in four bytes, 20 bits and more
-    looks[1:, 8:24] = np.random.default_rng(0).integers(0, 256, (5, 16))
-    looks[4] = looks[1]
-    looks[4, 31] = 1
+    looks = np.random.default_rng(0).integers(0, 256, (6, 2, 32), dtype=np.uint8)
+    looks[4, 0] = looks[1, 1]  # one of them without its border is the other
+    looks[4, 0, 31] ^= 1
     assert with_copies(None, looks).tolist() == [0, 1, 2, 3, 1, 4]
     assert with_copies(np.array([7, 7, 8, 9, 6, 5]), looks).tolist() == [0, 0, 1, 2, 0, 3]
     assert with_copies(None, looks[:4]) is None
     assert with_copies(np.array([1, 2, 3, 4]), looks[:4]).tolist() == [0, 1, 2, 3]
+
+
+def test_a_copy_without_its_black_border_is_a_copy():
+    picture = draw_retina("CFP", "glaucoma", 3, 200).image
+    framed = ImageOps.expand(picture, (60, 10), (0, 0, 0))
+    other = draw_retina("CFP", "glaucoma", 4, 200).image
+    looks = np.stack([both_views(image) for image in (picture, framed, other)])
+    assert with_copies(None, looks).tolist() == [0, 0, 1]
+    assert copies_of(looks[1:], looks[:1]).tolist() == [True, False]
 
 
 def test_copies_are_not_learnt_from_and_tested(exported, coloured, tmp_path):
@@ -216,7 +225,13 @@ def test_shots_that_there_are_not():
         choose_shots(labels, np.arange(26), Shots(10), 26, 0, ["a", "b"])
     with pytest.raises(CategoryError, match="the class number 1 has 6 images, which is fewer than the 7 folds"):
         next(folds_of(labels, 7))
-    with pytest.raises(CategoryError, match="class number 0 has 1 patients"):
+    several = np.stack([np.arange(8) % 2, np.arange(8) // 4], axis=1)
+    with pytest.raises(CategoryError, match=r"there are 3 patients .* fewer than the 5 folds"):
+        next(folds_of(several, 5, np.arange(8) % 3))
+    few = separable(2, 0.1)[0][np.arange(4)]
+    with pytest.raises(CategoryError, match="all of the 4 training images of a fold have class 1"):
+        METHODS["linear-probe"](few, np.array([[1, 0], [1, 1], [1, 0], [1, 1]]), few, None, 0)
+    with pytest.raises(CategoryError, match="there are 1 patients"):
         next(folds_of(labels, 2, np.zeros(26, dtype=int)))
 
 
@@ -269,7 +284,11 @@ def put_many(folder, model, first):
     torch.set_num_threads(1)
     cache = FeatureCache(folder, model)
     for number in range(first, first + 200):
-        pooled, projected, look = np.full(3, number % 250, np.float32), np.zeros(2, np.float32), np.zeros(32, np.uint8)
+        pooled, projected, look = (
+            np.full(3, number % 250, np.float32),
+            np.zeros(2, np.float32),
+            np.zeros((2, 32), np.uint8),
+        )
         cache.put({f"key{number % 250}": ImageRow(pooled, projected, look)})
 
 
@@ -502,6 +521,15 @@ def test_domain_shift_learns_here_and_tests_there(exported, coloured, tmp_path):
     options = TransferOptions(("linear-probe",), (Shots(share=0.6),), folds=3, modality="CFP", resamples=20)
     (outcome,) = run_transfer(loaded, here, options, shifted)
     assert outcome.mean("aca")[0] == 0
+    alone = shifted.shifted_from(here)
+    assert alone.downstream.learnt_from == "table"
+    assert len(alone.labels) == 6
+    row = write_table(tmp_path / "both.csv", ("image", "label"), [(str(coloured / "0.png"), "normal")] + [
+        (str(there / name), label) for name, label in rows])  # fmt: skip
+    both = encode_set(loaded, read_downstream(row, "/", here.downstream.spec)).shifted_from(here)
+    assert both.downstream.unused == {1: "its image, or a near copy, is in the set that is learnt from"}
+    with pytest.raises(CategoryError, match="no image of any class is left"):
+        here.shifted_from(here)
     assert len(outcome.answers.labels) == 18
 
 
@@ -598,6 +626,7 @@ def test_a_linear_head_is_the_probe():
         (["--lr", "0"], ConfigError, "--lr must be above 0"),
         (["--folds", "3", "--method", "linear-probe"], ConfigError, "3 folds leave 67%"),
         (["--shots", "20", "--method", "linear-probe"], CategoryError, "20 are asked for"),
+        (["--modality", "fundus"], CategoryError, "none of CFP, FFA, OCT"),
         (["--domain-shift-images", "."], ConfigError, "without --domain-shift"),
         (["--classes", "no-such.json"], CategoryError, "no such class file"),
     ],

@@ -155,11 +155,11 @@ def training_sections(run: Path) -> list[Section]:
     if lines:
         sections.append(Section(f"Losses of {run.name}", _TERMS, chart=loss_chart(lines)))
     results = run / "checkpoints" / "results.jsonl"
-    if results.exists():
-        sections.append(_evaluations(_read_lines(results)))
+    if results.exists() and (values := _read_lines(results)):
+        sections.append(_evaluations(values))
     captions = run / "captions.jsonl"
-    if captions.exists():
-        sections.append(_captions(_read_lines(captions), settings.get("val_data")))
+    if captions.exists() and (written := _read_lines(captions)):
+        sections.append(_captions(written, settings.get("val_data")))
     return sections
 
 
@@ -224,7 +224,11 @@ def answered_of(result: TableScores, modality: str | None = None) -> list[Answer
 
 
 def answers_section(
-    loaded: LoadedModel, answers: Sequence[Answered], classes: Sequence[str], knowledge: Knowledge | None = None
+    loaded: LoadedModel,
+    answers: Sequence[Answered],
+    classes: Sequence[str],
+    knowledge: Knowledge | None = None,
+    descriptions: bool = True,
 ) -> Section:
     """Some right and some wrong answers with heat maps.
 
@@ -233,6 +237,7 @@ def answers_section(
         answers: of it.
         classes: all that it chose from.
         knowledge: names and findings of the classes.
+        descriptions: as the answers were given.
     """
     with_grad_cam = EXTRAS["explain"].installed
     rng = random.Random(0)
@@ -242,7 +247,7 @@ def answers_section(
     cards = []
     for answer in chosen:
         if answer.modality not in explainers:
-            explainers[answer.modality] = Explainer(loaded, classes, answer.modality, knowledge)
+            explainers[answer.modality] = Explainer(loaded, classes, answer.modality, knowledge, descriptions)
         found = explainers[answer.modality](open_image(image_bytes(answer.image)), with_grad_cam)
         shown = [list(classes).index(name) for name in dict.fromkeys((answer.predicted, answer.truth))]
         pictures = [found.picture, *(heat_overlay(found.picture, found.similarity[number]) for number in shown)]
@@ -356,7 +361,7 @@ def _strip(pictures: Sequence[Image.Image]) -> str:
 def _setting(name: str, value) -> str:
     if name in _DATA:
         return ", ".join(_last(place) for place in value.split("::"))
-    return _last(value) if name in ("text_tower", "image_tower") and isinstance(value, str) else str(value)
+    return _last(value) if name in ("model", "text_tower", "image_tower") and isinstance(value, str) else str(value)
 
 
 def _last(place: str) -> str:

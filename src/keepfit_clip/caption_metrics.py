@@ -30,8 +30,8 @@ def score_captions(written: Sequence[str], references: Sequence[Sequence[str]]) 
         references: of each, the experts' captions, at least one.
 
     Returns:
-        `bleu_1` to `bleu_4`, `rouge_l` and `chrf` between 0 and 1, `cider` between 0 and 10. CIDEr weighs words by how
-        rare they are among the references; where these are all one, it is NaN.
+        `bleu_1` to `bleu_4`, `rouge_l` and `chrf` between 0 and 1, `cider` between 0 and 10. CIDEr weighs words by
+        in how few images' references they stand; of one image, or where all references are the same, it is NaN.
 
     Raises:
         MissingExtraError: pycocoevalcap is not installed.
@@ -47,13 +47,13 @@ def score_captions(written: Sequence[str], references: Sequence[Sequence[str]]) 
         raise ConfigError("there must be captions to score, and an expert's caption for each")
     said = {number: [_words(text)] for number, text in enumerate(written)}
     truth = {number: [_words(text) for text in texts] for number, texts in enumerate(references)}
-    distinct = {text for texts in truth.values() for text in texts}
+    distinct = {frozenset(texts) for texts in truth.values()}  # CIDEr counts in how many images a word stands
     bleu, _ = Bleu(4).compute_score(truth, said, verbose=0)
     return {
         **{f"bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)},
         "rouge_l": float(Rouge().compute_score(truth, said)[0]),
         "cider": float(Cider().compute_score(truth, said)[0]) if len(distinct) > 1 else math.nan,
-        "chrf": float(chrf_score([texts[0] for texts in said.values()], list(truth.values()))),
+        "chrf": float(chrf_score([texts[0] for texts in said.values()], list(truth.values()), n_word_order=0)),
     }
 
 

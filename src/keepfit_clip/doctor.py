@@ -101,6 +101,7 @@ def _where(source: str) -> tuple[str, bool, str]:
         return "installed, checked by SHA-256", True, ""
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(source, "config.json"), str):
+    wanted = (("config.json",), ("model.safetensors", "pytorch_model.bin"), ("tokenizer.json", "vocab.txt"))
+    if all(any(isinstance(try_to_load_from_cache(source, name), str) for name in names) for names in wanted):
         return "in the hub's cache: works offline", True, ""
     return "not in the hub's cache", False, "fetched when first used; offline, --text-tower takes a folder"

@@ -36,6 +36,7 @@ __all__ = [
     "similarity_maps",
     "tower_view",
     "word_maps",
+    "words_of_tokens",
 ]
 
 _STRENGTH = 0.55  # of the heat where it is hottest
@@ -240,7 +241,8 @@ def word_maps(loaded: LoadedModel, pixels: Tensor, **options) -> tuple[str, list
         **options: transformers' generation options.
 
     Returns:
-        The caption, and its words with the attention of their tokens, averaged over layers, heads and tokens.
+        The caption, and its words with the attention of their tokens (punctuation aside), averaged over layers, heads
+        and tokens.
 
     Raises:
         ConfigError: the model has no decoder, or the backbone does not tell its grid.
@@ -256,14 +258,32 @@ def word_maps(loaded: LoadedModel, pixels: Tensor, **options) -> tuple[str, list
         attention.view(-1, 1, height, width), size=pixels.shape[-2:], mode="bicubic", align_corners=False
     )
     maps = maps[:, 0].cpu().numpy()
-    text = loaded.decode(ids)[0]
+    so_far = [loaded.decode(ids[:, : place + 2])[0] for place in range(ids.shape[1] - 1)]
+    words = [WordMap(word, maps[places].mean(axis=0)) for word, places in words_of_tokens(so_far)]
+    return loaded.decode(ids)[0], words
+
+
+def words_of_tokens(so_far: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """The words of a text and the numbers of the tokens they are made of; the end token and punctuation are of none.
+
+    Args:
+        so_far: what the first token decodes to, the first two, and so on. Spaces around punctuation may come and go
+            from one to the next, so places are counted in letters and digits.
+    """
+    words = so_far[-1].split() if so_far else []
+    ends = np.cumsum([_letters(word) for word in words])
     members: dict[int, list[int]] = {}
-    for place in range(ids.shape[1] - 1):  # a token belongs to the last word of what it completes
-        so_far = len(loaded.decode(ids[:, : place + 2])[0].split())
-        if so_far:
-            members.setdefault(so_far - 1, []).append(place)
-    words = text.split()
-    return text, [WordMap(word, maps[members[n]].mean(axis=0)) for n, word in enumerate(words) if n in members]
+    before = 0
+    for place, text in enumerate(so_far):
+        letters = _letters(text)
+        if letters > before:
+            members.setdefault(int(np.searchsorted(ends, letters)), []).append(place)
+        before = letters
+    return [(word, members[number]) for number, word in enumerate(words) if number in members]
+
+
+def _letters(text: str) -> int:
+    return sum(character.isalnum() for character in text)
 
 
 @contextmanager

@@ -53,9 +53,9 @@ def _section(number: int, found: Explanation, place: Path) -> Section:
     for index, name in enumerate(found.categories):
         known = not np.isnan(found.probabilities[index])
         chance = f", probability {found.probabilities[index]:.3f}" if known else ""
-        add(found.similarity[index], f"similarity-{_slug(name)}", f"{name}: similarity{chance}")
+        add(found.similarity[index], f"similarity-{index + 1:02d}-{_slug(name)}", f"{name}: similarity{chance}")
         if found.grad_cam is not None:
-            add(found.grad_cam[index], f"grad-cam-{_slug(name)}", f"{name}: Grad-CAM")
+            add(found.grad_cam[index], f"grad-cam-{index + 1:02d}-{_slug(name)}", f"{name}: Grad-CAM")
     for index, word in enumerate(found.words, start=1):
         add(word.heat, f"word-{index:02d}-{_slug(word.word)}", f"word {index}: {word.word}")
     return Section(f"Image {number}", f"Caption: {found.caption}" if found.caption else "", sheet=sheet)

@@ -2,9 +2,13 @@
 
 import base64
 import os
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,8 +32,14 @@ EXAMPLES = (
 _GUESS = "guess"
 _TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"]
 _MAX_FILE = "25mb"
-_KEPT = 1800  # seconds that images of a session stay in memory
-_NOTE = "Research use, not a diagnosis. Images stay in this machine's memory, for half an hour at most; none is stored."
+_KEPT = 1800  # seconds that an idle session stays in memory
+_UPLOAD_KEPT = 120  # seconds that a file stays whose upload was broken off
+_WATCH = 15  # seconds between two looks for them
+_EXAMPLES = "examples"
+_NOTE = (
+    "Research use, not a diagnosis. Images stay in this machine's memory until the tab is closed or idle for half an "
+    "hour; none is stored."
+)
 
 
 @contextmanager
@@ -52,18 +62,68 @@ def running_page(
         ConfigError: the address or the port cannot be had.
     """
     require_extra("app")
+    _check_address(host)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="keepfit-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
-            page = _build(service, title, _draw_examples(Path(folder) / "examples"))
-            yield _launch(page, host, port)
-            page.close(verbose=False)
+            page = _build(service, title, _draw_examples(Path(folder) / _EXAMPLES))
+            try:
+                address = _launch(page, host, port)
+                with _forgetting(page, Path(folder)):
+                    yield address
+            finally:  # before the folder goes, or an upload would make it anew
+                page.close(verbose=False)
         finally:
             os.environ.pop("GRADIO_TEMP_DIR")
             if before is not None:
                 os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@contextmanager
+def _forgetting(page, folder: Path) -> Iterator[None]:
+    """Removes, while the block runs, what Gradio would keep: sessions that are over, and uploads nobody came for.
+
+    A session holds the images and what was shown of them; it is over once its tab is closed or idle for `_KEPT`.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_WATCH):
+            _forget(page.state_holder, folder)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _forget(sessions, folder: Path) -> None:
+    """One look at the sessions (Gradio's state holder) and at the folder of uploads."""
+    idle = datetime.now() - timedelta(seconds=_KEPT)
+    for key, last_used in list(sessions.time_last_used.items()):
+        session = sessions.session_data.get(key)
+        if session is None or session.is_closed or last_used < idle:
+            sessions.session_data.pop(key, None)
+            sessions.time_last_used.pop(key, None)
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            stale = path.is_file() and time.time() - path.stat().st_mtime > _UPLOAD_KEPT
+            if stale and path.relative_to(folder).parts[0] != _EXAMPLES:
+                path.unlink()
+
+
+def _check_address(host: str) -> None:
+    """Gradio itself would try a hundred ports at an address that is none of this machine's."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        raise ConfigError(f"--host {host}: no address of this machine ({error})") from error
 
 
 def _launch(page, host: str, port: int | None) -> str:
@@ -183,7 +243,7 @@ class _Handlers:
         """Another kind of map or another image: other targets to choose from."""
         import gradio as gr
 
-        choices = list(categories)
+        choices = _named(categories)
         if kind == "attention":
             choices = self.service.words(seen[int(number) - 1]) if seen and number else []
         chosen = target if target in choices else choices[0] if choices else None
@@ -196,7 +256,7 @@ class _Handlers:
             return ""
         try:
             image = seen[int(number) - 1]
-            overlay = self.service.heat(image, kind, target, tuple(categories), _told(modality))
+            overlay = self.service.heat(image, kind, target, _named(categories), _told(modality))
         except KeepFITError as error:
             return _render([], [str(error)], "")
         return f'<img src="{data_uri(overlay)}" alt="heat map">'
@@ -204,7 +264,12 @@ class _Handlers:
     def _shown(self, images: list[Image.Image], problems: list[str], modality: str, categories, kind: str):
         import gradio as gr
 
-        seen = [self.service.look(image) for image in images]
+        seen = []
+        for number, image in enumerate(images, start=1):
+            try:
+                seen.append(self.service.look(image))
+            except KeepFITError as error:
+                problems.append(f"Image {number}: {getattr(error, 'reason', error)}")
         numbers = [str(n) for n in range(1, len(seen) + 1)]
         first = numbers[0] if numbers else None
         target, heat = self.map_chosen(seen, modality, categories, kind, first, None)
@@ -214,8 +279,8 @@ class _Handlers:
     def _results(self, seen: list[Seen], problems: list[str], modality: str, categories: Sequence[str]) -> str:
         cards, told = [], _told(modality)
         try:
-            answers = [self.service.answer(image, tuple(categories), told) for image in seen]
-            table = self.service.table(seen, tuple(categories), told) if seen else ""
+            answers = [self.service.answer(image, _named(categories), told) for image in seen]
+            table = self.service.table(seen, _named(categories), told) if seen else ""
         except KeepFITError as error:
             return _render([], [*problems, str(error)], "")
         for image, answer in zip(seen, answers, strict=True):
@@ -231,6 +296,11 @@ class _Handlers:
                 }
             )
         return _render(cards, problems, table)
+
+
+def _named(categories: Sequence[str]) -> tuple[str, ...]:
+    """The categories without empty ones that somebody wrote."""
+    return tuple(name for name in (category.strip() for category in categories) if name)
 
 
 def _told(modality: str) -> str | None:

@@ -95,7 +95,15 @@ def require_names(text: str) -> list[str]:
 
 
 def upper(modality: str | None) -> str | None:
-    """A modality in capitals, if there is one."""
+    """A modality in capitals, if there is one.
+
+    Raises:
+        CategoryError: it is none.
+    """
+    from keepfit_clip.knowledge import MODALITIES
+
+    if modality and modality.upper() not in MODALITIES:
+        raise CategoryError(f"--modality {modality}: none of {', '.join(MODALITIES)}")
     return modality.upper() if modality else None
 
 

@@ -69,6 +69,8 @@ def report(
         text = f"{result.images} images: ACA {result.scores.aca:.3f}, AUC {result.scores.auc:.3f}."
         chart = confusion_chart(result.scores.confusion, result.classes)
         sections.append(Section("Zero-shot classification", text, chart=chart))
-        sections.append(answers_section(loaded, answered_of(result, upper(modality)), result.classes, known))
+        sections.append(
+            answers_section(loaded, answered_of(result, upper(modality)), result.classes, known, not names_only)
+        )
     write_text(out, build_report(run, sections))
     console.print(f"-> {out}", soft_wrap=True)

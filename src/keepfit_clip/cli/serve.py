@@ -27,7 +27,7 @@ def serve(
         Path | None, typer.Option(help="folder the image paths of a gallery table are relative to")
     ] = None,
     host: Annotated[str, typer.Option(help="address to bind to")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="port (a free one)")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="port (a free one)")] = None,
     cache: Cache = Path("runs/features"),
     knowledge: KnowledgeFile = None,
     device: Device = None,

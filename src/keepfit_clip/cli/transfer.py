@@ -1,5 +1,6 @@
 """`keepfit-clip transfer`: what a model brings to a labelled data set."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -123,7 +124,6 @@ def transfer(
     def encode(table: Path, images: Path, spec):
         read = read_downstream(table, images, spec, known, columns)
         found = encode_set(loaded, read, features, with_progress("Encoding"), copies_together)
-        show_messages(found.downstream.messages, f"rows of {table.name} not used")
         return found
 
     told = []
@@ -131,7 +131,11 @@ def transfer(
         encoded = encode(table, images, class_spec(classes, table))
         shifted = None
         if domain_shift is not None:
-            shifted = encode(domain_shift, domain_shift_images or images, encoded.downstream.spec)
+            spec = replace(encoded.downstream.spec, title=domain_shift.stem)
+            shifted = encode(domain_shift, domain_shift_images or images, spec).shifted_from(encoded)
+        for part, name in ((encoded, table.name), (shifted, domain_shift and domain_shift.name)):
+            if part is not None:
+                show_messages(part.downstream.messages, f"rows of {name} not used")
         with StepProgress() as progress:
             outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)
         tested = shifted or encoded

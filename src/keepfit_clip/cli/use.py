@@ -77,7 +77,7 @@ def classify(
             best = row.index(max(row))
             cells = [f"[bold]{p:.3f}[/]" if i == best else f"{p:.3f}" for i, p in enumerate(row)]
             table.add_row(escape(str(images[index])), *cells)
-            told.append({"image": str(images[index]), **dict(zip(classifier.categories, row, strict=True))})
+            told.append({"image": index + 1, **dict(zip(classifier.categories, row, strict=True))})
     console.print(table)
     write_result(json_file, told)
     _end(problems)
@@ -104,7 +104,7 @@ def caption(
         ids = loaded.model.generate(batch.to(loaded.device), num_beams=num_beams, **options)
         for index, text in zip(indices, loaded.decode(ids), strict=True):
             console.print(f"{images[index]}: {text}", markup=False, soft_wrap=True)
-            told.append({"image": str(images[index]), "caption": text})
+            told.append({"image": index + 1, "caption": text})
     write_result(json_file, told)
     _end(problems)
 

@@ -52,6 +52,8 @@ class DownstreamSet:
         labels: (N,) class numbers, or (N, K) of 0 and 1 where an image may have several classes.
         groups: (N,) number of the patient of each image, or None where the table does not tell. Once encoded, near
             duplicates are in one group too.
+        copies_together: whether `groups` hold near duplicates too.
+        learnt_from: title of the data set that was learnt from, where it is another (domain shift).
         unused: row number -> why the row is left out; reasons name nothing of the input.
         messages: the same in full, for the terminal only.
     """
@@ -60,6 +62,8 @@ class DownstreamSet:
     records: list[Record]
     labels: np.ndarray
     groups: np.ndarray | None = None
+    copies_together: bool = False
+    learnt_from: str | None = None
     unused: dict[int, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
 
@@ -115,7 +119,7 @@ def _checked(content, path: Path) -> ClassFile:
     if isinstance(classes, list):
         classes = {name: [] for name in classes}
     require(isinstance(classes, dict), 'no "classes": a list of names, or an object from name to labels of the table')
-    require(len(classes) >= (1 if content.get("multi_label") else 2), "at least two classes are needed")
+    require(len(classes) >= 2, "at least two classes are needed")
     texts = [*classes, *(label for labels in classes.values() for label in labels)]
     require(all(isinstance(text, str) and text.strip() for text in texts), "names and labels must be texts")
     modality = content.get("modality")
@@ -168,7 +172,7 @@ def read_downstream(
         spec = sorted({knowledge.canonical(category) for record in records for category in record.categories})
     if not isinstance(spec, ClassFile):
         spec = ClassFile(Path(table).stem, dict.fromkeys((knowledge.canonical(name) for name in spec), ()))
-    if len(spec.classes) < (1 if spec.multi_label else 2):
+    if len(spec.classes) < 2:
         raise CategoryError(f"{table}: at least two classes are needed, there are {list(spec.classes) or 'none'}")
     meaning = _meaning(spec, knowledge)
     found = DownstreamSet(spec, [], np.empty(0, dtype=int))

@@ -20,7 +20,7 @@ from keepfit_clip.data.sources import SourceOptions, find_source, read_records
 from keepfit_clip.data.sources.folder import walk_images
 from keepfit_clip.errors import ImageError, TableError
 
-__all__ = ["NEAR_BITS", "ImageIndex", "UnionFind", "image_digest", "near_pairs", "perceptual_hash"]
+__all__ = ["NEAR_BITS", "ImageIndex", "UnionFind", "both_views", "image_digest", "near_pairs", "perceptual_hash"]
 
 NEAR_BITS = 20
 _SIDE = 16
@@ -35,6 +35,12 @@ def image_digest(content: bytes) -> str:
 def perceptual_hash(image: Image.Image) -> bytes:
     """256 bits of the low frequencies of an image's brightness, as 32 bytes."""
     return np.packbits(imagehash.phash(image.convert("L"), hash_size=_SIDE).hash.ravel()).tobytes()
+
+
+def both_views(image: Image.Image) -> np.ndarray:
+    """(2, 32) uint8: the hash of an image as it is, and without its black border."""
+    hashes = _views(image)
+    return np.frombuffer(hashes[0] + hashes[-1], dtype=np.uint8).reshape(2, -1)
 
 
 def _views(image: Image.Image) -> list[bytes]:

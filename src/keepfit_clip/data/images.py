@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -13,14 +14,15 @@ from keepfit_clip.errors import ImageError
 
 __all__ = ["encode_jpeg", "fit_within", "image_bytes", "image_name", "open_image"]
 
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT = 256, 257, 3
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 
 
-def open_image(source: str | Path | bytes, name: str = "", max_pixels: int | None = None) -> Image.Image:
+def open_image(source: str | Path | FileSlice | bytes, name: str = "", max_pixels: int | None = None) -> Image.Image:
     """Reads an image as upright 8-bit RGB, without any metadata.
 
     Args:
-        source: path, or the file's content.
+        source: path, a part of a file, or the content itself.
         name: what to call it in the error; the path by default.
         max_pixels: a limit of one's own below Pillow's; looked at before anything is decoded.
 
@@ -28,25 +30,27 @@ def open_image(source: str | Path | bytes, name: str = "", max_pixels: int | Non
         ImageError: missing, empty, truncated, not an image of a known format, or more pixels than Pillow's limit
             against decompression bombs.
     """
-    name = name or (str(source) if not isinstance(source, bytes) else "image")
+    name = name or image_name(source)
+    if isinstance(source, FileSlice):
+        source = image_bytes(source)
+    if max_pixels is None or max_pixels > Image.MAX_IMAGE_PIXELS:
+        max_pixels = Image.MAX_IMAGE_PIXELS
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # odd EXIF or TIFF tags; they are dropped anyway
             with Image.open(file, formats=_FORMATS) as image:
-                if max_pixels is not None and image.width * image.height > max_pixels:
-                    raise ImageError(name, f"the image has more than {max_pixels / 1e6:.0f} million pixels")
+                _check_pixels(name, image.width, image.height, max_pixels)
                 image.load()
                 return _rgb(_upright(image))
     except FileNotFoundError as error:
         raise ImageError(name, "the image file is missing") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = Image.MAX_IMAGE_PIXELS / 1e6
-        raise ImageError(name, f"the image has more than {limit:.0f} million pixels") from error
+        raise ImageError(name, _too_large(max_pixels)) from error
     except UnidentifiedImageError as error:
         size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
-        deep = _open_deep_tiff(source) if size else None
+        deep = _open_deep_tiff(source, name, max_pixels) if size else None
         if deep is not None:
             return deep
         reason = f"not an image ({', '.join(_FORMATS)})" if size else "the image file is empty"
@@ -73,7 +77,7 @@ def image_bytes(image: Path | FileSlice | bytes) -> bytes:
         raise ImageError(image_name(image), f"the image file cannot be read ({error.strerror})") from error
 
 
-def image_name(image: Path | FileSlice | bytes) -> str:
+def image_name(image: str | Path | FileSlice | bytes) -> str:
     """What to call an image at the terminal."""
     if isinstance(image, FileSlice):
         return f"{image.path} at byte {image.offset}"
@@ -103,11 +107,22 @@ def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
     return buffer.getvalue()
 
 
-def _open_deep_tiff(source: str | Path | bytes) -> Image.Image | None:
+def _too_large(max_pixels: int) -> str:
+    return f"the image has more than {max_pixels / 1e6:.0f} million pixels"
+
+
+def _check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(name, _too_large(max_pixels))
+
+
+def _open_deep_tiff(source: str | Path | bytes, name: str, max_pixels: int) -> Image.Image | None:
     """A TIFF of 16 bits a colour, which Pillow does not know, at 8 bits; None for anything else."""
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if content[:4] not in (b"II*\0", b"MM\0*"):
+    size = _tiff_size(content)
+    if size is None:
         return None
+    _check_pixels(name, *size, max_pixels)
     import cv2
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # damage is reported by us
@@ -116,6 +131,25 @@ def _open_deep_tiff(source: str | Path | bytes) -> Image.Image | None:
     except cv2.error:
         return None
     return None if pixels is None else Image.fromarray(pixels)
+
+
+def _tiff_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height out of a TIFF's first directory (TIFF 6.0, section 2), or None; nothing is decoded."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4])
+    if order is None:
+        return None
+    found: dict[int, int] = {}
+    try:
+        (place,) = struct.unpack_from(f"{order}I", content, 4)
+        (count,) = struct.unpack_from(f"{order}H", content, place)
+        for entry in range(count):
+            tag, kind = struct.unpack_from(f"{order}HH", content, place + 2 + 12 * entry)
+            if tag in (_TIFF_WIDTH, _TIFF_HEIGHT):
+                value = f"{order}H" if kind == _TIFF_SHORT else f"{order}I"
+                (found[tag],) = struct.unpack_from(value, content, place + 2 + 12 * entry + 8)
+    except struct.error:
+        return None
+    return (found[_TIFF_WIDTH], found[_TIFF_HEIGHT]) if len(found) == 2 else None
 
 
 def _upright(image: Image.Image) -> Image.Image:

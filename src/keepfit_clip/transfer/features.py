@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from keepfit_clip.data.duplicates import perceptual_hash
+from keepfit_clip.data.duplicates import both_views
 from keepfit_clip.data.records import FileSlice, Record
 from keepfit_clip.errors import ImageError, KeepFITError, OutputError
 from keepfit_clip.evaluation import image_batches
@@ -32,7 +32,7 @@ _WAIT = 120  # seconds for another process to finish writing
 
 
 class ImageRow(NamedTuple):
-    """What is kept of an image: `pooled` (C,), `projected` (D,) and `look` (32,) uint8."""
+    """What is kept of an image: `pooled` (C,), `projected` (D,) and `look` (2, 32) uint8."""
 
     pooled: np.ndarray
     projected: np.ndarray
@@ -48,7 +48,7 @@ class ImageFeatures:
         projected: (N, D) in the joint space, L2-normalised.
         kept: (N,) numbers of the records they belong to; those of unreadable images are missing.
         keys: (N,) hashes of the images' content.
-        looks: (N, 32) uint8 perceptual hashes, which near copies share; see `data.duplicates`.
+        looks: (N, 2, 32) uint8 perceptual hashes with and without a black border, of which near copies share one.
         unreadable: number of a record -> what is wrong with its image.
         computed: how many were not in the cache.
     """
@@ -82,7 +82,7 @@ class FeatureCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._open()) as database, database:
                 database.execute(
-                    "CREATE TABLE IF NOT EXISTS images (image TEXT PRIMARY KEY, sizes TEXT, data BLOB, look BLOB)"
+                    "CREATE TABLE IF NOT EXISTS pictures (image TEXT PRIMARY KEY, sizes TEXT, data BLOB, look BLOB)"
                 )
                 database.execute(
                     "CREATE TABLE IF NOT EXISTS captions (image TEXT, how TEXT, text TEXT, PRIMARY KEY (image, how))"
@@ -107,12 +107,14 @@ class FeatureCache:
         found = {}
         with closing(self._open()) as database:
             for key in dict.fromkeys(keys):
-                row = database.execute("SELECT sizes, data, look FROM images WHERE image = ?", (key,)).fetchone()
+                row = database.execute("SELECT sizes, data, look FROM pictures WHERE image = ?", (key,)).fetchone()
                 if row is not None:
                     first, second = json.loads(row[0])
                     values = np.frombuffer(row[1], dtype=np.float32)
                     if len(values) == first + second:
-                        found[key] = ImageRow(values[:first], values[first:], np.frombuffer(row[2], dtype=np.uint8))
+                        found[key] = ImageRow(
+                            values[:first], values[first:], np.frombuffer(row[2], dtype=np.uint8).reshape(2, -1)
+                        )
         return found
 
     def put(self, found: dict[str, ImageRow]) -> None:
@@ -126,7 +128,7 @@ class FeatureCache:
             )
             for key, row in found.items()
         ]
-        self._write("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
+        self._write("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", rows)
 
     def get_captions(self, keys: Sequence[str], how: str) -> dict[str, str]:
         """Captions of those keys that are there.
@@ -179,7 +181,7 @@ def image_features(
     looks: list[np.ndarray] = []  # of the images of a batch
 
     def prepare(image: Image.Image) -> Tensor:
-        looks.append(np.frombuffer(perceptual_hash(image), dtype=np.uint8))
+        looks.append(both_views(image))
         return loaded.preprocess(image)
 
     def answer(batch: Tensor, members: list[Record]) -> list[ImageRow]:

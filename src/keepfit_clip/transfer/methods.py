@@ -26,6 +26,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from keepfit_clip.errors import CategoryError
+
 __all__ = ["METHODS", "Features", "TextClasses", "linear_head", "probe_out_of_fold"]
 
 _C = 0.316
@@ -77,12 +79,18 @@ def zero_shot(train: Features | None, labels: np.ndarray | None, test: Features,
 
 
 def linear_probe(train: Features, labels: np.ndarray, test: Features, texts: TextClasses | None, seed: int):
-    """Probabilities (N, K) of a logistic regression; (N, K) labels are learnt one against the rest."""
+    """Probabilities (N, K) of a logistic regression; (N, K) labels are learnt one against the rest.
+
+    Raises:
+        CategoryError: all, or none, of the training images have a class.
+    """
+    _check_both(labels)
     return _probe(labels, seed).fit(np.float64(train.pooled), labels).predict_proba(np.float64(test.pooled))
 
 
 def linear_head(train: Features, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The linear probe as weight (K, C) and bias (K,) of a layer, in float32."""
+    _check_both(labels)
     fitted = _probe(labels, seed).fit(np.float64(train.pooled), labels)
     parts = fitted.estimators_ if labels.ndim == 2 else [fitted]
     weight, bias = (np.concatenate([getattr(part, name) for part in parts]) for name in ("coef_", "intercept_"))
@@ -112,6 +120,16 @@ def probe_out_of_fold(train: Features, labels: np.ndarray, groups: np.ndarray | 
             pooled = np.float64(train.pooled)
             answers[:, number] = cross_val_predict(probe, pooled, truth, cv=list(folds), method="predict_proba")[:, 1]
     return answers
+
+
+def _check_both(labels: np.ndarray) -> None:
+    several = labels.ndim == 2
+    for number, truth in enumerate(labels.T if several else ()):
+        if truth.min() == truth.max():
+            whose = "all" if truth[0] else "none"
+            raise CategoryError(
+                f"{whose} of the {len(truth)} training images of a fold have class {number + 1}: more shots"
+            )
 
 
 def _probe(labels: np.ndarray, seed: int):

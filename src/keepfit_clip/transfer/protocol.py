@@ -23,7 +23,7 @@ from keepfit_clip.metrics import (
 from keepfit_clip.transfer.features import FeatureCache, image_features
 from keepfit_clip.transfer.finetune import FinetuneOptions, LabelledImages, finetune
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, probe_out_of_fold
-from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, with_copies
+from keepfit_clip.transfer.splits import Shots, choose_shots, copies_of, folds_of, with_copies
 from keepfit_clip.zero_shot import ZeroShotClassifier
 
 __all__ = ["METRICS", "Encoded", "Outcome", "TransferOptions", "encode_set", "run_transfer"]
@@ -33,6 +33,7 @@ NAMES = "zero-shot-names"
 ZERO_SHOT = ("zero-shot", NAMES)
 PROBE = "linear-probe"
 FINETUNE = "finetune"
+_KNOWN = "its image, or a near copy, is in the set that is learnt from"
 _WITHOUT_TEXTS = (PROBE, FINETUNE)
 _MULTI_LABEL = (*ZERO_SHOT, PROBE, FINETUNE)
 
@@ -83,7 +84,7 @@ class TransferOptions:
 
 @dataclass
 class Encoded:
-    """A downstream set of readable images, with their features and content hashes.
+    """A downstream set of readable images, with their features, content hashes and perceptual hashes.
 
     `computed` of them were not in the cache.
     """
@@ -91,6 +92,7 @@ class Encoded:
     downstream: DownstreamSet
     features: Features
     keys: list[str]
+    looks: np.ndarray
     computed: int = 0
 
     def images(self, rows: np.ndarray) -> LabelledImages:
@@ -98,6 +100,32 @@ class Encoded:
         return LabelledImages(
             [self.downstream.records[row] for row in rows], [self.keys[row] for row in rows], self.labels[rows]
         )
+
+    def shifted_from(self, source: "Encoded") -> "Encoded":
+        """The set as one to test on after learning from another: without images of that one or near copies of them.
+
+        Raises:
+            CategoryError: a class has no other image.
+        """
+        known = copies_of(self.looks, source.looks)
+        kept = np.flatnonzero(~known)
+        found = self.downstream
+        unused = {found.records[number].row: _KNOWN for number in np.flatnonzero(known)}
+        told = [f"row {row}: {_KNOWN}" for row in unused]
+        downstream = replace(
+            found,
+            records=[found.records[number] for number in kept],
+            labels=found.labels[kept],
+            groups=None if found.groups is None else found.groups[kept],
+            learnt_from=source.downstream.spec.title,
+            unused=found.unused | unused,
+            messages=found.messages + told,
+        )
+        if not len(kept) or downstream.empty_classes:
+            names = ", ".join(downstream.empty_classes) if len(kept) else "any class"
+            raise CategoryError(f"no image of {names} is left that does not stand in {downstream.learnt_from} too")
+        keys = [self.keys[number] for number in kept]
+        return Encoded(downstream, self.features[kept], keys, self.looks[kept], self.computed)
 
     @property
     def labels(self) -> np.ndarray:
@@ -187,10 +215,11 @@ def encode_set(
         records=[downstream.records[number] for number in kept],
         labels=downstream.labels[kept],
         groups=with_copies(groups, found.looks) if copies_together else groups,
+        copies_together=copies_together,
     )
     if readable.empty_classes:
         raise CategoryError(f"no image of {', '.join(readable.empty_classes)} can be read: {readable.messages[-1]}")
-    return Encoded(readable, Features(found.pooled, found.projected), found.keys, found.computed)
+    return Encoded(readable, Features(found.pooled, found.projected), found.keys, found.looks, found.computed)
 
 
 def run_transfer(

@@ -1,5 +1,6 @@
 """Training and test images of a downstream data set: seeded, stratified, no patient and no copy on both sides."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 from keepfit_clip.data.duplicates import UnionFind, near_pairs
 from keepfit_clip.errors import CategoryError, ConfigError
 
-__all__ = ["Shots", "choose_shots", "folds_of", "parse_shots", "with_copies"]
+__all__ = ["Shots", "choose_shots", "copies_of", "folds_of", "parse_shots", "with_copies"]
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,33 @@ def with_copies(groups: np.ndarray | None, looks: np.ndarray) -> np.ndarray | No
 
     Args:
         groups: (N,) patients, or None.
-        looks: (N, 32) perceptual hashes; see `data.duplicates`.
+        looks: (N, 2, 32) perceptual hashes, with and without a black border; see `data.duplicates`.
 
     Returns:
         (N,) numbers of what belongs together; None where every image stands alone.
     """
     together = UnionFind()
-    for one, other in near_pairs(looks):
-        together.join(one, other)
+    count, views, width = looks.shape
+    for one, other in near_pairs(looks.transpose(1, 0, 2).reshape(views * count, width)):
+        together.join(one % count, other % count)
     if groups is not None:
         first = {group: row for row, group in reversed(list(enumerate(groups.tolist())))}
         for row, group in enumerate(groups.tolist()):
             together.join(first[group], row)
     representatives, numbers = np.unique([together.find(row) for row in range(len(looks))], return_inverse=True)
     return None if groups is None and len(representatives) == len(looks) else numbers
+
+
+def copies_of(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which images look like one of other images: (N,) bool of perceptual hashes (N, 2, 32) and (M, 2, 32)."""
+    both = np.concatenate([looks, others])
+    count, views, width = both.shape
+    found = np.zeros(len(looks), dtype=bool)
+    for pair in near_pairs(both.transpose(1, 0, 2).reshape(views * count, width)):
+        one, other = sorted(place % count for place in pair)
+        if one < len(looks) <= other:
+            found[one] = True
+    return found
 
 
 def folds_of(
@@ -85,6 +99,10 @@ def folds_of(
         CategoryError: a class has fewer images, or fewer groups, than there are folds.
     """
     strata = labels if labels.ndim == 1 else _rarest(labels)
+    there = len(labels) if groups is None else len(np.unique(groups))
+    if there < folds:
+        what = "images" if groups is None else "patients (near copies counted once)"
+        raise CategoryError(f"there are {there} {what}, which is fewer than the {folds} folds: use fewer --folds")
     for number in np.unique(strata):
         members = np.flatnonzero(strata == number)
         count = len(members if groups is None else np.unique(groups[members]))
@@ -99,7 +117,10 @@ def folds_of(
     else:
         rare = min(np.bincount(strata)[np.unique(strata)]) < folds
         splitter = (KFold if rare else StratifiedKFold)(folds, shuffle=True, random_state=seed)
-    yield from splitter.split(strata, strata, groups)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        parts = list(splitter.split(strata, strata, groups))
+    yield from parts
 
 
 def _rarest(labels: np.ndarray) -> np.ndarray:

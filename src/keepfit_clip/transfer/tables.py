@@ -23,8 +23,9 @@ def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options:
     """One row for each method and number of shots: mean ± standard deviation over the folds, in percent."""
     shown = [metric for metric in METRICS if metric != "kappa" or downstream.spec.ordinal]
     drawn = "images" if downstream.groups is None else "groups of images"
+    learnt_from = f" (learnt from {downstream.learnt_from})" if downstream.learnt_from else ""
     lines = [
-        f"{downstream.spec.title}: {len(downstream.records)} images of {len(downstream.classes)} classes, "
+        f"{downstream.spec.title}{learnt_from}: {len(downstream.records)} images of {len(downstream.classes)} classes, "
         f"{options.folds} folds{_kept_together(downstream)}; mean ± standard deviation over the folds, "
         f"[95 % interval over {drawn}], in percent.",
         "",
@@ -38,9 +39,9 @@ def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options:
 
 
 def _kept_together(downstream: DownstreamSet) -> str:
-    if downstream.groups is None:
-        return ""
-    return " by patient, near copies together" if downstream.by_patient else ", near copies together"
+    parts = [" by patient"] if downstream.by_patient else []
+    parts += [" near copies together"] if downstream.copies_together else []
+    return ",".join(parts) if downstream.by_patient else "".join(f",{part}" for part in parts)
 
 
 def write_results(
@@ -95,7 +96,9 @@ def as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: Tra
         "model": model,
         "images": len(downstream.records),
         "classes": downstream.classes,
+        "learnt_from": downstream.learnt_from,
         "by_patient": downstream.by_patient,
+        "copies_together": downstream.copies_together,
         "groups": None if downstream.groups is None else len(np.unique(downstream.groups)),
         "options": asdict(options) | {"shots": [str(shots) for shots in options.shots]},
         "not_used": [{"row": row, "reason": reason} for row, reason in sorted(downstream.unused.items())],
