@@ -30,7 +30,7 @@ from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import load_model
 from keepfit_clip.metrics import (
     Answers,
-    _aca_and_auc,
+    _weighted_aca_and_auc,
     abstention_curve,
     bootstrap_intervals,
     reliability,
@@ -430,7 +430,12 @@ def test_the_bootstrap_scores_as_the_tables_do(several):
         labels[:, 3] = 0
         probabilities = np.clip(2 * probabilities, 0, 1)
     scores = (score_multi_label if several else score_classification)(labels, probabilities)
-    assert _aca_and_auc(Answers(labels, probabilities), np.arange(60)) == pytest.approx((scores.aca, scores.auc))
+    drawn = rng.integers(0, 60, 60)
+    weights = np.stack([np.ones(60), np.bincount(drawn, minlength=60)])
+    aca, auc = _weighted_aca_and_auc(Answers(labels, probabilities), weights)
+    again = Answers(labels[drawn], probabilities[drawn]).score()
+    assert aca == pytest.approx([scores.aca, again.aca])
+    assert auc == pytest.approx([scores.auc, again.auc])
 
 
 def test_intervals_hold_the_score_and_are_wider_over_patients():

@@ -1,12 +1,12 @@
 """Classification metrics as the retinal papers report them, from scikit-learn and torchmetrics."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     balanced_accuracy_score,
@@ -161,46 +161,57 @@ def bootstrap_intervals(
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    members = [_rows_by_group(len(fold.labels), fold.groups) for fold in folds]
-    values = []
-    for _ in range(resamples):
-        drawn = [_draw(rows, rng) for rows in (members[:1] if shared else members)] * (len(folds) if shared else 1)
-        values.append(np.mean([_aca_and_auc(fold, rows) for fold, rows in zip(folds, drawn, strict=True)], axis=0))
+    groups = [
+        np.unique(f.groups, return_inverse=True)[1] if f.groups is not None else np.arange(len(f.labels)) for f in folds
+    ]
+    weights = [np.empty((resamples, len(rows))) for rows in groups]
+    for resample in range(resamples):
+        for fold, rows in enumerate(groups):
+            count = rows.max() + 1
+            if not (shared and fold):
+                times = np.bincount(rng.integers(count, size=count), minlength=count)
+            weights[fold][resample] = times[rows]
+    values = np.mean([_weighted_aca_and_auc(f, w) for f, w in zip(folds, weights, strict=True)], axis=0)
     return {
         name: tuple(map(float, np.nanpercentile(column, [2.5, 97.5])))
-        for name, column in zip(("aca", "auc"), np.array(values).T, strict=True)
+        for name, column in zip(("aca", "auc"), values, strict=True)
         if not np.isnan(column).all()
     }
 
 
-def _rows_by_group(count: int, groups: np.ndarray | None) -> list[np.ndarray]:
-    if groups is None:
-        return list(np.arange(count)[:, None])
-    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+def _weighted_aca_and_auc(answers: Answers, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both scores (R,) as `Answers.score` gives them where each image stands there so many times.
+
+    Args:
+        answers: for N images.
+        weights: (R, N) how often each image was drawn.
+    """
+    probabilities = answers.probabilities
+    classes = probabilities.shape[1]
+    several = answers.labels.ndim == 2
+    true = (answers.labels if several else np.eye(classes, dtype=int)[answers.labels]).astype(bool)
+    predicted = np.eye(classes, dtype=bool)[probabilities.argmax(axis=1)]
+    if several:
+        predicted = probabilities >= np.broadcast_to(answers.threshold, probabilities.shape)
+    positives = weights @ true  # (R, K)
+    negatives = weights.sum(axis=1, keepdims=True) - positives
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        aca = weights @ (true & predicted) / positives
+        if several:
+            aca = (aca + weights @ (~true & ~predicted) / negatives) / 2
+        ranked = [_pairs_in_order(probabilities[:, k], true[:, k], weights) for k in range(classes)]
+        auc = np.stack(ranked, axis=1) / (positives * negatives)
+        return np.nanmean(aca, axis=1), np.nanmean(auc, axis=1)
 
 
-def _draw(members: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    return np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-
-
-def _aca_and_auc(answers: Answers, rows: np.ndarray) -> tuple[float, float]:
-    """Both scores of some rows as `Answers.score` gives them, fast: the AUC from ranks."""
-    labels, probabilities = answers.labels[rows], answers.probabilities[rows]
-    count, classes = probabilities.shape
-    true = (labels if labels.ndim == 2 else np.eye(classes, dtype=int)[labels]).astype(bool)
-    positives = true.sum(axis=0)
-    negatives = count - positives
-    ranks = (rankdata(probabilities, axis=0) * true).sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        auc = (ranks - positives * (positives + 1) / 2) / (positives * negatives)
-        if labels.ndim == 2:
-            predicted = probabilities >= np.broadcast_to(answers.threshold, answers.probabilities.shape)[rows]
-            found, spared = (predicted & true).sum(axis=0), (~predicted & ~true).sum(axis=0)
-            aca = (found / positives + spared / negatives) / 2
-        else:
-            predicted = np.eye(classes, dtype=bool)[probabilities.argmax(axis=1)]
-            aca = (predicted & true).sum(axis=0) / positives
-    return tuple(float(x[~np.isnan(x)].mean()) if not np.isnan(x).all() else math.nan for x in (aca, auc))
+def _pairs_in_order(probability: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(R,) pairs of a true and another image of which the true one is likelier; ties count half."""
+    values, place = np.unique(probability, return_inverse=True)
+    others = np.zeros((len(weights), len(values)))
+    np.add.at(others.T, place, (weights * ~true).T)
+    below = np.cumsum(others, axis=1) - others / 2
+    return ((weights * true) * below[:, place]).sum(axis=1)
 
 
 def abstention_curve(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[float, float]]:

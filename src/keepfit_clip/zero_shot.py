@@ -13,6 +13,8 @@ from keepfit_clip.tokenization import Tokenizer
 
 __all__ = ["ZeroShotClassifier"]
 
+_TEXTS = 32  # through the text tower at a time
+
 
 class ZeroShotClassifier:
     """Classifies images by texts, without training.
@@ -53,13 +55,20 @@ class ZeroShotClassifier:
         self.model = model
         self.tokenizer = Tokenizer.of_model(model, tokenizer)
         texts = [class_texts(category, modality, knowledge, descriptions) for category in self.categories]
-        self.class_features = torch.stack([self._class_feature(t) for t in texts])  # (K, D)
+        features = self._encode([text for of_class in texts for text in of_class]).split([len(t) for t in texts])
+        self.class_features = F.normalize(torch.stack([part.mean(dim=0) for part in features]), dim=-1)  # (K, D)
 
     @torch.no_grad()
-    def _class_feature(self, texts: list[str]) -> Tensor:
-        ids = self.tokenizer(texts).to(self.model.logit_scale.device)
-        features = self.model.encode_text(ids, normalize=True)
-        return F.normalize(features.float().mean(dim=0), dim=-1)
+    def _encode(self, texts: list[str]) -> Tensor:
+        """L2-normalised features (T, D), float32."""
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # like lengths need little padding
+        features = [None] * len(texts)
+        for start in range(0, len(texts), _TEXTS):
+            numbers = order[start : start + _TEXTS]
+            ids = self.tokenizer([texts[number] for number in numbers]).to(self.model.logit_scale.device)
+            for number, row in zip(numbers, self.model.encode_text(ids, normalize=True).float(), strict=True):
+                features[number] = row
+        return torch.stack(features)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
