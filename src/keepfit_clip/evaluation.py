@@ -12,6 +12,7 @@ from torch import Tensor
 from keepfit_clip.data.downstream import ClassFile, read_downstream
 from keepfit_clip.data.images import open_image
 from keepfit_clip.data.records import Record
+from keepfit_clip.data.sources import SourceOptions
 from keepfit_clip.errors import ConfigError, ImageError, KeepFITError
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
@@ -90,6 +91,7 @@ def evaluate_table(
     descriptions: bool = True,
     rows: Iterable[int] | None = None,
     progress=iter,
+    options: SourceOptions | None = None,
 ) -> TableScores:
     """Zero-shot classification of the images of a table, one pass and nothing kept; see `transfer` for more.
 
@@ -102,13 +104,14 @@ def evaluate_table(
         descriptions: see `ZeroShotClassifier`.
         rows: row numbers to use; all by default.
         progress: wraps the list of batches' paths.
+        options: names of columns and the like.
 
     Raises:
         TableError, CategoryError: the table or the classes cannot be used at all.
         ConfigError: images may have several of the classes, or these have no names.
     """
     knowledge = knowledge or Knowledge.load()
-    found = read_downstream(table, images, classes, knowledge, rows=rows, empty_classes=True)
+    found = read_downstream(table, images, classes, knowledge, options, rows, empty_classes=True)
     if found.spec.multi_label or not found.spec.named:
         raise ConfigError(f"{found.spec.title}: zero-shot needs one named class for each image; see `transfer`")
     modalities = [modality or found.spec.modality or record.modality for record in found.records]

@@ -14,13 +14,18 @@ from keepfit_clip.cli.console import console, error_console, quiet_libraries, sh
 from keepfit_clip.cli.options import (
     MEASURE,
     Cache,
+    CaptionColumn,
+    CategoryColumn,
     Classes,
     Device,
+    GroupPattern,
+    ImageColumn,
     JsonFile,
     KnowledgeFile,
     Modality,
     Model,
     NamesOnly,
+    PatientColumn,
     class_spec,
     upper,
     write_result,
@@ -31,7 +36,6 @@ Pairs = Annotated[
 ]
 Root = Annotated[Path | None, typer.Option("--images", help="folder the image paths are relative to")]
 Language = Annotated[str, typer.Option("--lang", help="language of the captions")]
-PatientColumn = Annotated[str | None, typer.Option(help="column that names the patient")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -46,12 +50,15 @@ def evaluate(
     model: Model,
     classes: Classes = None,
     modality: Modality = None,
+    image_column: ImageColumn = None,
+    category_column: CategoryColumn = None,
     json_file: JsonFile = None,
     names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
     """Zero-shot scores on a labelled table: ACA, AUC, quadratic kappa and the confusion table."""
+    from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.evaluation import evaluate_table
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
@@ -66,6 +73,7 @@ def evaluate(
         Knowledge.load(knowledge),
         not names_only,
         progress=with_progress("Classifying"),
+        options=SourceOptions(image_column=image_column, category_columns=tuple(category_column or ())),
     )
     show_messages(result.messages, "rows not scored")
     scores = result.scores
@@ -92,7 +100,11 @@ def evaluate_retrieval(
     images: Root = None,
     modality: Modality = None,
     lang: Language = "en",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    category_column: CategoryColumn = None,
     patient_column: PatientColumn = None,
+    group_pattern: GroupPattern = None,
     json_file: JsonFile = None,
     cache: Cache = Path("runs/features"),
     knowledge: KnowledgeFile = None,
@@ -106,7 +118,18 @@ def evaluate_retrieval(
     from keepfit_clip.transfer.pairs import evaluate_retrieval, read_pairs
 
     quiet_libraries()
-    pairs = read_pairs(table, images, SourceOptions(patient_column=patient_column), lang)
+    pairs = read_pairs(
+        table,
+        images,
+        SourceOptions(
+            image_column=image_column,
+            caption_columns=tuple(caption_column or ()),
+            category_columns=tuple(category_column or ()),
+            patient_column=patient_column,
+            group_pattern=group_pattern,
+        ),
+        lang,
+    )
     features = FeatureCache(cache, model)
     loaded = load_model(model, device)
     found = evaluate_retrieval(
@@ -135,6 +158,8 @@ def evaluate_captions(
     num_beams: Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")] = 1,
     max_length: Annotated[int | None, typer.Option(min=2, help="longest caption, tokens")] = None,
     lang: Language = "en",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     json_file: JsonFile = None,
     captions: Annotated[Path | None, typer.Option(help="write row, expert's and model's caption as CSV")] = None,
     cache: Cache = Path("runs/features"),
@@ -142,6 +167,7 @@ def evaluate_captions(
     device: Device = None,
 ) -> None:
     """BLEU, ROUGE-L, CIDEr and chrF of written captions, and whether they name the right conditions and lesions."""
+    from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import write_text
     from keepfit_clip.knowledge import Knowledge
@@ -151,7 +177,13 @@ def evaluate_captions(
 
     quiet_libraries()
     require_extra("captions")
-    pairs = read_pairs(table, images, language=lang, captions_only=True)
+    pairs = read_pairs(
+        table,
+        images,
+        SourceOptions(image_column=image_column, caption_columns=tuple(caption_column or ())),
+        lang,
+        captions_only=True,
+    )
     kept = FeatureCache(cache, model)
     options = {"num_beams": num_beams} | ({"max_length": max_length} if max_length else {})
     found = evaluate_captions(

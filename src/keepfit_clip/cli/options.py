@@ -17,14 +17,19 @@ __all__ = [
     "USE",
     "WEIGHTS",
     "Cache",
+    "CaptionColumn",
+    "CategoryColumn",
     "Classes",
     "Device",
+    "GroupPattern",
+    "ImageColumn",
     "Images",
     "JsonFile",
     "KnowledgeFile",
     "Modality",
     "Model",
     "NamesOnly",
+    "PatientColumn",
     "class_spec",
     "require_names",
     "split_names",
@@ -33,6 +38,7 @@ __all__ = [
 ]
 
 # The groups of commands in --help, in order.
+_COLUMNS = "Columns of the table"
 DATA, TRAIN, WEIGHTS, USE, MEASURE, HELP = "Data", "Training", "Weights", "Use", "Measuring", "Help"
 
 
@@ -45,6 +51,24 @@ def _tables_to_stderr(file: Path | None) -> Path | None:
 Model = Annotated[str, typer.Option("--model", help="folder made by `keepfit-clip export` or `import`")]
 Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")]
 Cache = Annotated[Path, typer.Option(help="folder where what a model says of images is kept")]
+ImageColumn = Annotated[str | None, typer.Option("--image-column", rich_help_panel=_COLUMNS)]
+CaptionColumn = Annotated[
+    list[str] | None, typer.Option("--caption-column", help="may be repeated", rich_help_panel=_COLUMNS)
+]
+CategoryColumn = Annotated[
+    list[str] | None, typer.Option("--category-column", help="may be repeated", rich_help_panel=_COLUMNS)
+]
+PatientColumn = Annotated[
+    str | None, typer.Option("--patient-column", help="whose images belong together", rich_help_panel=_COLUMNS)
+]
+GroupPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--group-pattern",
+        help="regular expression: patient or eye in the file name, e.g. '[0-9]+'",
+        rich_help_panel=_COLUMNS,
+    ),
+]
 Classes = Annotated[
     str | None,
     typer.Option(

@@ -12,13 +12,17 @@ from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, sho
 from keepfit_clip.cli.options import (
     MEASURE,
     Cache,
+    CategoryColumn,
     Classes,
     Device,
+    GroupPattern,
+    ImageColumn,
     JsonFile,
     KnowledgeFile,
     Modality,
     Model,
     NamesOnly,
+    PatientColumn,
     class_spec,
     split_names,
     upper,
@@ -59,10 +63,10 @@ def transfer(
     threshold: Annotated[
         str, typer.Option(help="where an image may have several classes: 0.5, one for each (0.4,0.6), or 'tuned'")
     ] = "0.5",
-    patient_column: Annotated[str | None, typer.Option(help="no patient is learnt from and tested")] = None,
-    group_pattern: Annotated[
-        str | None, typer.Option(help="regular expression: patient or eye in the file name, e.g. '[0-9]+'")
-    ] = None,
+    image_column: ImageColumn = None,
+    category_column: CategoryColumn = None,
+    patient_column: PatientColumn = None,
+    group_pattern: GroupPattern = None,
     copies_together: Annotated[
         bool, typer.Option("--copies-together/--copies-apart", help="keep near copies in one fold")
     ] = True,
@@ -117,7 +121,12 @@ def transfer(
         raise ConfigError(f"two of the tables are called the same: {', '.join(names)}")
 
     known = Knowledge.load(knowledge)
-    columns = SourceOptions(patient_column=patient_column, group_pattern=group_pattern)
+    columns = SourceOptions(
+        image_column=image_column,
+        category_columns=tuple(category_column or ()),
+        patient_column=patient_column,
+        group_pattern=group_pattern,
+    )
     loaded = load_model(model, device)
     features = FeatureCache(cache, model)
 

@@ -168,6 +168,9 @@ def read_downstream(
     if chosen is not None:
         records = [record for record in records if record.row in chosen]
         rejected = [error for error in rejected if error.row in chosen]
+    if not records:
+        first = f": {rejected[0]}" if rejected else ""
+        raise TableError(f"{table}: none of its rows can be used{first}")
     if spec is None:
         spec = sorted({knowledge.canonical(category) for record in records for category in record.categories})
     if not isinstance(spec, ClassFile):
@@ -226,8 +229,6 @@ def _reason(spec: ClassFile, numbers: set[int], unknown: list[str]) -> str:
 def _check_classes(
     found: DownstreamSet, table: str | Path, records: list[Record], knowledge: Knowledge, empty_classes: bool
 ) -> None:
-    if not records:
-        raise TableError(f"{table}: none of its rows can be used{f': {found.messages[0]}' if found.messages else ''}")
     if not len(found.labels):
         there = sorted({knowledge.canonical(name) for record in records for name in record.categories})
         raise CategoryError(
