@@ -1,6 +1,6 @@
 """What transfer costs beside running the image tower: zero-shot over a table, and a linear probe over five folds.
 
-    python benchmarks/transfer.py [--pictures 480] [--threads 2]
+    python benchmarks/transfer.py [--pictures 1000] [--threads 2]
 
 All passes read the same drawn pictures from the disk with keepfit-v2-lite at 224 pixels, without a cache, in turns:
 the bare image tower; zero-shot over the table, texts and scores included; linear probe over five folds, likewise.
@@ -34,7 +34,7 @@ MODEL = "keepfit-v2-lite"
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=480)
+    parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

@@ -101,11 +101,12 @@ def test_words_are_those_of_the_caption_and_the_decoder_stays_as_it_was(loaded):
     assert torch.equal(loaded.model.generate(pixels), before)
 
 
-def test_attention_is_a_share_of_the_places(loaded):
+def test_attention_is_a_multiple_of_the_captions_mean(loaded):
     _, words = word_maps(loaded, torch.randn(1, 3, 64, 64))
-    height, width = loaded.model.visual.trunk.patch_embed.grid_size
-    for word in words[:5]:  # interpolation keeps the mean but at the edges
-        assert word.heat.mean() == pytest.approx(1 / (height * width), rel=0.2)
+    heats = np.stack([word.heat for word in words])
+    assert heats.min() > -0.5  # interpolation may overshoot a little
+    assert heats.mean() == pytest.approx(1, abs=0.2)
+    assert np.ptp(heats, axis=0).max() > 1e-3  # words differ
 
 
 def test_a_word_has_the_tokens_of_its_letters():

@@ -3,7 +3,8 @@
 - similarity: each place of the last map, taken for the whole image, against the category's texts, less what all
   categories share; where the backbone averages over the map this is CAM (Zhou et al., CVPR 2016).
 - grad_cam: Grad-CAM (arXiv 1610.02391) by the library grad-cam (extra `explain`).
-- words: the decoder's cross-attention while it wrote a word, averaged over layers and heads.
+- words: the decoder's cross-attention while it wrote a word, averaged over layers and heads, as a multiple of its mean
+  over the whole caption: most of the attention goes to the same few places for every word and says nothing of any.
 
 How far each can be trusted is measured on drawn retinas, where the lesion's place is known: docs/RESULTS.md.
 """
@@ -48,7 +49,7 @@ class WordMap:
 
     Args:
         word: as it stands in the caption.
-        heat: (H, W) float32, the attention of its tokens.
+        heat: (H, W) float32, the attention of its tokens as a multiple of the caption's mean.
     """
 
     word: str
@@ -242,7 +243,7 @@ def word_maps(loaded: LoadedModel, pixels: Tensor, **options) -> tuple[str, list
 
     Returns:
         The caption, and its words with the attention of their tokens (punctuation aside), averaged over layers, heads
-        and tokens.
+        and tokens, as a multiple of the caption's mean.
 
     Raises:
         ConfigError: the model has no decoder, or the backbone does not tell its grid.
@@ -254,6 +255,7 @@ def word_maps(loaded: LoadedModel, pixels: Tensor, **options) -> tuple[str, list
         _, tokens = tower.encode(pixels)
         shown = decoder(ids[:, :-1], decoder.project_tokens(tokens), output_attentions=True, use_cache=False)
     attention = torch.stack(shown.cross_attentions).float().mean(dim=(0, 2))[0]  # (L-1, N): of the next token each
+    attention = attention / attention.mean(dim=0)
     maps = F.interpolate(
         attention.view(-1, 1, height, width), size=pixels.shape[-2:], mode="bicubic", align_corners=False
     )
