@@ -17,8 +17,8 @@ __all__ = ["PAGE", "write_explanations"]
 PAGE, FIGURES = "explain.html", "explanations.json"
 _SUBTITLE = (
     "Warm places speak for a category, or are where the decoder looked more than for the rest of the caption while it "
-    "wrote a word; each map has its own scale. A map is no proof: how often such maps hit a known lesion is measured in "
-    "the documentation."
+    "wrote a word; each map has its own scale. A map is no proof: how often such maps hit a known lesion is measured "
+    "in the documentation."
 )
 
 
