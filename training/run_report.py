@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from keepfit_clip.charts import confusion_chart, loss_chart
-from keepfit_clip.data.images import encode_jpeg, image_bytes, open_image
+from keepfit_clip.data.images import image_bytes, open_image
 from keepfit_clip.data.locations import is_local
 from keepfit_clip.data.records import FileSlice
 from keepfit_clip.data.shard_reader import list_all_shards, read_shards
@@ -355,7 +355,7 @@ def _strip(pictures: Sequence[Image.Image]) -> str:
     for picture in pictures:
         strip.paste(picture, (place, 0))
         place += picture.width
-    return picture_uri(encode_jpeg(strip))
+    return picture_uri(strip)
 
 
 def _setting(name: str, value) -> str:

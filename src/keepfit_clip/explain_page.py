@@ -1,12 +1,10 @@
 """What `keepfit-clip explain` leaves: overlays as PNG, a page, and the figures as JSON. Nothing names an input file."""
 
-import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from keepfit_clip.explain import Explanation, heat_overlay
 from keepfit_clip.files import new_folder, write_json, write_text
@@ -44,12 +42,12 @@ def write_explanations(out: Path, explanations: Iterable[tuple[int, Explanation]
 
 def _section(number: int, found: Explanation, place: Path) -> Section:
     """Writes the overlays of an image and gives its part of the page."""
-    sheet = [(_uri(found.picture), "the image as the model sees it")]
+    sheet = [(picture_uri(found.picture), "the image as the model sees it")]
 
     def add(heat: np.ndarray, file: str, line: str) -> None:
         overlay = heat_overlay(found.picture, heat)
         overlay.save(place / f"{file}.png")
-        sheet.append((_uri(overlay), line))
+        sheet.append((picture_uri(overlay), line))
 
     for index, name in enumerate(found.categories):
         known = not np.isnan(found.probabilities[index])
@@ -74,9 +72,3 @@ def _as_json(number: int, found: Explanation) -> dict:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")[:60] or "other"
-
-
-def _uri(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return picture_uri(file.getvalue())

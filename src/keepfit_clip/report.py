@@ -6,8 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
-from keepfit_clip.data.images import encode_jpeg, open_image
+from keepfit_clip.data.images import encode_jpeg, fit_within, open_image
 
 __all__ = ["Card", "Figure", "Section", "picture_uri", "render_report"]
 
@@ -59,13 +60,19 @@ def render_report(title: str, subtitle: str, figures: list[Figure], sections: li
     return _template().render(title=title, subtitle=subtitle, figures=figures, sections=sections)
 
 
-def picture_uri(path: str | Path | bytes, quality: int = 90) -> str:
-    """An image, a file or its content, as a data URI without any metadata.
+def picture_uri(picture: str | Path | bytes | Image.Image, quality: int = 90, longest: int | None = None) -> str:
+    """An image, a file or its content or what was read of it, as a data URI without any metadata.
+
+    Args:
+        picture: where it is, or itself in RGB.
+        quality: of the JPEG.
+        longest: most pixels of its longer side.
 
     Raises:
         ImageError: it cannot be read.
     """
-    content = base64.b64encode(encode_jpeg(open_image(path), quality)).decode()
+    image = picture if isinstance(picture, Image.Image) else open_image(picture)
+    content = base64.b64encode(encode_jpeg(fit_within(image, longest), quality)).decode()
     return f"data:image/jpeg;base64,{content}"
 
 

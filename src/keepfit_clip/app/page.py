@@ -15,12 +15,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, Seen, Service, data_uri
+from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, Seen, Service
 from keepfit_clip.data.images import open_image
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ConfigError, ImageError, KeepFITError
 from keepfit_clip.extras import require_extra
 from keepfit_clip.knowledge import MODALITIES
+from keepfit_clip.report import picture_uri
 
 __all__ = ["running_page"]
 
@@ -30,6 +31,7 @@ EXAMPLES = (
     ("FFA", "macular edema"), ("OCT", "macular hole"),
 )  # fmt: skip
 _GUESS = "guess"
+_SHOWN = 512  # longest side of a picture on the page
 _TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"]
 _MAX_FILE = "25mb"
 _KEPT = 1800  # seconds that an idle session stays in memory
@@ -259,7 +261,7 @@ class _Handlers:
             overlay = self.service.heat(image, kind, target, _named(categories), _told(modality))
         except KeepFITError as error:
             return _render([], [str(error)], "")
-        return f'<img src="{data_uri(overlay)}" alt="heat map">'
+        return f'<img src="{picture_uri(overlay, longest=_SHOWN)}" alt="heat map">'
 
     def _shown(self, images: list[Image.Image], problems: list[str], modality: str, categories, kind: str):
         import gradio as gr
@@ -286,7 +288,7 @@ class _Handlers:
         for image, answer in zip(seen, answers, strict=True):
             cards.append(
                 {
-                    "picture": data_uri(image.image),
+                    "picture": picture_uri(image.image, longest=_SHOWN),
                     "modality": answer.modality,
                     "guessed": told is None,
                     "sureness": image.sureness,

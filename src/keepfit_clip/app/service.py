@@ -3,7 +3,6 @@
 Images live in memory only.
 """
 
-import base64
 import csv
 import io
 from collections.abc import Callable, Sequence
@@ -14,23 +13,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from keepfit_clip.data.images import encode_jpeg, fit_within, image_bytes, open_image
+from keepfit_clip.data.images import image_bytes, open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.explain import Explainer, Explanation, heat_overlay
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 from keepfit_clip.loading import LoadedModel
+from keepfit_clip.report import picture_uri
 from keepfit_clip.templates import modality_text
 from keepfit_clip.tokenization import Tokenizer
 from keepfit_clip.transfer.features import FeatureCache, image_features
 from keepfit_clip.transfer.pairs import PairTable
 
-__all__ = ["MAPS", "MAX_IMAGES", "MAX_PIXELS", "Answer", "Gallery", "Seen", "Service", "data_uri"]
+__all__ = ["MAPS", "MAX_IMAGES", "MAX_PIXELS", "Answer", "Gallery", "Seen", "Service"]
 
 MAX_IMAGES = 16  # at a time
 MAX_PIXELS = 50_000_000
 MAPS = ("similarity", "Grad-CAM", "attention")
-_SHOWN = 512  # longest side of a picture on the page
 _NEAREST = 5
 
 
@@ -102,7 +101,7 @@ class Gallery:
 
     @staticmethod
     def _picture(record: Record) -> str:
-        return data_uri(open_image(image_bytes(record.image)), 200)
+        return picture_uri(open_image(image_bytes(record.image)), longest=200)
 
 
 class Service:
@@ -198,9 +197,3 @@ class Service:
 
     def _make_explainer(self, categories: tuple[str, ...], modality: str) -> Explainer:
         return Explainer(self.loaded, categories, modality, self.knowledge)
-
-
-def data_uri(image: Image.Image, longest: int = _SHOWN) -> str:
-    """A picture for a page, at most so many pixels long, without metadata."""
-    content = base64.b64encode(encode_jpeg(fit_within(image, longest), 90)).decode()
-    return f"data:image/jpeg;base64,{content}"

@@ -85,11 +85,9 @@ def evaluate(
     content = {
         "images": result.images,
         "classes": result.classes,
-        "aca": scores.aca,
-        "auc": None if math.isnan(scores.auc) else scores.auc,
-        "kappa": None if math.isnan(scores.kappa) else scores.kappa,
+        **_scores({name: getattr(scores, name) for name in ("aca", "auc", "kappa")}),
         "confusion": scores.confusion.tolist(),
-        "not_scored": [{"row": row, "reason": reason} for row, reason in sorted(result.unused.items())],
+        "not_scored": _reasons(result.unused),
     }
     write_result(json_file, content)
 
