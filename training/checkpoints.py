@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from keepfit_clip.errors import CheckpointError, NonFiniteLossError
+from keepfit_clip.errors import CheckpointError, NonFiniteLossError, first_line
 from keepfit_clip.export import find_checkpoint
 from keepfit_clip.files import writing
 from keepfit_clip.training.run_folder import differing_settings
@@ -65,7 +65,7 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:
             full = shutil.disk_usage(Path(path).parent).free < _SMALL_DISK
             Path(partial).unlink(missing_ok=True)
-            why = "no space is left on the disk" if full else str(error).splitlines()[0]
+            why = "no space is left on the disk" if full else first_line(error)
             raise CheckpointError(f"{path}: could not be saved ({why}); earlier checkpoints are untouched") from error
 
     def load(self, path: str, map_location: Any = None) -> Any:

@@ -50,6 +50,7 @@ from keepfit_clip.training.params import parse_keepfit_args, upstream_argv
 from keepfit_clip.training.run_folder import only_run_in, prepare_run, write_settings
 from keepfit_clip.training.step_loss import StepLoss
 from keepfit_clip.training.validation import evaluate
+from keepfit_clip.weights import allow_source
 
 __all__ = ["main"]
 
@@ -68,6 +69,8 @@ class _Run:
 
     def __init__(self, argv: Sequence[str]):
         self.args, self.rest = parse_keepfit_args(argv)
+        for source in self.args.allow_source:
+            allow_source(source)
         self.config: dict = {}
         self.flags: dict = {}
         self.guard: NonFiniteGuard | None = None

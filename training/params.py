@@ -90,6 +90,13 @@ def keepfit_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--image-tower", metavar="FILE", help="encoder to start from: RETFound's, or any of timm's names"
     )
+    model.add_argument(
+        "--allow-source",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="hub name or folder that the config of --model local-dir:DIR names for its text tower; may be repeated",
+    )
     model.add_argument("--random-text", action="store_true", help="start from a text tower without pretrained weights")
     loss = parser.add_argument_group("objective")
     loss.add_argument(

@@ -23,6 +23,7 @@ from keepfit_clip.model_folder import CONFIG_NAME, read_model_config, write_mode
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
 from keepfit_clip.text_tower import with_text_tower
+from keepfit_clip.weights import load_pretrained
 
 __all__ = [
     "SETTINGS_NAME",
@@ -147,7 +148,7 @@ def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace)
 def _write(folder: Path, args: argparse.Namespace, model_cfg: dict, preprocess_cfg: dict) -> None:
     tower = Path(args.text_tower) if args.text_tower else None
     if tower is not None:
-        tokenizer = AutoTokenizer.from_pretrained(tower)
+        tokenizer = load_pretrained(AutoTokenizer, tower)
     else:
         tokenizer = open_clip.get_tokenizer(args.model)
     with new_folder(folder) as partial:

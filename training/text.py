@@ -55,7 +55,7 @@ from keepfit_clip.training.vocabulary import (
     require_word_pieces,
     tokenize,
 )
-from keepfit_clip.weights import resolve_source, unreachable
+from keepfit_clip.weights import allow_source, load_pretrained, resolve_source, unreachable
 
 __all__ = ["TextPretraining", "TextPretrainingResult", "main", "pretrain_text"]
 
@@ -130,13 +130,14 @@ def _source(name: str) -> str:
         name = config["text_cfg"].get("hf_model_name", "")
         if not name:
             raise MissingWeightsError("this config's text tower has no pretrained weights: name an encoder with --init")
+    allow_source(name)
     return resolve_source(name)
 
 
 def _load(auto_class, name: str, **options):
     try:
-        return auto_class.from_pretrained(_source(name), **options)
-    except MissingWeightsError:
+        return load_pretrained(auto_class, _source(name), **options)
+    except KeepFITError:
         raise
     except (OSError, ValueError) as error:
         raise unreachable(name, error) from error
@@ -204,7 +205,7 @@ def _prepare(work: Path, sources, settings: TextPretraining, knowledge, tokenize
                 raise
     told = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     return _Data(
-        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer=load_pretrained(AutoTokenizer, folder / "tokenizer"),
         training=Dataset.from_file(str(folder / "training.arrow")),
         held_out=Dataset.from_file(str(folder / "held_out.arrow")),
         words=told["words"],

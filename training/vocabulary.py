@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling, PreTrainedModel, PreTrainedTokenizerBase
 
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.weights import load_pretrained
 
 __all__ = ["WholeWordMasking", "add_embeddings", "add_words", "frequent_words", "require_word_pieces", "tokenize"]
 
@@ -77,7 +78,7 @@ def add_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> PreTr
         content = json.loads(file.read_text(encoding="utf-8"))
         content["model"]["vocab"].update({word: first + number for number, word in enumerate(words)})
         file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        return AutoTokenizer.from_pretrained(folder)
+        return load_pretrained(AutoTokenizer, folder)
 
 
 @torch.no_grad()

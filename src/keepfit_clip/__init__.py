@@ -19,6 +19,7 @@ _LAZY = {
     "KeepFITError": "keepfit_clip.errors",
     "Knowledge": "keepfit_clip.knowledge",
     "ZeroShotClassifier": "keepfit_clip.zero_shot",
+    "allow_source": "keepfit_clip.weights",
     "load_model": "keepfit_clip.loading",
 }
 

@@ -7,7 +7,6 @@ no weights yet (projections, decoder) is initialised with one fixed seed.
 The names of FLAIR's and KeepFIT v1's tensors are those of their published checkpoints.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,15 +19,16 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
+from keepfit_clip.config import check_preprocess_config
 from keepfit_clip.errors import CheckpointError, ConfigError
-from keepfit_clip.files import require_free
+from keepfit_clip.files import read_json, require_free
 from keepfit_clip.model import KeepFIT
 from keepfit_clip.model_folder import CONFIG_NAME, write_model
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import default_preprocess, is_keepfit_config
 from keepfit_clip.state_dicts import Fit, fit_of, read_weights
 from keepfit_clip.text_tower import with_text_tower
-from keepfit_clip.weights import resolve_source, unreachable
+from keepfit_clip.weights import allow_source, load_pretrained, resolve_source, unreachable
 
 __all__ = ["DUAL_ENCODERS", "IMAGE_TOWERS", "Imported", "import_dual_encoder", "import_image_tower"]
 
@@ -105,6 +105,7 @@ def import_dual_encoder(
     words = f"{_BERT}embeddings.word_embeddings.weight"
     if words not in state:
         raise CheckpointError(f"{file} is no checkpoint of {origin}: it lacks {words}")
+    allow_source(tokenizer)
     loaded_tokenizer = _load_tokenizer(tokenizer)
     model_cfg = open_clip.get_model_config("keepfit-v1")
     model_cfg["text_cfg"] |= _text_settings(state, tokenizer, loaded_tokenizer)
@@ -206,8 +207,9 @@ def _renamed(key: str) -> str:
 
 
 def _load_tokenizer(name: str):
+    source = resolve_source(name)
     try:
-        return AutoTokenizer.from_pretrained(resolve_source(name))
+        return load_pretrained(AutoTokenizer, source)
     except (OSError, ValueError) as error:
         raise unreachable(name, error) from error
 
@@ -250,7 +252,7 @@ def _text_settings(state: Mapping[str, Tensor], name: str, tokenizer) -> dict:
 def _attention_heads(source: str, width: int) -> int:
     """The heads of the encoder that comes with the tokenizer, where it has the same width."""
     try:
-        config = AutoConfig.from_pretrained(resolve_source(source))
+        config = load_pretrained(AutoConfig, resolve_source(source))
     except (OSError, ValueError):
         config = None
     if getattr(config, "hidden_size", None) == width:
@@ -286,9 +288,10 @@ def _clip_normalisation(file: Path, notes: list[str]) -> dict:
     stored = {}
     if beside.is_file():
         try:
-            stored = json.loads(beside.read_text(encoding="utf-8")).get("preprocess_cfg", {})
-        except ValueError as error:
-            raise ConfigError(f"{beside}: not JSON ({error})") from error
+            stored = read_json(beside).get("preprocess_cfg", {})
+            check_preprocess_config({key: stored[key] for key in ("mean", "std") if key in stored})
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(f"{beside}: not a config of open_clip ({error})") from error
     if not {"mean", "std"} <= stored.keys():
         notes.append(f"no {CONFIG_NAME} beside the file says otherwise: images are normalised with OpenAI's values")
     mean, std = stored.get("mean", OPENAI_DATASET_MEAN), stored.get("std", OPENAI_DATASET_STD)

@@ -38,6 +38,7 @@ __all__ = [
     "TableError",
     "TextTooLongError",
     "exit_code",
+    "first_line",
 ]
 
 
@@ -115,6 +116,12 @@ class OutputError(KeepFITError, OSError):
 
 class NonFiniteLossError(KeepFITError):
     """A loss term became NaN or infinite."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, in one line: its first, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def exit_code(program: str, main: Callable[[], None]) -> int:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -13,9 +14,11 @@ from typing import Any
 
 from keepfit_clip.errors import KeepFITError, OutputError
 
-__all__ = ["file_sha256", "new_folder", "printable", "require_free", "write_json", "write_text", "writing"]
+__all__ = ["file_sha256", "new_folder", "parse_json", "printable", "read_json", "require_free", "to_json",
+           "write_json", "write_text", "writing"]  # fmt: skip
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LARGEST_JSON = 64 << 20  # bytes
 
 
 def require_free(path: str | Path) -> Path:
@@ -99,8 +102,54 @@ def write_text(path: str | Path, content: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON the same way."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Writes JSON the same way; what is not finite becomes null, for JSON has no NaN."""
+    write_text(path, to_json(content, indent=2) + "\n")
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Valid JSON of any content: NaN and infinity, which JSON does not have, become null."""
+    try:
+        return json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of JSON as others wrote it.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, or with NaN or infinity, which JSON does not have.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON value")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_json(path: str | Path, largest: int = _LARGEST_JSON) -> Any:
+    """The content of a JSON file, see `parse_json`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, or larger than `largest` bytes.
+    """
+    with open(path, "rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"larger than {largest >> 20} MiB")
+    return parse_json(content.decode("utf-8-sig"))
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 
-from keepfit_clip.errors import OutputError
+from keepfit_clip.errors import OutputError, first_line
 from keepfit_clip.model_folder import require_model
 
 __all__ = ["push_to_hub"]
@@ -41,9 +41,8 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, token: 
             commit_message="Upload a keepfit_clip model",
         )
     except (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OutputError(
-            f"{folder} was not uploaded to {repo_id} ({first_line}): log in with `hf auth login`, check the name "
-            "OWNER/NAME and the network"
+            f"{folder} was not uploaded to {repo_id} ({first_line(error)}): log in with `hf auth login`, check the "
+            "name OWNER/NAME and the network"
         ) from error
     return str(commit.commit_url)

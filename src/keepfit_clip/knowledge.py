@@ -21,11 +21,13 @@ import jsonschema
 import yaml
 
 from keepfit_clip.errors import KnowledgeError
+from keepfit_clip.files import parse_json
 
 __all__ = ["MODALITIES", "Code", "Condition", "Knowledge"]
 
 MODALITIES = ("CFP", "FFA", "OCT")
 _PROBLEMS_SHOWN = 10
+_LARGEST_FILE = 16 << 20  # bytes
 _NEGATION = re.compile(r"^(?:no|without|absence of|absent)\s+(?P<term>.+)$")
 
 
@@ -225,8 +227,8 @@ def _shipped() -> Knowledge:
 def _read(path: Path) -> dict:
     """The content of a file, checked against the schema."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
+        text = _read_bounded(path)
+        content = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else parse_json(text)
     except OSError as error:
         raise KnowledgeError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -236,6 +238,28 @@ def _read(path: Path) -> dict:
     if errors:
         raise KnowledgeError(_report(str(path), [_problem(error, content) for error in errors]))
     return content
+
+
+def _read_bounded(path: Path) -> str:
+    with open(path, "rb") as file:
+        content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(f"larger than {_LARGEST_FILE >> 20} MiB")
+    return content.decode("utf-8-sig")
+
+
+class _NoAliases(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them stand for gigabytes once somebody walks through what they name."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.YAMLError(f"an alias (*NAME) in line {mark.line + 1}: write out what it stands for")
+        return super().compose_node(parent, index)
+
+
+def _parse_yaml(text: str):
+    return yaml.load(text, Loader=_NoAliases)
 
 
 def _problem(error: jsonschema.ValidationError, content) -> str:

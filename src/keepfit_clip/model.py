@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from keepfit_clip.compat import set_activation_checkpointing
-from keepfit_clip.config import DecoderConfig, KeepFITConfig, TextConfig, VisionConfig, config_from_dict
+from keepfit_clip.config import (
+    DecoderConfig,
+    KeepFITConfig,
+    TextConfig,
+    VisionConfig,
+    check_embed_dim,
+    config_from_dict,
+)
 from keepfit_clip.decoder import CaptionDecoder
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.image_tower import ImageTower
@@ -52,6 +59,7 @@ class KeepFIT(nn.Module):
         super().__init__()
         if unsupported:
             raise ConfigError(f"KeepFIT models have no option {', '.join(sorted(unsupported))}")
+        check_embed_dim(embed_dim)
         vision = config_from_dict(VisionConfig, vision_cfg, "vision_cfg")
         text = config_from_dict(TextConfig, text_cfg, "text_cfg")
         keepfit = config_from_dict(KeepFITConfig, keepfit_cfg, "keepfit_cfg")

@@ -1,6 +1,5 @@
 """The folder that `open_clip.create_model('local-dir:DIR')` loads: config, tokenizer, maybe weights and a card."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +8,23 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from keepfit_clip.config import check_model_config, check_preprocess_config
 from keepfit_clip.errors import CheckpointError, ConfigError
-from keepfit_clip.files import new_folder, write_json, write_text
+from keepfit_clip.files import new_folder, read_json, write_json, write_text
 from keepfit_clip.model_card import CARD_NAME, model_card
-from keepfit_clip.registry import is_keepfit_config
+from keepfit_clip.registry import is_keepfit_config, registered_sources
+from keepfit_clip.weights import note_foreign_source
 
-__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "read_model_config", "require_model", "write_model", "write_model_folder"]
+__all__ = [
+    "CONFIG_NAME",
+    "WEIGHTS_NAME",
+    "check_config",
+    "check_folder",
+    "read_model_config",
+    "require_model",
+    "write_model",
+    "write_model_folder",
+]
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -26,18 +36,59 @@ def read_model_config(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: there is no such folder or no config in it.
-        ConfigError: the config is not JSON, or not one of a KeepFIT model.
+        ConfigError: the config is not JSON, not one of a KeepFIT model, or names what cannot be built.
     """
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
         raise CheckpointError(f"{folder} is no model folder (no {CONFIG_NAME}): make one with `keepfit-clip export`")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from error
-    if not isinstance(config, dict) or not is_keepfit_config(config.get("model_cfg")):
+    if not check_config(config, str(path), Path(folder)) or "model_cfg" not in config:
         raise ConfigError(f"{path}: not the config of a KeepFIT model (no model_cfg with keepfit_cfg)")
     return config
+
+
+def check_folder(folder: Path) -> None:
+    """Checks the config of a folder before open_clip reads it; says nothing of folders of other models.
+
+    Raises:
+        ConfigError: it is one of ours and cannot be used.
+    """
+    try:
+        config = read_json(folder / CONFIG_NAME)
+    except (OSError, ValueError):  # missing, or not JSON: open_clip says so itself
+        return
+    check_config(config, str(folder / CONFIG_NAME), folder)
+
+
+def check_config(config: Any, where: str, folder: Path | None = None) -> bool:
+    """Whether the content of an `open_clip_config.json` is of a KeepFIT model; one that is, is checked.
+
+    Args:
+        config: as it was read.
+        where: its file or repository, for the error.
+        folder: where it lies on this machine; a text tower inside it is its own.
+
+    Raises:
+        ConfigError: it is of a KeepFIT model and cannot be used; names the key.
+    """
+    model_cfg = config.get("model_cfg", config) if isinstance(config, dict) else None
+    if not is_keepfit_config(model_cfg):
+        return False
+    try:
+        check_model_config(model_cfg)
+        check_preprocess_config(config.get("preprocess_cfg", {}))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    source = model_cfg["text_cfg"].get("hf_model_name", "")
+    its_own = folder is not None and Path(source).resolve().is_relative_to(folder.resolve())
+    if source and not its_own and source not in registered_sources():
+        note_foreign_source(source)
+    return True
 
 
 def require_model(folder: str | Path) -> Path:

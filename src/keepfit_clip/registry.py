@@ -1,39 +1,54 @@
 """Makes open_clip know the KeepFIT models. The only file of the library that touches open_clip's internals.
 
-Three seams of `open_clip.factory`, checked at import:
+Its seams, all in `open_clip.factory` and checked at import:
 
 - `add_model_config` reads our folder of JSON configs;
+- `parse_model_name`, through which every name goes first, checks the config behind 'local-dir:' and 'hf-hub:', and
+  `get_model_config` that behind any other, before open_clip itself uses anything of it;
+- `_get_hf_config` does so too, and lets the tokenizer come from the model's own repository;
 - `CoCa`, the class built for a config with `multimodal_cfg`, becomes a function that builds `KeepFIT` when the
   config carries `keepfit_cfg`, and the original class otherwise;
 - `HFTokenizer` becomes a function that resolves our tokenizer names ('pypi:...') and turns an unreachable hub into
   one line, when the config says `"tokenizer_mode": "keepfit"`, and is the original class otherwise.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import open_clip
 from open_clip import factory
 from open_clip.transform import PreprocessCfg
 
 from keepfit_clip import model_configs
-from keepfit_clip.errors import ConfigError
+from keepfit_clip.errors import ConfigError, KeepFITError
 
-__all__ = ["CONFIG_MARKER", "default_preprocess", "is_keepfit_config", "list_keepfit_models", "register"]
+__all__ = ["CONFIG_MARKER", "default_preprocess", "is_keepfit_config", "list_keepfit_models", "register",
+           "registered_sources"]  # fmt: skip
 
 CONFIG_MARKER = "keepfit_cfg"
 _TOKENIZER_MARKER = "keepfit"
-_SEAMS = ("CoCa", "HFTokenizer", "add_model_config", "get_model_config", "_MODEL_CONFIG_PATHS")
+_ORIGINAL = "keepfit_original"  # attribute of each of our functions: what stood there before
+_SEAMS = ("CoCa", "HFTokenizer", "parse_model_name", "get_model_config", "_get_hf_config", "add_model_config",
+          "_MODEL_CONFIG_PATHS", "_MODEL_CONFIGS")  # fmt: skip
 
 
-def is_keepfit_config(model_cfg: dict | None) -> bool:
+def is_keepfit_config(model_cfg: Any) -> bool:
     """Whether an open_clip model config builds a KeepFIT model."""
-    return bool(model_cfg) and CONFIG_MARKER in model_cfg
+    return isinstance(model_cfg, dict) and CONFIG_MARKER in model_cfg
+
+
+def registered_sources() -> set[str]:
+    """Where the registered configs' text towers come from: hub names and wheels."""
+    configs = (factory._MODEL_CONFIGS[name] for name in list_keepfit_models())
+    return {str(config["text_cfg"].get("hf_model_name", "")) for config in configs}
 
 
 def list_keepfit_models() -> list[str]:
     """Names that `open_clip.create_model` builds as KeepFIT, sorted."""
-    return [name for name in open_clip.list_models() if is_keepfit_config(factory.get_model_config(name))]
+    return [name for name in open_clip.list_models() if is_keepfit_config(factory._MODEL_CONFIGS[name])]
 
 
 def default_preprocess() -> dict:
@@ -56,11 +71,12 @@ def register() -> None:
     folder = Path(model_configs.__file__).parent
     if folder not in factory._MODEL_CONFIG_PATHS:
         open_clip.add_model_config(folder)
-    for name, make_wrapper in (("CoCa", _wrap_coca), ("HFTokenizer", _wrap_tokenizer)):
+    for name, make_wrapper in _WRAPPERS.items():
         current = getattr(factory, name)
-        if not hasattr(current, "keepfit_original"):
+        if not hasattr(current, _ORIGINAL):
             wrapper = make_wrapper(current)
-            wrapper.__name__, wrapper.keepfit_original = name, current
+            wrapper.__name__ = name
+            setattr(wrapper, _ORIGINAL, current)
             setattr(factory, name, wrapper)
 
 
@@ -76,15 +92,74 @@ def _wrap_coca(original):
 
 
 def _wrap_tokenizer(original):
-    def build(tokenizer_name, *args, tokenizer_mode=None, **kwargs):
-        if tokenizer_mode != _TOKENIZER_MARKER:
-            return original(tokenizer_name, *args, tokenizer_mode=tokenizer_mode, **kwargs)
+    def build(tokenizer_name, *args, tokenizer_mode=None, **options):
+        if tokenizer_mode != _TOKENIZER_MARKER:  # open_clip's own models; transformers would ask at the terminal
+            return original(
+                tokenizer_name, *args, tokenizer_mode=tokenizer_mode, **{"trust_remote_code": False, **options}
+            )
         from keepfit_clip.weights import resolve_source, unreachable
 
+        if options.pop("trust_remote_code", False):
+            raise ConfigError("tokenizers of KeepFIT models run no code of their own: leave trust_remote_code out")
         source = resolve_source(str(tokenizer_name))
         try:
-            return original(source, *args, **kwargs)
+            return original(source, *args, trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
             raise unreachable(str(tokenizer_name), error) from error
 
     return build
+
+
+def _wrap_parse_model_name(original):
+    def parse(model_name):
+        schema, identifier = original(model_name)
+        if schema == "local-dir":
+            from keepfit_clip.model_folder import check_folder
+
+            check_folder(Path(identifier))
+        elif schema == "hf-hub":
+            try:  # here, where nobody takes its error for a missing config and goes on without one
+                factory._get_hf_config(identifier)
+            except KeepFITError:
+                raise
+            except Exception as error:  # out of reach, or no such model: open_clip says so itself
+                logging.getLogger(__name__).debug(f"{model_name}: {error}")
+        return schema, identifier
+
+    return parse
+
+
+def _wrap_hf_config(original):
+    def fetch(model_id, *args, **options):
+        from keepfit_clip.model_folder import check_config
+
+        config = original(model_id, *args, **options)
+        if not check_config(config, f"hf-hub:{model_id}"):
+            return config
+        text_cfg = config["model_cfg"]["text_cfg"]
+        if text_cfg.get("hf_tokenizer_name"):  # the one it was trained with stands in its own repository
+            text_cfg["hf_tokenizer_name"] = model_id
+        return config
+
+    return fetch
+
+
+def _wrap_get_model_config(original):
+    def get(model_name):
+        model_cfg = original(model_name)
+        if is_keepfit_config(model_cfg):
+            from keepfit_clip.config import check_model_config
+
+            check_model_config(model_cfg)
+        return model_cfg
+
+    return get
+
+
+_WRAPPERS: dict[str, Callable] = {
+    "CoCa": _wrap_coca,
+    "HFTokenizer": _wrap_tokenizer,
+    "parse_model_name": _wrap_parse_model_name,
+    "_get_hf_config": _wrap_hf_config,
+    "get_model_config": _wrap_get_model_config,
+}

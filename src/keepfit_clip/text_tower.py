@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from keepfit_clip.compat import set_activation_checkpointing
 from keepfit_clip.config import TextConfig
-from keepfit_clip.errors import ConfigError, MissingWeightsError
-from keepfit_clip.weights import resolve_source, unreachable
+from keepfit_clip.errors import ConfigError, MissingWeightsError, first_line
+from keepfit_clip.weights import allow_source, load_pretrained, resolve_source, unreachable
 
 __all__ = ["TextTower", "text_attention_mask", "with_text_tower"]
 
@@ -114,9 +114,10 @@ def with_text_tower(model_cfg: dict, folder: Path) -> dict:
             f"{folder} holds no text tower (config.json): make one with keepfit-clip pretrain-text"
         )
     try:
-        encoder, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        encoder, tokenizer = load_pretrained(AutoConfig, folder), load_pretrained(AutoTokenizer, folder)
     except (OSError, ValueError) as error:
-        raise MissingWeightsError(f"{folder}: the text tower cannot be read ({str(error).splitlines()[0]})") from error
+        raise MissingWeightsError(f"{folder}: the text tower cannot be read ({first_line(error)})") from error
+    allow_source(folder.resolve())
     text_cfg = {
         **model_cfg["text_cfg"],
         "hf_model_config": {
@@ -157,7 +158,7 @@ def _create_encoder(config: TextConfig) -> nn.Module:
 def _load_encoder(config: TextConfig, encoder_config) -> nn.Module:
     source = resolve_source(config.hf_model_name)
     try:
-        stored = AutoConfig.from_pretrained(source)
+        stored = load_pretrained(AutoConfig, source)
     except (OSError, ValueError) as error:
         raise unreachable(config.hf_model_name, error) from error
     for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
@@ -166,6 +167,6 @@ def _load_encoder(config: TextConfig, encoder_config) -> nn.Module:
             name = Path(config.hf_model_name).name
             raise ConfigError(f"text weights {name!r} have {key} {theirs}, but text_cfg.hf_model_config says {ours}")
     try:
-        return AutoModel.from_pretrained(source, config=encoder_config, dtype=torch.float32)
+        return load_pretrained(AutoModel, source, config=encoder_config, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise unreachable(config.hf_model_name, error) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root
 from keepfit_clip.data.sources.options import SourceOptions
-from keepfit_clip.errors import TableError
+from keepfit_clip.errors import TableError, first_line
 from keepfit_clip.extras import require_extra
 
 __all__ = ["fits", "read"]
@@ -50,8 +50,7 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
         except FileNotFoundError as error:
             raise TableError(f"{file}: cannot be read (no such file)") from error
         except (OSError, UnicodeError, pyarrow.ArrowException) as error:
-            what = str(error).partition("\n")[0]
-            raise TableError(f"{file}: not a readable Parquet file ({what})") from error
+            raise TableError(f"{file}: not a readable Parquet file ({first_line(error)})") from error
     if number == 0:
         raise TableError(f"{path}: has no rows")
 
