@@ -70,6 +70,23 @@ def short(encoder, **more) -> TextPretraining:
     return TextPretraining(init=str(encoder), **{**SETTINGS, "epochs": 2, **more})
 
 
+def test_a_training_that_was_stopped_at_its_end_takes_no_step_more(encoder, corpus, tmp_path, monkeypatch):
+    told: list[tuple[int, int]] = []
+    settings = short(encoder, max_steps=5)
+    with monkeypatch.context() as patched:
+        patched.setattr("keepfit_clip.training.text._probe", lambda *_: pytest.fail("stopped before it was measured"))
+        with pytest.raises(pytest.fail.Exception):
+            pretrain_text([corpus], settings, tmp_path / "out", KNOWLEDGE, lambda *step: told.append(step))
+    assert told[-1] == (10, 10)
+    work = next(tmp_path.glob(".out.*.work"))
+    trained = load_file(next(work.glob("trained/checkpoint-5/model.safetensors")))
+    again = []
+    pretrain_text([corpus], settings, tmp_path / "out", KNOWLEDGE, lambda *step: again.append(step))
+    assert again == []
+    result = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(result[key], value) for key, value in trained.items())
+
+
 def test_training_beats_the_head_on_the_frozen_start_on_the_same_masks(tower):
     _, result = tower
     frozen, trained = result.held_out["frozen"], result.held_out["trained"]

@@ -52,6 +52,7 @@ class StepDisplay:
 
         def on_step(done: int, total: int) -> None:
             nonlocal told, done_at_start
+            done = min(done, total)
             if done_at_start is None:  # what an earlier attempt did says nothing of this one's speed
                 done_at_start = done
                 self.bars.reset(task, completed=done, total=total)

@@ -27,6 +27,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from filelock import FileLock
 from rich.console import Console
+from safetensors.torch import load_model as load_weights
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -35,6 +36,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -275,7 +277,11 @@ def _train(model: PreTrainedModel, data: _Data, settings: TextPretraining, folde
     )
     if callback:
         trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint is not None and _is_last_step(checkpoint):  # the Trainer would take one step more (transformers 5.24)
+        load_weights(model, checkpoint / "model.safetensors")
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
 
 
 def _training_arguments(settings: TextPretraining, folder: Path, disable_tqdm: bool) -> TrainingArguments:
@@ -318,10 +324,15 @@ def _optimizer(model: PreTrainedModel, settings: TextPretraining) -> torch.optim
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=settings.weight_decay)
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def _last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was completely written: the Trainer writes its state last."""
     complete = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2])) if complete else None
+
+
+def _is_last_step(checkpoint: Path) -> bool:
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state.global_step >= state.max_steps
 
 
 def _probe(

@@ -29,7 +29,8 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
 
     Args:
         config: its own size.
-        word_embeddings: the text tower's embeddings (V, C); used for input and output, owned by the text tower.
+        text_tower: owns the `word_embeddings` (V, C) that are used for input and output. They are asked for each time:
+            transformers' resize_token_embeddings and adapters put others in their place.
         token_dim: width of the image tokens.
         pad_id, bos_id, eos_id: special tokens.
 
@@ -46,13 +47,13 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
     def __init__(
         self,
         config: DecoderConfig,
-        word_embeddings: nn.Embedding,
+        text_tower: nn.Module,
         token_dim: int,
         pad_id: int = 0,
         bos_id: int = 101,
         eos_id: int = 102,
     ):
-        vocab_size, width = word_embeddings.weight.shape
+        vocab_size, width = text_tower.word_embeddings.weight.shape
         if width % config.heads:
             raise ConfigError(f"multimodal_cfg.heads {config.heads} does not divide the text tower's width {width}")
         super().__init__(
@@ -81,12 +82,18 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
         self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         # Not registered: the embeddings are the text tower's, and a state dict holds them once.
-        self.__dict__["_word_embeddings"] = word_embeddings
+        self.__dict__["_text_tower"] = text_tower
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         """The shared word embeddings (V, C)."""
-        return self._word_embeddings
+        return self._text_tower.word_embeddings
+
+    def _output_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, C) and bias (V,) of the tied output layer; words that came later have a bias of 0."""
+        weight = effective_weight(self.get_input_embeddings())
+        new = len(weight) - len(self.bias)
+        return weight, F.pad(self.bias, (0, new)) if new else self.bias
 
     def project_tokens(self, image_tokens: Tensor) -> Tensor:
         """Image tokens (B, N, C_image) as the cross-attention takes them: (B, N, C)."""
@@ -100,7 +107,7 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
             image_tokens: (B, N, C_image) as the image tower gives them.
         """
         states = self.bert(
-            inputs_embeds=self._word_embeddings(input_ids),
+            inputs_embeds=self.get_input_embeddings()(input_ids),
             encoder_hidden_states=self.project_tokens(image_tokens),
             use_cache=False,
         ).last_hidden_state
@@ -108,7 +115,7 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
 
     def logits(self, states: Tensor) -> Tensor:
         """Token logits (..., V) of states (..., C): the tied output layer."""
-        return F.linear(states, self._word_embeddings.weight, self.bias)
+        return F.linear(states, *self._output_layer())
 
     def caption_nll(self, text: Tensor, mask: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of captions under teacher forcing, without the full logits.
@@ -123,7 +130,7 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
         """
         states = self.hidden_states(text[:, :-1], image_tokens)  # (B, L-1, C)
         counted = mask[:, 1:]
-        nll = token_nll(states, self._word_embeddings.weight, self.bias, text[:, 1:])  # (B, L-1)
+        nll = token_nll(states, *self._output_layer(), text[:, 1:])  # (B, L-1)
         return (nll * counted).sum(dim=1), counted.sum(dim=1)
 
     def forward(
@@ -137,7 +144,7 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithCrossAttentions:
         """One step as transformers' generation calls it; `encoder_hidden_states` are projected tokens (B, N, C)."""
         output = self.bert(
-            inputs_embeds=self._word_embeddings(input_ids),
+            inputs_embeds=self.get_input_embeddings()(input_ids),
             attention_mask=attention_mask,
             encoder_hidden_states=encoder_hidden_states,
             use_cache=use_cache,
@@ -151,23 +158,48 @@ class CaptionDecoder(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def generate_captions(self, image_tokens: Tensor, use_cache: bool = True, **options) -> Tensor:
+    def generate_captions(
+        self, image_tokens: Tensor, prompt: Tensor | None = None, use_cache: bool = True, **options
+    ) -> Tensor:
         """Token ids (B, L) of generated captions, begin token included, padded after the end token.
 
         Args:
             image_tokens: (B, N, C_image).
+            prompt: (B, P) begin token and words that each caption goes on from, all of one length.
             use_cache: keep keys and values of self- and cross-attention; the result is the same without.
             **options: any of transformers' `GenerationConfig` (num_beams, do_sample, temperature, top_p, ...).
+
+        Raises:
+            ConfigError: max_length is beyond the context, or no longer than the prompt.
         """
-        batch = image_tokens.shape[0]
-        start = torch.full((batch, 1), self.config.bos_token_id, device=image_tokens.device)
+        start = prompt
+        if prompt is None:
+            start = torch.full((len(image_tokens), 1), self.config.bos_token_id, device=image_tokens.device)
         longest = self.config.max_position_embeddings
+        if "max_new_tokens" in options:
+            options["max_length"] = start.shape[1] + options.pop("max_new_tokens")
         if options.setdefault("max_length", longest) > longest:
             raise ConfigError(f"max_length {options['max_length']} is beyond the decoder's context of {longest} tokens")
+        if start.shape[1] >= options["max_length"]:
+            raise ConfigError(
+                f"the prompt's {start.shape[1]} tokens leave no room in max_length {options['max_length']}"
+            )
         if use_cache:  # transformers itself would make a cache without room for the cross-attention
             options[CACHE] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.config.vocab_size = len(effective_weight(self.get_input_embeddings()))  # beam search reads it
         image_states = self.project_tokens(image_tokens)
         return self.generate(start, encoder_hidden_states=image_states, use_cache=use_cache, **options)
+
+
+def effective_weight(embeddings: nn.Module) -> Tensor:
+    """What an embedding layer holds (V, C), with what an adapter around it adds.
+
+    PEFT keeps the layer itself under `base_layer` and computes the sum only when it is called.
+    """
+    if not hasattr(embeddings, "base_layer"):
+        return embeddings.weight
+    words = torch.arange(len(embeddings.base_layer.weight), device=embeddings.base_layer.weight.device)
+    return embeddings(words)
 
 
 def token_nll(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:

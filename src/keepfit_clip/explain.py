@@ -214,7 +214,7 @@ class _Map(nn.Module):
         self.tower = tower
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.tower.trunk.forward_features(pixels)
+        return self.tower.feature_map(pixels)
 
 
 class _Similarities(nn.Module):
@@ -251,7 +251,7 @@ def word_maps(loaded: LoadedModel, pixels: Tensor, **options) -> tuple[str, list
     decoder, tower = loaded.model.text_decoder, loaded.model.visual
     ids = loaded.model.generate(pixels, **options)  # (1, L), begin token first
     with torch.no_grad(), _attention_shown(decoder):
-        height, width = tower.grid(tower.trunk.forward_features(pixels)).shape[1:3]
+        height, width = tower.grid(tower.feature_map(pixels)).shape[1:3]
         _, tokens = tower.encode(pixels)
         shown = decoder(ids[:, :-1], decoder.project_tokens(tokens), output_attentions=True, use_cache=False)
     attention = torch.stack(shown.cross_attentions).float().mean(dim=(0, 2))[0]  # (L-1, N): of the next token each

@@ -79,16 +79,20 @@ class ImageTower(nn.Module):
             Projected global features (B, D), not normalised, and tokens (B, N, C) of the backbone's last map, each
             ending in its place in the image (`place_features`; zeros where a backbone does not tell its grid).
         """
-        feature_map = self.trunk.forward_features(image)
+        feature_map = self.feature_map(image)
         return self.project_map(feature_map), self._tokens(feature_map)
 
+    def feature_map(self, image: Tensor) -> Tensor:
+        """The backbone's last map of images (B, 3, H, W), which are brought to its dtype, as it gives it."""
+        return self.trunk.forward_features(image.to(self.proj.weight.dtype))
+
     def project_map(self, feature_map: Tensor) -> Tensor:
-        """Global features (B, D), not normalised, of the backbone's last map, as `trunk.forward_features` gives it."""
+        """Global features (B, D), not normalised, of the backbone's last map, as `feature_map` gives it."""
         return self._project(self.trunk.forward_head(feature_map, pre_logits=True))
 
     def pool(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features (B, C) of images (B, 3, H, W), and the projected ones (B, D); neither is normalised."""
-        pooled = self.trunk.forward_head(self.trunk.forward_features(image), pre_logits=True)
+        pooled = self.trunk.forward_head(self.feature_map(image), pre_logits=True)
         return pooled, self._project(pooled)
 
     def _project(self, pooled: Tensor) -> Tensor:
@@ -107,7 +111,7 @@ class ImageTower(nn.Module):
         Raises:
             ConfigError: the backbone does not tell its grid.
         """
-        places = self.grid(self.trunk.forward_features(image))  # (B, h, w, C)
+        places = self.grid(self.feature_map(image))  # (B, h, w, C)
         batch, height, width, channels = places.shape
         flat = places.reshape(-1, channels)
         if hasattr(self.trunk, "num_prefix_tokens"):  # where a class token is pooled, the place stands for it

@@ -19,6 +19,7 @@ from keepfit_clip.config import (
 )
 from keepfit_clip.decoder import CaptionDecoder
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.generation import generation_options, prompt_tokens
 from keepfit_clip.image_tower import ImageTower
 from keepfit_clip.revision import TextRevision
 from keepfit_clip.text_tower import TextTower
@@ -133,31 +134,39 @@ class KeepFIT(nn.Module):
         nll_sum = nll.new_zeros(len(ids)).index_copy(0, rows, nll * kept)
         return nll_sum, tokens.new_zeros(len(ids)).index_copy(0, rows, tokens * kept)
 
-    def generate(self, image: Tensor, use_cache: bool = True, **options: Any) -> Tensor:
+    def generate(self, image: Tensor, text: Tensor | None = None, *, use_cache: bool = True, **options: Any) -> Tensor:
         """Writes a caption for each image.
 
         Args:
             image: (B, 3, H, W).
+            text: (B, P) token ids each caption goes on from, begin token first, all of one length; end and padding
+                tokens behind them, as a tokenizer writes them, do not count. None writes freely.
             use_cache: keep the decoder's keys and values; the captions are the same without.
             **options: transformers' generation options (num_beams, do_sample, temperature, top_k, top_p, max_length,
-                ...); greedy by default.
+                ...); greedy by default. Those of open_clip's `CoCa.generate` mean what they mean there: seq_len,
+                max_seq_len, min_seq_len, generation_type ("beam_search", "top_p", "top_k"), sot_token_id,
+                fixed_output_length.
 
         Returns:
-            Token ids (B, L), begin token first, padded after the end token.
+            Token ids (B, L), begin token first, padded after the end token; L is seq_len with fixed_output_length.
 
         Raises:
-            ConfigError: the model has no caption decoder, or max_length is beyond its context.
+            ConfigError: the model has no caption decoder, an option that does not exist here, or a length that does
+                not fit its context.
         """
         if self.text_decoder is None:
             raise ConfigError("this model has no caption decoder (its multimodal_cfg is empty)")
+        options, fixed_length = generation_options(options)
+        prompt = None if text is None else prompt_tokens(text, len(image), self.text)
         was_training = self.training
         self.eval()  # as open_clip's CoCa does: a model fresh from create_model is in training mode
         try:
             with torch.no_grad():
                 _, image_tokens = self.visual.encode(image)
-            return self.text_decoder.generate_captions(image_tokens, use_cache=use_cache, **options)
+            ids = self.text_decoder.generate_captions(image_tokens, prompt, use_cache=use_cache, **options)
         finally:
             self.train(was_training)
+        return F.pad(ids, (0, max(0, fixed_length - ids.shape[1])), value=self.text.pad_id) if fixed_length else ids
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes activations of all towers in the backward pass: less memory, more time."""
@@ -186,7 +195,7 @@ def _build_decoder(multimodal_cfg, text: TextTower, token_dim: int) -> CaptionDe
         )
     return CaptionDecoder(
         config,
-        text.word_embeddings,
+        text,
         token_dim,
         pad_id=text.pad_id,
         bos_id=text.bos_id,

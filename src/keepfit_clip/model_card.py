@@ -33,7 +33,8 @@ def model_card(model_cfg: Mapping, preprocess_cfg: Mapping, history: Mapping[str
         f"deviation {_listed(preprocess_cfg['std'])}",
         **history,
     }
-    data = ModelCardData(library_name="open_clip", pipeline_tag="zero-shot-image-classification", tags=_TAGS)
+    # Not "open_clip": the hub's own snippet for that does not import this library, and builds another model.
+    data = ModelCardData(library_name="keepfit_clip", pipeline_tag="zero-shot-image-classification", tags=_TAGS)
     name = model_cfg["keepfit_cfg"].get("base") or "keepfit-v2"
     template = Path(__file__).with_suffix(".md.j2")
     return str(ModelCard.from_template(data, str(template), name=name, version=__version__, facts=facts))

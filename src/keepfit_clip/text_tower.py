@@ -99,7 +99,8 @@ def text_attention_mask(text: Tensor, pad_id: int, eos_id: int) -> Tensor:
     Returns:
         (B, L) bool.
     """
-    before_end = text.eq(eos_id).flip(1).cumsum(1).flip(1) > 0
+    ends = text.eq(eos_id).long()  # ONNX sums no truth values
+    before_end = ends.flip(1).cumsum(1).flip(1) > 0
     return text.ne(pad_id) | before_end
 
 

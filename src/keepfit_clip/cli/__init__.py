@@ -14,6 +14,7 @@ from keepfit_clip.cli import (
     knowledge,
     practice,
     report,
+    run,
     serve,
     shards,
     train,
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(shards.app, name="shards", rich_help_panel=DATA)
 app.add_typer(knowledge.app, name="knowledge", rich_help_panel=DATA)
-for part in (practice, train, weights, use, explain, serve, evaluate, transfer, report, help):
+for part in (practice, train, weights, use, explain, serve, evaluate, transfer, report, run, help):
     part.add_commands(app)
 
 
