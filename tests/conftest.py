@@ -50,6 +50,16 @@ def shards(pictures, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory):
+    """Shards of pictures that no other shards hold, as `--val-data` takes them."""
+    folder = tmp_path_factory.mktemp("held_out")
+    for kind, write in (("public", write_public), ("elite", write_elite)):
+        table = write(folder, 8, seed=7)
+        build_shards(table, folder, folder / "shards" / kind, ShardOptions(kind=kind, modality="CFP"))
+    return f"{folder / 'shards' / 'public'}::{folder / 'shards' / 'elite'}"
+
+
 @pytest.fixture
 def model():
     """A fresh tiny model in eval mode."""
@@ -85,10 +95,10 @@ def train_flags(shards, logs, name, **more):
 
 
 @pytest.fixture(scope="session")
-def run(shards, tmp_path_factory):
+def run(shards, held_out, tmp_path_factory):
     """A finished run folder of two short epochs."""
     logs = tmp_path_factory.mktemp("runs")
-    train(train_flags(shards, logs, "run", val_data=f"{shards / 'public'}::{shards / 'elite'}"))
+    train(train_flags(shards, logs, "run", val_data=held_out))
     return logs / "run"
 
 

@@ -1,23 +1,23 @@
 """Evaluation inside training: values, tables, captions, and where they go."""
 
-import csv
 import json
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from keepfit_clip.data import list_shards, read_shards
 from keepfit_clip.errors import CategoryError, ConfigError, TableError, TextTooLongError
 from keepfit_clip.training.main import main as train
 from tests.conftest import train_flags
 
 
 @pytest.fixture(scope="module")
-def evaluated(shards, pictures, tmp_path_factory):
+def evaluated(shards, held_out, pictures, tmp_path_factory):
     """A run of two epochs with everything evaluated."""
     logs = tmp_path_factory.mktemp("evaluated")
     flags = train_flags(
-        shards, logs, "run", val_data=f"{shards / 'public'}::{shards / 'elite'}", report_to="tensorboard",
+        shards, logs, "run", val_data=held_out, report_to="tensorboard",
         zeroshot_frequency=1, caption_samples=3,
     )  # fmt: skip
     tables = [f"one@cfp={pictures / 'public.csv'}:{pictures}", f"two={pictures / 'public.csv'}:{pictures}"]
@@ -33,11 +33,10 @@ def test_values_of_every_evaluator_are_saved_per_epoch(evaluated):
     assert 0 <= lines[1]["text_to_image_recall@1"] <= lines[1]["text_to_image_recall@10"] <= 1
 
 
-def test_captions_are_written_beside_the_experts(evaluated, pictures):
+def test_captions_are_written_beside_the_experts(evaluated, held_out):
     lines = [json.loads(line) for line in (evaluated / "captions.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 1, 1, 2, 2, 2]
-    with open(pictures / "elite.csv", newline="") as file:
-        known = {row["caption"] for row in csv.DictReader(file)}
+    known = {c["text"] for s in read_shards(list_shards(held_out)) for c in s.description["captions"]}
     assert {line["truth"] for line in lines} <= known
     assert all(isinstance(line["written"], str) for line in lines)
 
@@ -52,9 +51,9 @@ def test_tensorboard_has_curves_captions_and_pictures(evaluated):
     assert any("captions" in tag for tag in tags["tensors"])
 
 
-def test_a_shard_frequency_of_zero_evaluates_tables_only(shards, pictures, tmp_path):
+def test_a_shard_frequency_of_zero_evaluates_tables_only(shards, held_out, pictures, tmp_path):
     flags = train_flags(
-        shards, tmp_path, "run", epochs=1, train_num_samples=8, val_frequency=0, val_data=shards / "public",
+        shards, tmp_path, "run", epochs=1, train_num_samples=8, val_frequency=0, val_data=held_out,
         zeroshot_table=f"t@CFP={pictures / 'public.csv'}:{pictures}",
     )  # fmt: skip
     train(flags)
@@ -95,13 +94,13 @@ def test_classes_longer_than_the_context_say_so_at_the_start(shards, pictures, t
         train(train_flags(shards, tmp_path, "short", zeroshot_table=spec, force_context_length=8))
 
 
-def test_an_evaluation_that_fails_costs_no_epoch(shards, pictures, tmp_path, monkeypatch):
+def test_an_evaluation_that_fails_costs_no_epoch(shards, held_out, pictures, tmp_path, monkeypatch):
     def fail(*_):
         raise TableError("the disk with the table is gone")
 
     monkeypatch.setattr("keepfit_clip.training.evaluators.evaluate_table", fail)
     spec = f"t@CFP={pictures / 'public.csv'}:{pictures}"
-    flags = {"epochs": 1, "train_num_samples": 8, "val_data": shards / "elite"}
+    flags = {"epochs": 1, "train_num_samples": 8, "val_data": held_out}
     train(train_flags(shards, tmp_path, "run", zeroshot_table=spec, **flags))
     assert "the training goes on: the disk with the table is gone" in (tmp_path / "run" / "out.log").read_text()
     assert (tmp_path / "run" / "checkpoints" / "epoch_1.pt").exists()
@@ -111,8 +110,8 @@ def test_an_evaluation_that_fails_costs_no_epoch(shards, pictures, tmp_path, mon
                "--resume", str(tmp_path / "run" / "checkpoints" / "epoch_1.pt"), "--zeroshot-table", spec])  # fmt: skip
 
 
-def test_evaluation_does_not_change_what_is_learnt(shards, tmp_path):
+def test_evaluation_does_not_change_what_is_learnt(shards, held_out, tmp_path):
     train(train_flags(shards, tmp_path, "plain", train_num_samples=16))
-    train(train_flags(shards, tmp_path, "looked", train_num_samples=16, val_data=shards / "elite"))
+    train(train_flags(shards, tmp_path, "looked", train_num_samples=16, val_data=held_out))
     one, other = (torch.load(tmp_path / n / "checkpoints" / "epoch_2.pt")["state_dict"] for n in ("plain", "looked"))
     assert all(torch.equal(one[key], other[key]) for key in one)

@@ -227,9 +227,9 @@ def test_a_compiled_model_trains(shards, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
-def test_a_model_compiled_by_inductor_trains(shards, tmp_path):
+def test_a_model_compiled_by_inductor_trains(shards, held_out, tmp_path):
     flags = train_flags(shards, tmp_path, "compiled", epochs=1, train_num_samples=16, torchcompile=True)
-    train([*flags, "--val-data", str(shards / "elite")])
+    train([*flags, "--val-data", held_out])
     assert "caption_nll" in (tmp_path / "compiled" / "checkpoints" / "results.jsonl").read_text()
 
 
@@ -374,7 +374,7 @@ def test_default_warm_up_is_one_epoch_of_optimizer_steps(shards, tmp_path):
 
 
 def test_public_data_alone_trains_without_elite_terms(shards, tmp_path):
-    flags = train_flags(shards, tmp_path, "public", epochs=1, train_num_samples=16)
+    flags = train_flags(shards, tmp_path, "public", epochs=1, train_num_samples=16, preset="contrastive")
     del flags[flags.index("--elite-data") : flags.index("--elite-data") + 2]
     train(flags)
     assert "Elite_contrastive_loss" not in (tmp_path / "public" / "out.log").read_text()

@@ -47,7 +47,8 @@ from keepfit_clip.training.guard import NonFiniteGuard
 from keepfit_clip.training.loss_log import LossLog
 from keepfit_clip.training.objective import CaptionSchedule, frozen
 from keepfit_clip.training.params import parse_keepfit_args, upstream_argv
-from keepfit_clip.training.run_folder import only_run_in, prepare_run, write_settings
+from keepfit_clip.training.plausibility import check_held_out, doubts
+from keepfit_clip.training.run_folder import has_weights, only_run_in, prepare_run, write_settings
 from keepfit_clip.training.step_loss import StepLoss
 from keepfit_clip.training.validation import evaluate
 from keepfit_clip.weights import allow_source
@@ -86,6 +87,7 @@ class _Run:
         if self.args.pretrained:
             check_readable(self.args.pretrained)
         if train:
+            check_held_out(self.args)
             self.open.enter_context(only_run_in(Path(self.args.logs) / self.args.name))
         if upstream.resume == "latest" and upstream.save_most_recent and world_info_from_env()[1] == 0:
             name_newest_latest(Path(self.args.logs) / self.args.name)
@@ -117,6 +119,10 @@ class _Run:
             raise CheckpointError(f"--resume {upstream.resume}: no such checkpoint")
 
     def create_model_and_transforms(self, *args, **kwargs):
+        if self.args.public_data or self.args.elite_data:
+            from_weights = bool(self.args.pretrained) or has_weights(self.args.model)
+            for doubt in doubts(self.args, self.rest, self.config["model_cfg"], from_weights):
+                logging.warning(doubt)
         model, *transforms = upstream_create_model_and_transforms(*args, **kwargs)
         started = list((Path(self.args.logs) / self.args.name / "checkpoints").glob("*.pt"))
         if self.args.image_tower and not started:

@@ -12,6 +12,7 @@ from open_clip_train.params import parse_args as upstream_parse_args
 from keepfit_clip.data.sampling import BALANCES
 from keepfit_clip.errors import ConfigError, MissingExtraError
 from keepfit_clip.training.objective import PRESETS, SCHEDULES
+from keepfit_clip.training.plausibility import check_elite
 
 __all__ = ["UNSUPPORTED", "keepfit_parser", "parse_keepfit_args", "upstream_argv"]
 
@@ -163,6 +164,7 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
     if args.random_text and args.text_tower:
         raise ConfigError("--random-text and --text-tower exclude each other")
     _apply_preset(args)
+    check_elite(args)
     for name in ("contrastive_weight", "revision_weight", "caption_weight", "public_caption_weight",
                  "caption_weight_start", "freeze_text_steps", "skip_nonfinite", "caption_samples"):  # fmt: skip
         if getattr(args, name) < 0:

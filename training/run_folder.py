@@ -28,6 +28,7 @@ from keepfit_clip.weights import load_pretrained
 __all__ = [
     "SETTINGS_NAME",
     "differing_settings",
+    "has_weights",
     "only_run_in",
     "prepare_run",
     "resolve_model_config",
@@ -99,7 +100,7 @@ def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple
         if stored["model_cfg"] != placed:  # the run folder was moved
             stored = {**stored, "model_cfg": placed}
             write_json(folder / CONFIG_NAME, stored)
-    weights_at_start = args.pretrained or _has_weights(args.model)
+    weights_at_start = args.pretrained or has_weights(args.model)
     return (args.model if weights_at_start else f"{_LOCAL}{folder}"), stored
 
 
@@ -114,12 +115,12 @@ def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace)
     if not is_keepfit_config(model_cfg):
         raise ConfigError(f"--model {args.model!r} is no KeepFIT model; see `keepfit-clip models`")
     if args.text_tower:
-        if args.pretrained or _has_weights(args.model):
+        if args.pretrained or has_weights(args.model):
             raise ConfigError("--text-tower would be overwritten by the weights the model starts from: drop one")
         model_cfg = with_text_tower(model_cfg, Path(args.text_tower))
     if args.random_text:
         model_cfg["text_cfg"]["hf_model_name"] = ""
-    if args.without_decoder and not (args.pretrained or _has_weights(args.model)):
+    if args.without_decoder and not (args.pretrained or has_weights(args.model)):
         model_cfg["multimodal_cfg"] = {}
     elif not model_cfg["multimodal_cfg"] and args.preset == "v2" and args.caption_weight:
         raise ConfigError(
@@ -163,7 +164,7 @@ def _placed(model_cfg: dict, folder: Path, args: argparse.Namespace) -> dict:
     return {**model_cfg, "text_cfg": {**model_cfg["text_cfg"], "hf_model_name": tower, "hf_tokenizer_name": tower}}
 
 
-def _has_weights(model: str) -> bool:
+def has_weights(model: str) -> bool:
     """Whether a model name stands for trained weights."""
     if model.startswith(_LOCAL):
         folder = Path(model.removeprefix(_LOCAL))

