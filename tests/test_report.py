@@ -26,7 +26,7 @@ def test_a_training_run_with_the_answers_of_its_model(run, exported, shards, pic
     assert result.exit_code == 0, result.exception
     page = (tmp_path / "r.html").read_text()
     for words in ("Settings of run", "keepfit-v2-test", "Losses of run", "Evaluations while training", "public",
-                  "Captions of held-out images", "Right and wrong answers", "24 images: ACA"):  # fmt: skip
+                  "Captions of held-out images", "Right and wrong answers", "24 images of 4 classes: ACA"):  # fmt: skip
         assert words in page, words
     settings = json.loads((run / "settings.json").read_text())
     assert settings["elite_data"] == str(shards / "elite")  # our flags too, which open_clip's params.txt has not

@@ -408,7 +408,7 @@ def test_answers_of_folds_are_joined_with_their_own_thresholds():
 
 def test_reliability_by_hand():
     probabilities = np.array([[0.95, 0.05], [0.91, 0.09], [0.55, 0.45], [0.45, 0.55]])
-    assert reliability(np.array([0, 1, 0, 0]), probabilities) == [(0.55, 0.5), (pytest.approx(0.93), 0.5)]
+    assert reliability(np.array([0, 1, 0, 0]), probabilities, bins=10) == [(0.55, 0.5), (pytest.approx(0.93), 0.5)]
 
 
 def test_sensitivity_specificity_and_calibration_by_hand():

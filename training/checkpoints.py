@@ -18,6 +18,7 @@ from torch import Tensor
 from keepfit_clip.errors import CheckpointError, NonFiniteLossError, first_line
 from keepfit_clip.export import find_checkpoint
 from keepfit_clip.files import writing
+from keepfit_clip.finite import is_finite
 from keepfit_clip.training.run_folder import differing_settings
 
 __all__ = ["Checkpoints", "check_readable", "name_newest_latest", "newest_checkpoint"]
@@ -132,7 +133,7 @@ def check_readable(path: str) -> None:
 
 
 def _check_finite(state: Mapping[str, Tensor], path: Any) -> None:
-    bad = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    bad = [key for key, value in state.items() if not is_finite(value)]
     if bad:
         raise NonFiniteLossError(
             f"{path} is not saved: {_listed(bad)} hold values that are not finite. Earlier checkpoints are untouched; "

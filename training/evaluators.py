@@ -217,7 +217,7 @@ def _retrieval(elite: _Features) -> dict[str, float]:
 class ZeroShotTable:
     """A table of labelled images, classified by texts.
 
-    Values: `<name>_aca`, `<name>_auc` and `<name>_kappa`.
+    Values: `<name>_aca` and `<name>_auc`.
 
     Args:
         spec: NAME=TABLE.csv:ROOT, or NAME@MODALITY=TABLE.csv:ROOT where the table does not tell the modality.
@@ -251,7 +251,7 @@ class ZeroShotTable:
         self.table, self.root = Path(table), Path(root)
         self.open_clip_tokenizer, self.preprocess, self.knowledge = open_clip_tokenizer, preprocess, knowledge
         # Rather fail now than after an epoch.
-        found = read_downstream(self.table, self.root, None, knowledge, empty_classes=True)
+        found = read_downstream(self.table, self.root, None, knowledge)
         self.classes = found.classes
         for used in {self.modality or record.modality for record in found.records}:
             tokenizer([text for name in self.classes for text in class_texts(name, used, knowledge)])
@@ -264,5 +264,4 @@ class ZeroShotTable:
         if found.unused:
             row, reason = next(iter(found.unused.items()))
             logging.warning(f"{self.name}: {len(found.unused)} rows could not be used, e.g. row {row}: {reason}")
-        names = ("aca", "auc", "kappa")
-        return Findings({f"{self.name}_{name}": getattr(found.scores, name) for name in names})
+        return Findings({f"{self.name}_{name}": value for name, value in found.figures.items()})

@@ -1,7 +1,6 @@
 """Evaluation inside training: when it is due, and where its values, captions and pictures go."""
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from open_clip_train.train import unwrap_model
 from torch import nn
 
 from keepfit_clip.errors import KeepFITError
-from keepfit_clip.files import writing
+from keepfit_clip.files import to_json, writing
 from keepfit_clip.training.evaluators import Evaluator, Findings, WrittenCaption
 
 __all__ = ["CAPTIONS_NAME", "Validation", "evaluate"]
@@ -112,7 +111,7 @@ def _save(found: Findings, epoch: int, args: argparse.Namespace, tb_writer) -> N
 
 def _append(path: Path, lines: Sequence[dict]) -> None:
     with writing(path), open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        file.writelines(to_json(line) + "\n" for line in lines)
 
 
 def _as_markdown(captions: Sequence[WrittenCaption]) -> str:

@@ -13,7 +13,8 @@
     ├── TextTooLongError      a text does not fit into the model's context
     ├── CorpusError           a text corpus cannot be used for textual pretraining
     ├── OutputError           a result cannot be written: something stands there, no space, no permission
-    └── NonFiniteLossError    a loss term became NaN or infinite
+    └── NonFiniteError        features or scores are NaN or infinite
+        └── NonFiniteLossError    a loss term became so
 
 Errors about single images and rows carry `reason`, a sentence without any name out of the input: only `reason` may
 enter a manifest or a report. The full message, which may name the user's own file, is for the terminal.
@@ -32,6 +33,7 @@ __all__ = [
     "KnowledgeError",
     "MissingExtraError",
     "MissingWeightsError",
+    "NonFiniteError",
     "NonFiniteLossError",
     "OutputError",
     "ShardError",
@@ -114,7 +116,11 @@ class OutputError(KeepFITError, OSError):
     """A result cannot be written: something else stands there, no space is left, or it is not allowed."""
 
 
-class NonFiniteLossError(KeepFITError):
+class NonFiniteError(KeepFITError):
+    """Features or scores are NaN or infinite."""
+
+
+class NonFiniteLossError(NonFiniteError):
     """A loss term became NaN or infinite."""
 
 

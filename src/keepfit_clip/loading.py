@@ -8,7 +8,8 @@ import open_clip
 import torch
 from torch import nn
 
-from keepfit_clip.errors import CheckpointError, KeepFITError
+from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, first_line
+from keepfit_clip.finite import is_finite
 from keepfit_clip.model_folder import require_model
 from keepfit_clip.tokenization import decode_texts
 
@@ -39,9 +40,20 @@ class LoadedModel:
         return decode_texts(self.tokenizer, ids, self.model.text.eos_id)
 
 
-def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or CUDA where there is one, else the CPU."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """The named device, or CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device, or cannot compute on it here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # "meta" holds no values, and a driver may be missing
+    except (RuntimeError, ImportError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name}: cannot be used here ({first_line(error)[:200]})") from error
+    return device
 
 
 def load_model(folder: str | Path, device: str | torch.device | None = None) -> LoadedModel:
@@ -52,7 +64,8 @@ def load_model(folder: str | Path, device: str | torch.device | None = None) -> 
         device: CUDA where there is one by default.
 
     Raises:
-        CheckpointError: no such folder, no weights in it, or weights of another architecture.
+        CheckpointError: no such folder, no weights in it, weights of another architecture, or weights that are not
+            finite.
         ConfigError: its config cannot be used.
     """
     folder = require_model(folder)
@@ -65,5 +78,8 @@ def load_model(folder: str | Path, device: str | torch.device | None = None) -> 
     except Exception as error:  # whatever a damaged file makes safetensors, torch or transformers say
         first_lines = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder}: the weights or the tokenizer cannot be loaded: {first_lines}") from error
+    broken = [name for name, value in model.state_dict().items() if not is_finite(value)]
+    if broken:
+        raise CheckpointError(f"{folder}: {len(broken)} of its tensors hold NaN or infinity, e.g. {broken[0]}")
     model.eval()
     return LoadedModel(model, preprocess, tokenizer)

@@ -18,6 +18,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from keepfit_clip.finite import require_finite
+
 __all__ = [
     "Answers",
     "ClassificationScores",
@@ -46,7 +48,8 @@ class ClassificationScores:
         f1: mean of the classes' F1, over the classes that have images.
         sensitivity: (K,) share of a class's images that are found; NaN for a class without images.
         specificity: (K,) share of the other images that are not taken for it; NaN where there are none.
-        ece: expected calibration error of the likeliest class over 15 even bins; NaN where an image may have several.
+        ece: expected calibration error of the likeliest class over 15 even bins (arXiv 1706.04599); NaN where an image
+            may have several.
         confusion: (K, K) counts, true class by row, predicted by column; (K, 2, 2), each class against the rest, where
             an image may have several.
     """
@@ -67,7 +70,11 @@ def score_classification(labels: Sequence[int], probabilities: np.ndarray) -> Cl
     Args:
         labels: (N,) class numbers below K.
         probabilities: (N, K), rows summing to 1.
+
+    Raises:
+        NonFiniteError: a probability is NaN or infinite.
     """
+    require_finite(probabilities, "images' probabilities")
     labels = np.asarray(labels)
     class_count = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
@@ -98,7 +105,11 @@ def score_multi_label(
         labels: (N, K) of 0 and 1.
         probabilities: (N, K), each between 0 and 1.
         threshold: from which on an image has a class: one, (K,) or (N, K).
+
+    Raises:
+        NonFiniteError: a probability is NaN or infinite.
     """
+    require_finite(probabilities, "images' probabilities")
     predicted = (probabilities >= threshold).astype(int)
     confusion = multilabel_confusion_matrix(labels, predicted)
     sensitivity, specificity = _sensitivity_and_specificity(confusion)
@@ -230,13 +241,13 @@ def abstention_curve(labels: np.ndarray, probabilities: np.ndarray) -> list[tupl
     return [(count / len(right), float(right[:count].mean())) for count in counts]
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[tuple[float, float]]:
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = _BINS) -> list[tuple[float, float]]:
     """How sure a classifier is of its answers and how often they are right, in even bins of the former.
 
     Args:
         labels: (N,).
         probabilities: (N, K).
-        bins: number of them; empty ones are left out.
+        bins: number of them, as of the ECE; empty ones are left out.
 
     Returns:
         (mean probability of the likeliest class, accuracy) of each bin.

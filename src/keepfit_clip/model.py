@@ -19,6 +19,7 @@ from keepfit_clip.config import (
 )
 from keepfit_clip.decoder import CaptionDecoder
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.finite import require_finite
 from keepfit_clip.generation import generation_options, prompt_tokens
 from keepfit_clip.image_tower import ImageTower
 from keepfit_clip.revision import TextRevision
@@ -163,6 +164,7 @@ class KeepFIT(nn.Module):
         try:
             with torch.no_grad():
                 _, image_tokens = self.visual.encode(image)
+            require_finite(image_tokens, "images' tokens")
             ids = self.text_decoder.generate_captions(image_tokens, prompt, use_cache=use_cache, **options)
         finally:
             self.train(was_training)

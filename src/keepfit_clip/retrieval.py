@@ -8,6 +8,7 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor
 
+from keepfit_clip.finite import require_finite
 from keepfit_clip.loss import positive_pairs
 
 __all__ = ["first_positive_ranks", "score_image_retrieval", "score_retrieval"]
@@ -59,7 +60,12 @@ def score_retrieval(
 
     Returns:
         `image_to_text_recall@K` and `text_to_image_recall@K`, each between 0 and 1.
+
+    Raises:
+        NonFiniteError: a feature is NaN or infinite; it would be nearer to everything than anything else.
     """
+    require_finite(image_features, "image features")
+    require_finite(text_features, "text features")
     unique_id, first = _first_of_each(text_id)
     unique_text = text_features[first]  # (T, D)
     ranks: dict[str, list[Tensor]] = {"image_to_text": [], "text_to_image": []}
@@ -109,6 +115,7 @@ def score_image_retrieval(
         `image_to_image_recall@K`, beside it `image_to_image_chance@K`, the recall of a random order, and
         `image_to_image_queries`, the number of images with another right one; recalls are NaN where there is none.
     """
+    require_finite(features, "image features")
     groups = torch.arange(len(features)) if groups is None else groups
     ranks, right, others = [], [], []
     for rows in _parts(len(features)):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from keepfit_clip.errors import CategoryError
+from keepfit_clip.finite import require_finite
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 from keepfit_clip.templates import class_texts
 from keepfit_clip.tokenization import Tokenizer
@@ -55,7 +56,9 @@ class ZeroShotClassifier:
         self.model = model
         self.tokenizer = Tokenizer.of_model(model, tokenizer)
         texts = [class_texts(category, modality, knowledge, descriptions) for category in self.categories]
-        features = self._encode([text for of_class in texts for text in of_class]).split([len(t) for t in texts])
+        features = self._encode([text for of_class in texts for text in of_class])
+        require_finite(features, "text features")
+        features = features.split([len(t) for t in texts])
         self.class_features = F.normalize(torch.stack([part.mean(dim=0) for part in features]), dim=-1)  # (K, D)
 
     @torch.no_grad()
@@ -78,8 +81,14 @@ class ZeroShotClassifier:
         return scale * features @ self.class_features.T
 
     def predict_proba(self, images: Tensor) -> Tensor:
-        """Probabilities (B, K) of preprocessed images (B, 3, H, W), on the CPU; each row sums to 1."""
-        return self.logits(images).softmax(dim=-1).cpu()
+        """Probabilities (B, K) of preprocessed images (B, 3, H, W), on the CPU; each row sums to 1.
+
+        Raises:
+            NonFiniteError: the model gives none for an image.
+        """
+        probabilities = self.logits(images).softmax(dim=-1).cpu()
+        require_finite(probabilities, "images' probabilities")
+        return probabilities
 
     def predict(self, images: Tensor) -> list[str]:
         """The most likely category of each preprocessed image (B, 3, H, W)."""

@@ -13,28 +13,25 @@ from rich.table import Table
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
 from keepfit_clip.cli.options import (
     MEASURE,
+    AllowMissing,
     Cache,
-    CaptionColumn,
-    CategoryColumn,
     Classes,
     Device,
-    GroupPattern,
-    ImageColumn,
     JsonFile,
     KnowledgeFile,
     Modality,
     Model,
     NamesOnly,
-    PatientColumn,
+    Root,
     class_spec,
     upper,
     write_result,
 )
+from keepfit_clip.cli.table_options import reads_tables, tell_notes
 
 Pairs = Annotated[
     Path, typer.Argument(metavar="TABLE", help="CSV of images and captions or categories, or another source")
 ]
-Root = Annotated[Path | None, typer.Option("--images", help="folder the image paths are relative to")]
 Language = Annotated[str, typer.Option("--lang", help="language of the captions")]
 
 
@@ -44,22 +41,22 @@ def add_commands(app: typer.Typer) -> None:
         app.command(rich_help_panel=MEASURE)(command)
 
 
+@reads_tables
 def evaluate(
-    table: Annotated[Path, typer.Argument(help="CSV of images and categories")],
-    images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
+    table: Annotated[Path, typer.Argument(help="CSV of images and categories, or another source of labels")],
     model: Model,
+    source_options,
+    images: Root = None,
     classes: Classes = None,
     modality: Modality = None,
-    image_column: ImageColumn = None,
-    category_column: CategoryColumn = None,
+    allow_missing_classes: AllowMissing = False,
     json_file: JsonFile = None,
     names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
-    """Zero-shot scores on a labelled table: ACA, AUC, quadratic kappa and the confusion table."""
-    from keepfit_clip.data.sources import SourceOptions
-    from keepfit_clip.evaluation import evaluate_table
+    """Zero-shot scores on a labelled table: ACA, AUC, of grades quadratic kappa, and the confusion table."""
+    from keepfit_clip.evaluation import FIGURE_TITLES, evaluate_table
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
 
@@ -73,66 +70,59 @@ def evaluate(
         Knowledge.load(knowledge),
         not names_only,
         progress=with_progress("Classifying"),
-        options=SourceOptions(image_column=image_column, category_columns=tuple(category_column or ())),
+        options=source_options,
+        allow_missing_classes=allow_missing_classes,
     )
+    tell_notes(result.notes)
     show_messages(result.messages, "rows not scored")
     scores = result.scores
     confusion = Table("true \\ predicted", *map(escape, result.classes), title=f"{result.images} images")
     for name, row in zip(result.classes, scores.confusion.tolist(), strict=True):
         confusion.add_row(escape(name), *map(str, row))
     console.print(confusion)
-    console.print(f"ACA {scores.aca:.3f}   AUC {scores.auc:.3f}   quadratic kappa {scores.kappa:.3f}")
+    told = "   ".join(f"{FIGURE_TITLES[name]} {value:.3f}" for name, value in result.figures.items())
+    console.print(f"{told}   (over {result.images} images of {len(result.classes_scored)} classes)", soft_wrap=True)
+    missing = [name for name in result.classes if name not in result.classes_scored]
+    if missing:
+        console.print(f"[yellow]no image of {escape(', '.join(missing))}: the scores say nothing of it[/]")
     content = {
         "images": result.images,
         "classes": result.classes,
-        **_scores({name: getattr(scores, name) for name in ("aca", "auc", "kappa")}),
+        "classes_scored": result.classes_scored,
+        **{name: result.figures.get(name) for name in FIGURE_TITLES},
         "confusion": scores.confusion.tolist(),
         "not_scored": _reasons(result.unused),
     }
     write_result(json_file, content)
 
 
+@reads_tables
 def evaluate_retrieval(
     table: Pairs,
     model: Model,
+    source_options,
     images: Root = None,
     modality: Modality = None,
     lang: Language = "en",
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    category_column: CategoryColumn = None,
-    patient_column: PatientColumn = None,
-    group_pattern: GroupPattern = None,
     json_file: JsonFile = None,
     cache: Cache = Path("runs/features"),
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
     """Recall at 1, 5 and 10: texts of an image, images of a text, images like an image; chance beside each."""
-    from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
     from keepfit_clip.transfer.features import FeatureCache
     from keepfit_clip.transfer.pairs import evaluate_retrieval, read_pairs
 
     quiet_libraries()
-    pairs = read_pairs(
-        table,
-        images,
-        SourceOptions(
-            image_column=image_column,
-            caption_columns=tuple(caption_column or ()),
-            category_columns=tuple(category_column or ()),
-            patient_column=patient_column,
-            group_pattern=group_pattern,
-        ),
-        lang,
-    )
+    pairs = read_pairs(table, images, source_options, lang)
     features = FeatureCache(cache, model)
     loaded = load_model(model, device)
     found = evaluate_retrieval(
         loaded, pairs, Knowledge.load(knowledge), upper(modality), features, with_progress("Encoding")
     )
+    tell_notes(found.table.notes)
     show_messages(found.table.messages, "rows not used")
     if found.cut_texts:
         error_console.print(f"[yellow]{found.cut_texts} texts are longer than the model's context and were cut[/]")
@@ -149,15 +139,15 @@ def evaluate_retrieval(
     write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
 
 
+@reads_tables
 def evaluate_captions(
     table: Pairs,
     model: Model,
+    source_options,
     images: Root = None,
     num_beams: Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")] = 1,
     max_length: Annotated[int | None, typer.Option(min=2, help="longest caption, tokens")] = None,
     lang: Language = "en",
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
     json_file: JsonFile = None,
     captions: Annotated[Path | None, typer.Option(help="write row, expert's and model's caption as CSV")] = None,
     cache: Cache = Path("runs/features"),
@@ -165,7 +155,6 @@ def evaluate_captions(
     device: Device = None,
 ) -> None:
     """BLEU, ROUGE-L, CIDEr and chrF of written captions, and whether they name the right conditions and lesions."""
-    from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import write_text
     from keepfit_clip.knowledge import Knowledge
@@ -175,18 +164,13 @@ def evaluate_captions(
 
     quiet_libraries()
     require_extra("captions")
-    pairs = read_pairs(
-        table,
-        images,
-        SourceOptions(image_column=image_column, caption_columns=tuple(caption_column or ())),
-        lang,
-        captions_only=True,
-    )
+    pairs = read_pairs(table, images, source_options, lang, captions_only=True)
     kept = FeatureCache(cache, model)
     options = {"num_beams": num_beams} | ({"max_length": max_length} if max_length else {})
     found = evaluate_captions(
         load_model(model, device), pairs, Knowledge.load(knowledge), kept, with_progress("Writing"), **options
     )
+    tell_notes(found.table.notes)
     show_messages(found.table.messages, "rows not used")
     shown = Table("metric", "value", title=f"{len(found.written)} captions")
     for name, value in found.scores.items():

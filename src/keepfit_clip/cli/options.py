@@ -1,13 +1,12 @@
 """Options that several commands have, under the same names, and how their texts are read."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from keepfit_clip.cli.console import console
-from keepfit_clip.errors import CategoryError
+from keepfit_clip.errors import CategoryError, ConfigError
 
 __all__ = [
     "DATA",
@@ -16,20 +15,17 @@ __all__ = [
     "TRAIN",
     "USE",
     "WEIGHTS",
+    "AllowMissing",
     "Cache",
-    "CaptionColumn",
-    "CategoryColumn",
     "Classes",
     "Device",
-    "GroupPattern",
-    "ImageColumn",
     "Images",
     "JsonFile",
     "KnowledgeFile",
     "Modality",
     "Model",
     "NamesOnly",
-    "PatientColumn",
+    "Root",
     "class_spec",
     "require_names",
     "split_names",
@@ -38,12 +34,17 @@ __all__ = [
 ]
 
 # The groups of commands in --help, in order.
-_COLUMNS = "Columns of the table"
 DATA, TRAIN, WEIGHTS, USE, MEASURE, HELP = "Data", "Training", "Weights", "Use", "Measuring", "Help"
 
 
 def _tables_to_stderr(file: Path | None) -> Path | None:
-    """Where the result itself goes to standard output, everything else goes to standard error."""
+    """Where the result itself goes to standard output, everything else goes to standard error.
+
+    Raises:
+        ConfigError: it is a folder, such as '' is.
+    """
+    if file is not None and file.is_dir():
+        raise ConfigError(f"--json {str(file)!r}: is a folder; give a file, or - for standard output")
     console.stderr = file == Path("-")
     return file
 
@@ -51,23 +52,12 @@ def _tables_to_stderr(file: Path | None) -> Path | None:
 Model = Annotated[str, typer.Option("--model", help="folder made by `keepfit-clip export` or `import`")]
 Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")]
 Cache = Annotated[Path, typer.Option(help="folder where what a model says of images is kept")]
-ImageColumn = Annotated[str | None, typer.Option("--image-column", rich_help_panel=_COLUMNS)]
-CaptionColumn = Annotated[
-    list[str] | None, typer.Option("--caption-column", help="may be repeated", rich_help_panel=_COLUMNS)
+Root = Annotated[
+    Path | None,
+    typer.Option("--images", help="folder the image paths are relative to; shards and folders hold theirs themselves"),
 ]
-CategoryColumn = Annotated[
-    list[str] | None, typer.Option("--category-column", help="may be repeated", rich_help_panel=_COLUMNS)
-]
-PatientColumn = Annotated[
-    str | None, typer.Option("--patient-column", help="whose images belong together", rich_help_panel=_COLUMNS)
-]
-GroupPattern = Annotated[
-    str | None,
-    typer.Option(
-        "--group-pattern",
-        help="regular expression: patient or eye in the file name, e.g. '[0-9]+'",
-        rich_help_panel=_COLUMNS,
-    ),
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing-classes", help="go on where a class has no image; scores say nothing of it")
 ]
 Classes = Annotated[
     str | None,
@@ -133,9 +123,9 @@ def upper(modality: str | None) -> str | None:
 
 def write_result(file: Path | None, content) -> None:
     """Writes what `--json` asked for, if it did."""
-    from keepfit_clip.files import write_json
+    from keepfit_clip.files import to_json, write_json
 
     if file == Path("-"):
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        typer.echo(to_json(content, indent=2))
     elif file is not None:
         write_json(file, content)

@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
-from keepfit_clip.cli.options import MEASURE, Classes, Device, KnowledgeFile, Modality, NamesOnly, class_spec, upper
+from keepfit_clip.cli.options import (
+    MEASURE,
+    AllowMissing,
+    Classes,
+    Device,
+    KnowledgeFile,
+    Modality,
+    NamesOnly,
+    class_spec,
+    upper,
+)
+from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.errors import ConfigError
 
 _ANSWERS = "Answers of a model"
@@ -17,11 +28,13 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel=MEASURE)(report)
 
 
+@reads_tables
 def report(
     run: Annotated[
         Path, typer.Argument(help="folder of a training, a text tower, a transfer or a demo, or of several")
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write")],
+    source_options,
     model: Annotated[
         str | None, typer.Option(help="model folder whose answers are shown", rich_help_panel=_ANSWERS)
     ] = None,
@@ -32,6 +45,7 @@ def report(
         Path | None, typer.Option(help="folder the image paths are relative to", rich_help_panel=_ANSWERS)
     ] = None,
     classes: Classes = None,
+    allow_missing_classes: AllowMissing = False,
     modality: Modality = None,
     names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
@@ -39,7 +53,7 @@ def report(
 ) -> None:
     """Write one self-contained page about a run: settings, data, losses, tables, captions, heat maps."""
     from keepfit_clip.charts import confusion_chart
-    from keepfit_clip.evaluation import evaluate_table
+    from keepfit_clip.evaluation import FIGURE_TITLES, evaluate_table
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import write_text
     from keepfit_clip.knowledge import Knowledge
@@ -49,8 +63,8 @@ def report(
 
     quiet_libraries()
     require_extra("plots")
-    if (model is None) != (table is None) or (table is None) != (images is None):
-        raise ConfigError("--model, --table and --images go together: the answers of a model on labelled images")
+    if (model is None) != (table is None) or (table is None and images is not None):
+        raise ConfigError("--model and --table go together: the answers of a model on labelled images")
     find_parts(run)
     sections = []
     if model is not None:
@@ -64,9 +78,13 @@ def report(
             known,
             not names_only,
             progress=with_progress("Classifying"),
+            options=source_options,
+            allow_missing_classes=allow_missing_classes,
         )
+        tell_notes(result.notes)
         show_messages(result.messages, "rows not scored")
-        text = f"{result.images} images: ACA {result.scores.aca:.3f}, AUC {result.scores.auc:.3f}."
+        figures = ", ".join(f"{FIGURE_TITLES[name]} {value:.3f}" for name, value in result.figures.items())
+        text = f"{result.images} images of {len(result.classes_scored)} classes: {figures}."
         chart = confusion_chart(result.scores.confusion, result.classes)
         sections.append(Section("Zero-shot classification", text, chart=chart))
         sections.append(

@@ -12,22 +12,20 @@ from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, sho
 from keepfit_clip.cli.options import (
     MEASURE,
     Cache,
-    CategoryColumn,
     Classes,
     Device,
-    GroupPattern,
-    ImageColumn,
     JsonFile,
     KnowledgeFile,
     Modality,
     Model,
     NamesOnly,
-    PatientColumn,
+    Root,
     class_spec,
     split_names,
     upper,
     write_result,
 )
+from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.errors import ConfigError
 
 _LEARNING, _SHIFT = "Learning", "Domain shift"
@@ -38,10 +36,12 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel=MEASURE)(transfer)
 
 
+@reads_tables
 def transfer(
     tables: Annotated[list[Path], typer.Argument(help="CSVs of images and categories, or other sources of labels")],
-    images: Annotated[Path, typer.Option(help="folder the image paths are relative to")],
     model: Model,
+    source_options,
+    images: Root = None,
     classes: Classes = None,
     method: Annotated[
         str,
@@ -63,10 +63,6 @@ def transfer(
     threshold: Annotated[
         str, typer.Option(help="where an image may have several classes: 0.5, one for each (0.4,0.6), or 'tuned'")
     ] = "0.5",
-    image_column: ImageColumn = None,
-    category_column: CategoryColumn = None,
-    patient_column: PatientColumn = None,
-    group_pattern: GroupPattern = None,
     copies_together: Annotated[
         bool, typer.Option("--copies-together/--copies-apart", help="keep near copies in one fold")
     ] = True,
@@ -88,7 +84,6 @@ def transfer(
 ) -> None:
     """Measure zero-shot, few-shot and linear-probe classification over folds, from features computed once."""
     from keepfit_clip.data.downstream import read_downstream
-    from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import require_free
     from keepfit_clip.knowledge import Knowledge
@@ -121,17 +116,11 @@ def transfer(
         raise ConfigError(f"two of the tables are called the same: {', '.join(names)}")
 
     known = Knowledge.load(knowledge)
-    columns = SourceOptions(
-        image_column=image_column,
-        category_columns=tuple(category_column or ()),
-        patient_column=patient_column,
-        group_pattern=group_pattern,
-    )
     loaded = load_model(model, device)
     features = FeatureCache(cache, model)
 
-    def encode(table: Path, images: Path, spec):
-        read = read_downstream(table, images, spec, known, columns)
+    def encode(table: Path, images: Path | None, spec):
+        read = read_downstream(table, images, spec, known, source_options)
         found = encode_set(loaded, read, features, with_progress("Encoding"), copies_together)
         return found
 
@@ -144,6 +133,7 @@ def transfer(
             shifted = encode(domain_shift, domain_shift_images or images, spec).shifted_from(encoded)
         for part, name in ((encoded, table.name), (shifted, domain_shift and domain_shift.name)):
             if part is not None:
+                tell_notes(part.downstream.notes)
                 show_messages(part.downstream.messages, f"rows of {name} not used")
         with StepProgress() as progress:
             outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)

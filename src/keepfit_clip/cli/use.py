@@ -49,6 +49,7 @@ def classify(
 ) -> None:
     """Zero-shot probabilities of the given categories for each image."""
     from keepfit_clip.evaluation import image_batches
+    from keepfit_clip.finite import NOT_FINITE, finite_rows
     from keepfit_clip.knowledge import Knowledge
     from keepfit_clip.loading import load_model
     from keepfit_clip.zero_shot import ZeroShotClassifier
@@ -73,7 +74,11 @@ def classify(
     problems: list[str] = []
     told = []
     for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
-        for index, row in zip(indices, classifier.predict_proba(batch).tolist(), strict=True):
+        answers = classifier.logits(batch).softmax(dim=-1)
+        for index, row, finite in zip(indices, answers.tolist(), finite_rows(answers), strict=True):
+            if not finite:
+                problems.append(f"{images[index]}: {NOT_FINITE}")
+                continue
             best = row.index(max(row))
             cells = [f"[bold]{p:.3f}[/]" if i == best else f"{p:.3f}" for i, p in enumerate(row)]
             table.add_row(escape(str(images[index])), *cells)
@@ -111,6 +116,6 @@ def caption(
 
 def _end(problems: list[str]) -> None:
     """Names images that could not be read; then the command has failed in part."""
-    show_messages(problems, "images that cannot be read")
+    show_messages(problems, "images without an answer")
     if problems:
         raise typer.Exit(1)

@@ -1,18 +1,26 @@
 """A downstream data set: a table of images and a class file that says which of its labels mean which class."""
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources import SourceOptions, read_records
+from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, read_records
 from keepfit_clip.errors import CategoryError, TableError
+from keepfit_clip.files import read_json
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 
-__all__ = ["ClassFile", "DownstreamSet", "groups_of", "list_class_files", "read_class_file", "read_downstream"]
+__all__ = [
+    "ClassFile",
+    "DownstreamSet",
+    "groups_of",
+    "list_class_files",
+    "read_class_file",
+    "read_downstream",
+    "require_images",
+]
 
 _SHIPPED = Path(__file__).parent / "class_files"
 _SEVERAL = "it belongs to several classes"
@@ -56,6 +64,7 @@ class DownstreamSet:
         learnt_from: title of the data set that was learnt from, where it is another (domain shift).
         unused: row number -> why the row is left out; reasons name nothing of the input.
         messages: the same in full, for the terminal only.
+        notes: which columns were taken for what.
     """
 
     spec: ClassFile
@@ -66,6 +75,7 @@ class DownstreamSet:
     learnt_from: str | None = None
     unused: dict[int, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    notes: SourceNotes = field(default_factory=SourceNotes)
 
     @property
     def classes(self) -> list[str]:
@@ -98,7 +108,7 @@ def read_class_file(name: str | Path) -> ClassFile:
     """
     path = _SHIPPED / f"{name}.json" if str(name) in list_class_files() else Path(name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         shipped = ", ".join(list_class_files())
         raise CategoryError(f"{name}: no such class file ({error.strerror}); shipped are {shipped}") from error
@@ -117,13 +127,17 @@ def _checked(content, path: Path) -> ClassFile:
     require(not unknown, f"unknown keys {unknown}; known are {sorted(_KEYS)}")
     classes = content.get("classes")
     if isinstance(classes, list):
+        require(all(isinstance(name, str) for name in classes), "names of classes must be texts")
         classes = {name: [] for name in classes}
     require(isinstance(classes, dict), 'no "classes": a list of names, or an object from name to labels of the table')
     require(len(classes) >= 2, "at least two classes are needed")
+    require(all(isinstance(labels, list) for labels in classes.values()), "the labels of a class are a list of texts")
     texts = [*classes, *(label for labels in classes.values() for label in labels)]
     require(all(isinstance(text, str) and text.strip() for text in texts), "names and labels must be texts")
     modality = content.get("modality")
     require(modality in (None, *MODALITIES), f"the modality {modality!r} is none of {', '.join(MODALITIES)}")
+    for key in ("title", "source"):
+        require(isinstance(content.get(key, ""), str), f'"{key}" must be a text')
     for key in ("ordinal", "multi_label", "named"):
         require(isinstance(content.get(key, False), bool), f'"{key}" must be true or false')
     return ClassFile(
@@ -139,7 +153,7 @@ def _checked(content, path: Path) -> ClassFile:
 
 def read_downstream(
     table: str | Path,
-    images: str | Path,
+    images: str | Path | None,
     spec: ClassFile | Sequence[str] | None = None,
     knowledge: Knowledge | None = None,
     options: SourceOptions | None = None,
@@ -154,7 +168,7 @@ def read_downstream(
         knowledge: resolves names, so that synonyms match.
         options: names of columns and the like.
         rows: row numbers to use; all by default.
-        empty_classes: whether a class may be without images.
+        empty_classes: whether a class may be without images (--allow-missing-classes).
 
     Raises:
         TableError: no row can be used.
@@ -164,7 +178,13 @@ def read_downstream(
     knowledge = knowledge or Knowledge.load()
     rejected: list[TableError] = []
     chosen = None if rows is None else set(rows)
-    records = list(read_records(table, images, on_reject=rejected.append, options=options))
+    options, notes = options or SourceOptions(), SourceNotes()
+    if images is None:
+        require_images(table, options)
+    if isinstance(spec, ClassFile):  # it names numbers too
+        words = [word for name, labels in spec.classes.items() for word in (name, *labels)]
+        options = replace(options, known_labels=(*options.known_labels, *words))
+    records = list(read_records(table, images, on_reject=rejected.append, options=options, notes=notes))
     if chosen is not None:
         records = [record for record in records if record.row in chosen]
         rejected = [error for error in rejected if error.row in chosen]
@@ -178,7 +198,7 @@ def read_downstream(
     if len(spec.classes) < 2:
         raise CategoryError(f"{table}: at least two classes are needed, there are {list(spec.classes) or 'none'}")
     meaning = _meaning(spec, knowledge)
-    found = DownstreamSet(spec, [], np.empty(0, dtype=int))
+    found = DownstreamSet(spec, [], np.empty(0, dtype=int), notes=notes)
     for error in rejected:
         found.unused[error.row] = error.reason
         found.messages.append(str(error))
@@ -200,6 +220,12 @@ def read_downstream(
     _check_classes(found, table, records, knowledge, empty_classes)
     found.groups = groups_of(found.records)
     return found
+
+
+def require_images(table: str | Path, options: SourceOptions) -> None:
+    """Raises TableError where the images of a source lie elsewhere, and nobody said where."""
+    if find_source(table, options.source) not in ("shards", "folder"):
+        raise TableError(f"{table}: say which folder its image names are relative to, with --images")
 
 
 def _words(labels, knowledge: Knowledge) -> list[str]:
@@ -239,7 +265,8 @@ def _check_classes(
         raise CategoryError(
             f"{table} has no image of {', '.join(found.empty_classes)}"
             + (f" alone ({several} rows belong to several classes)" if several else "")
-            + ": name the classes that count (--classes), or the labels that mean them in a class file"
+            + ": name the classes that count (--classes), the labels that mean them in a class file, or go on without "
+            "them (--allow-missing-classes)"
         )
 
 

@@ -69,7 +69,7 @@ def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, in
             if on_step:
                 on_step(done, 3 * len(paths))
 
-    result = evaluate_table(loaded, table, drawn, CONDITIONS, progress=step)
+    result = evaluate_table(loaded, table, drawn, CONDITIONS, progress=step, allow_missing_classes=True)
     if result.unused:
         raise KeepFITError(f"{drawn}: {len(result.unused)} pictures cannot be used, e.g. {result.messages[0]}")
     shuffled = _evaluate_shuffled(loaded, table, drawn, step)
@@ -109,7 +109,9 @@ def _evaluate_shuffled(loaded: LoadedModel, table: Path, drawn: str | Path, prog
             writer.writeheader()
             for row, other in zip(rows, order, strict=True):
                 writer.writerow({**row, "image": rows[other]["image"], "modality": rows[other]["modality"]})
-        return evaluate_table(loaded, shuffled, drawn, CONDITIONS, progress=progress).scores.aca
+        return evaluate_table(
+            loaded, shuffled, drawn, CONDITIONS, progress=progress, allow_missing_classes=True
+        ).scores.aca
 
 
 def _zero_shot(result: TableScores) -> dict:

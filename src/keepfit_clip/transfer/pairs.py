@@ -12,9 +12,9 @@ from torch import Tensor
 
 from keepfit_clip.caption_metrics import score_captions, score_mentions
 from keepfit_clip.data.batch import stable_id
-from keepfit_clip.data.downstream import groups_of
+from keepfit_clip.data.downstream import groups_of, require_images
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources import SourceOptions, read_records
+from keepfit_clip.data.sources import SourceNotes, SourceOptions, read_records
 from keepfit_clip.errors import ConfigError, ImageError, TableError
 from keepfit_clip.extras import require_extra
 from keepfit_clip.knowledge import Knowledge
@@ -39,12 +39,14 @@ class PairTable:
         captions: of each image, the experts' captions in the language asked for, maybe none.
         unused: row number -> why the row is left out; reasons name nothing of the input.
         messages: the same in full, for the terminal only.
+        notes: which columns were taken for what.
     """
 
     records: list[Record]
     captions: list[list[str]]
     unused: dict[int, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    notes: SourceNotes = field(default_factory=SourceNotes)
 
     def leave_out(self, numbers: dict[int, ImageError]) -> "PairTable":
         """The table without some of its images, which are counted."""
@@ -56,6 +58,7 @@ class PairTable:
             [self.captions[number] for number in kept],
             self.unused | unused,
             self.messages + messages,
+            self.notes,
         )
 
 
@@ -93,7 +96,7 @@ class CaptionResult:
 
 def read_pairs(
     table: str | Path,
-    images: str | Path,
+    images: str | Path | None,
     options: SourceOptions | None = None,
     language: str = "en",
     captions_only: bool = False,
@@ -110,8 +113,10 @@ def read_pairs(
         TableError: no row can be used.
     """
     rejected: list[TableError] = []
-    found = PairTable([], [])
-    for record in read_records(table, images, on_reject=rejected.append, options=options):
+    found, options = PairTable([], []), options or SourceOptions()
+    if images is None:
+        require_images(table, options)
+    for record in read_records(table, images, on_reject=rejected.append, options=options, notes=found.notes):
         captions = [caption.text for caption in record.captions if caption.lang == language]
         if not captions and (captions_only or not record.categories):
             rejected.append(TableError(f"{table}, row {record.row}: no caption", record.row, "it has no caption"))

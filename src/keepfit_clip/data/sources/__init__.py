@@ -7,10 +7,12 @@ from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources import folder, jsonl, parquet, shards, studies, table
+from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES
+from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 
-__all__ = ["SOURCES", "SourceOptions", "find_source", "read_records"]
+__all__ = ["SOURCES", "SourceNotes", "SourceOptions", "find_source", "read_records"]
 
 # In the order in which they are tried; a folder of shards or Parquet files comes before a folder of images.
 SOURCES = {
@@ -21,6 +23,25 @@ SOURCES = {
     "shards": shards,
     "folder": folder,
 }
+
+
+_FORMS = (
+    "a CSV or TSV table, JSON lines, a JSON of studies, Parquet, a folder with a folder of images for each class, or "
+    "shards"
+)
+
+
+def _what_it_is(path: Path) -> str:
+    """Why a path is no source, in the words of the person who gave it."""
+    if path.is_dir():
+        if any(folder.walk_images(path)):
+            return "holds images, but no folders that name their classes: give the table that labels them"
+        return "holds neither images nor shards"
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return "is one image, with nothing said of it"
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+        return "is a workbook: save its sheet as CSV"
+    return "has an ending that tells nothing; say what it is with --source"
 
 
 def find_source(path: str | Path, source: str = "auto") -> str:
@@ -39,7 +60,7 @@ def find_source(path: str | Path, source: str = "auto") -> str:
         raise TableError(f"{path}: cannot be read (no such file or folder)")
     found = next((name for name, module in SOURCES.items() if module.fits(path)), None)
     if found is None:
-        raise TableError(f"{path}: does not look like any source ({names}); force one with --source")
+        raise TableError(f"{path}: does not look like any source ({_FORMS}): it {_what_it_is(path)}")
     return found
 
 
@@ -48,6 +69,7 @@ def read_records(
     images: str | Path | None = None,
     on_reject: Callable[[TableError], None] | None = None,
     options: SourceOptions | None = None,
+    notes: SourceNotes | None = None,
 ) -> Iterator[Record]:
     """Yields the records of a source, in its order.
 
@@ -57,13 +79,14 @@ def read_records(
         on_reject: called with the error of each row that cannot be used, which is then left out; without it the
             first such row raises.
         options: column names and the like.
+        notes: told which columns are taken for what.
 
     Raises:
         TableError: no such source, an empty one, no usable columns; or a row cannot be used (see `on_reject`).
     """
     options = options or SourceOptions()
     module = SOURCES[find_source(source, options.source)]
-    for item in module.read(Path(source), images, options):
+    for item in module.read(Path(source), images, options, notes):
         if isinstance(item, Record):
             yield item
         elif on_reject is None:

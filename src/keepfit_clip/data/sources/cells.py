@@ -8,14 +8,15 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from keepfit_clip.data.records import Caption, FileSlice, Record
-from keepfit_clip.data.sources.options import SourceOptions
+from keepfit_clip.data.sources.notes import SourceNotes
+from keepfit_clip.data.sources.options import NO_COLUMN, SourceOptions
 from keepfit_clip.errors import TableError
 from keepfit_clip.files import printable
-from keepfit_clip.knowledge import MODALITIES
 
 __all__ = ["IMAGE_SUFFIXES", "RowReader", "image_root", "row_error"]
 
@@ -31,7 +32,7 @@ _CATEGORY = (
     "disease", "diseases",
 )  # fmt: skip
 _ATTRIBUTE = ("atributes", "attributes", "attribute")  # FLAIR spells it with one t
-_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "study", "study_id", "case_id", "group")
+_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "case_id")  # a group or study is many people
 _EYE = ("eye", "laterality", "eye_side", "exam_eye", "side")
 _CAPTION_WORDS = {"caption", "captions", "report", "reports", "text", "texts", "description", "descriptions",
                   "finding", "findings", "impression", "impressions"}  # fmt: skip
@@ -47,6 +48,8 @@ _MODALITIES = {
     **dict.fromkeys(("oct", "optical_coherence_tomography"), "OCT"),
 }
 _EMPTY = ("", "nan", "none", "null", "n/a", "na")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+_WHOLE = re.compile(r"[-+]?\d+\.0+")  # as pandas writes grades where a row has none
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -62,6 +65,8 @@ def image_root(images: str | Path | None) -> Path | None:
         TableError: no such folder.
     """
     if images is not None and not os.path.isdir(images):
+        if os.path.exists(images):
+            raise TableError(f"{images}: is a file; give the folder that the image names are relative to (--images)")
         raise TableError(f"{images}: no such folder of images")
     return None if images is None else Path(images)
 
@@ -87,6 +92,7 @@ class RowReader:
         options: column names, label names and the like.
         needs_image: whether a row without an image column is refused; False where images come by another way.
         label_names: column -> what its numbers stand for, where the source itself says so.
+        notes: told which columns are taken for what.
     """
 
     def __init__(
@@ -96,13 +102,17 @@ class RowReader:
         options: SourceOptions,
         needs_image: bool = True,
         label_names: Mapping[str, Mapping[str, str]] | None = None,
+        notes: SourceNotes | None = None,
     ):
+        self.notes = notes or SourceNotes()
+        self._number_column: str | None = None  # whose numbers the names without a column were used for
         self.where = where
         self.root = root
         self.options = options
         self.needs_image = needs_image
         self.label_names = label_names or {}
         self._known: dict[tuple[str, ...], _Columns] = {}
+        self._column_names: dict[str, dict[str, str]] = {}
         self._group_pattern = re.compile(options.group_pattern) if options.group_pattern else None
 
     def check(self, names: Sequence[str]) -> None:
@@ -133,7 +143,7 @@ class RowReader:
     def _said(self, row: int, cells: Mapping[str, Any], columns: "_Columns") -> dict:
         """What a row says of its images, as fields of a record."""
         captions = self._captions(row, cells, columns)
-        categories = [text for name in columns.categories for text in self._labels(row, name, cells[name])]
+        categories = [text for name in columns.categories for text in self._labels(row, name, cells)]
         if not captions and not categories:
             raise row_error(self.where, row, "has neither a caption nor a category")
         attributes = self._texts(row, columns.attributes, cells.get(columns.attributes)) if columns.attributes else []
@@ -141,8 +151,8 @@ class RowReader:
             "captions": tuple(dict.fromkeys(captions)),
             "categories": tuple(dict.fromkeys(categories)),
             "attributes": tuple(attributes),
-            "modality": self._modality(row, cells.get(columns.modality)),
-            "eye": self._eye(row, cells.get(columns.eye)),
+            "modality": self._one_of(row, "modality", columns.modality, cells, _MODALITIES),
+            "eye": self._one_of(row, "eye", columns.eye, cells, _EYES),
             "dataset": _plain(cells.get(columns.dataset)),
         }
 
@@ -160,24 +170,27 @@ class RowReader:
         def named(chosen: str | None, usual: Sequence[str]) -> str | None:
             if chosen is None:
                 return next((by_form[form] for form in usual if form in by_form), None)
+            if chosen == NO_COLUMN:
+                return None
             if _form(chosen) not in by_form:
-                raise TableError(f"{self.where}: has no column {chosen!r}; it has {', '.join(names)}")
+                raise TableError(f"{self.where}: has no column {chosen!r}; it has {', '.join(filter(None, names))}")
             return by_form[_form(chosen)]
 
+        def several(chosen: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
+            found = [named(name, ()) for name in chosen] if chosen else [named(None, usual)]
+            return tuple(name for name in found if name is not None)
+
         image = named(options.image_column, _IMAGE)
-        categories = tuple(named(name, ()) for name in options.category_columns)
-        if not categories:
-            usual = named(None, _CATEGORY)
-            categories = (usual,) if usual else ()
-        captions = {named(name, ()): _caption_language(name) or None for name in options.caption_columns}
-        if not captions:
+        categories = several(options.category_columns, _CATEGORY)
+        captions = {name: _caption_language(name) or None for name in several(options.caption_columns, ())}
+        if not options.caption_columns:
             captions = {name: language or None for name in names if (language := _caption_language(name)) is not None}
         if (self.needs_image and image is None) or not (categories or captions or options.images_only):
             raise TableError(
                 f"{self.where}: needs a column 'image' and a column 'categories' or 'caption'; it has "
                 f"{', '.join(names)}. Name yours with --image-column, --category-column or --caption-column"
             )
-        return _Columns(
+        found = _Columns(
             image,
             captions,
             categories,
@@ -187,6 +200,25 @@ class RowReader:
             named(options.eye_column, _EYE),
             named(options.dataset_column, ("dataset",)),
         )
+        self._note(found)
+        return found
+
+    def _note(self, columns: _Columns) -> None:
+        options = self.options
+        taken = {
+            "image": (columns.image, options.image_column),
+            "caption": (tuple(columns.captions), options.caption_columns),
+            "category": (columns.categories, options.category_columns),
+            "attribute": (columns.attributes, options.attribute_column),
+            "modality": (columns.modality, options.modality_column),
+            "patient": (columns.patient, options.patient_column),
+            "eye": (columns.eye, options.eye_column),
+            "dataset": (columns.dataset, options.dataset_column),
+        }
+        for role, (found, chosen) in taken.items():
+            names = found if isinstance(found, tuple) else (found,) if found else ()
+            if names:
+                self.notes.take(role, names, guessed=not chosen)
 
     # -- cells ---------------------------------------------------------------------------------------------------
 
@@ -198,21 +230,60 @@ class RowReader:
                 captions.append(Caption(text, told or ("zh" if _CHINESE.search(text) else "en")))
         return captions
 
-    def _labels(self, row: int, column: str, value: Any) -> list[str]:
-        labels = []
+    def _labels(self, row: int, column: str, cells: Mapping[str, Any]) -> list[str]:
+        labels, value = [], cells[column]
         a_written_list = isinstance(value, str) and value.lstrip().startswith("[")
-        names = {**self.label_names.get(column, {}), **self.options.label_names}
-        for label in self._texts(row, column, value):
-            label = names.get(label, label)
-            if not a_written_list and re.fullmatch(r"[-+]?\d+(\.\d+)?", label):
+        several = len(self._columns(tuple(cells)).categories) > 1
+        for written in self._texts(row, column, value):
+            label = self._named(column, written)
+            if not a_written_list and _NUMBER.fullmatch(label) and label not in self.options.known_labels:
+                own = f"'{column}:{label}=...'" if several else f"{label}=..."
                 raise row_error(
                     self.where,
                     row,
                     f"the label in '{column}' is a number",
-                    f" ({label}): say what it stands for with --label-name {label}=...",
+                    f" ({label}): say what it stands for with --label-name {own}, or in a class file",
                 )
             labels.append(label)
         return labels
+
+    def _named(self, column: str, written: str) -> str:
+        """What a label of a column stands for: by its own column's name, the source's own, or one for all columns.
+
+        Raises:
+            TableError: numbers of two columns would be named alike.
+        """
+        label = _whole(written)
+        for own in (self._of_column(column), self.label_names.get(column, {})):
+            if label in own:
+                return own[label]
+        name = self._for_all.get(label)
+        if name is None:
+            return label
+        if _NUMBER.fullmatch(label):
+            if self._number_column not in (None, column):
+                raise TableError(
+                    f"{self.where}: the columns {self._number_column!r} and {column!r} both hold numbers, and "
+                    f"--label-name {label}={name} does not say whose it is: write '{column}:{label}=...'"
+                )
+            self._number_column = column
+        return name
+
+    @cached_property
+    def _for_all(self) -> dict[str, str]:
+        """Names of labels whatever their column."""
+        return {_whole(label): name for label, name in self.options.label_names.items()}
+
+    def _of_column(self, column: str) -> dict[str, str]:
+        """Names of the labels of one column alone."""
+        if column not in self._column_names:
+            pairs = ((key.rpartition(":"), name) for key, name in self.options.label_names.items())
+            self._column_names[column] = {
+                _whole(label.strip()): name
+                for (of, colon, label), name in pairs
+                if colon and _form(of) == _form(column)
+            }
+        return self._column_names[column]
 
     def _texts(self, row: int, column: str, value: Any, split: bool = True) -> list[str]:
         """The texts in a cell: a list, a list written as Python or JSON writes it, or plain text.
@@ -255,21 +326,25 @@ class RowReader:
             )
         return cell
 
-    def _modality(self, row: int, value: Any) -> str | None:
-        text = _plain(value)
-        if text is None:
-            return None
-        if _form(text) not in _MODALITIES:
-            raise row_error(self.where, row, f"the modality is none of {', '.join(MODALITIES)}", f" ({text!r})")
-        return _MODALITIES[_form(text)]
+    def _one_of(
+        self, row: int, role: str, column: str | None, cells: Mapping[str, Any], known: Mapping[str, str]
+    ) -> str | None:
+        """What a cell of a column says, of a few things it can say.
 
-    def _eye(self, row: int, value: Any) -> str | None:
-        text = _plain(value)
+        What makes no sense costs the row only where somebody named the column; of one that was guessed it is counted.
+        """
+        text = _plain(cells.get(column))
         if text is None:
             return None
-        if _form(text) not in _EYES:
-            raise row_error(self.where, row, "the eye is neither left nor right", f" ({text!r})")
-        return _EYES[_form(text)]
+        text = self._of_column(column).get(_whole(text), text)
+        if _form(text) in known:
+            return known[_form(text)]
+        if column in self.notes.guessed:
+            self.notes.ignored[role, column] += 1
+            return None
+        raise row_error(
+            self.where, row, f"the {role} is none of {', '.join(dict.fromkeys(known.values()))}", f" ({text!r})"
+        )
 
     def _images(self, row: int, value: Any) -> list[tuple[Path | bytes, str | None]]:
         """Images of a row, and the name of each one's file where there is one."""
@@ -327,12 +402,17 @@ def _existing(path: str) -> str | None:
 
 def _plain(value: Any) -> str | None:
     """A cell as text; None for an empty one."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = printable(" ".join(str(value).split()))
     return None if text.lower() in _EMPTY else text
+
+
+def _whole(label: str) -> str:
+    """A whole number without the zeros behind its point; any other label as it is."""
+    return label.partition(".")[0] if _WHOLE.fullmatch(label) else label
 
 
 def _form(name: str) -> str:

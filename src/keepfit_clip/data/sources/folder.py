@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES, RowReader, row_error
+from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 
@@ -19,7 +20,9 @@ def fits(path: Path) -> bool:
     return path.is_dir() and any(entry.is_dir() for entry in path.iterdir())
 
 
-def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
+def read(
+    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+) -> Iterator[Record | TableError]:
     """The images of a folder, each with its class as category; an error for each image outside a class folder.
 
     Raises:
@@ -32,7 +35,7 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
     classes = {entry.name.lower() for entry in path.iterdir() if entry.is_dir()}
     if classes and classes <= _SPLITS:
         raise TableError(f"{path}: its folders look like splits ({', '.join(sorted(classes))}): give one of them")
-    reader = RowReader(path, path, options, needs_image=False)
+    reader = RowReader(path, path, options, needs_image=False, notes=notes)
     number = 0
     for number, name in enumerate(walk_images(path), start=1):
         parts = Path(name).parts

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
+from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 
@@ -17,13 +18,15 @@ def fits(path: Path) -> bool:
     return path.suffix.lower() in (".jsonl", ".ndjson")
 
 
-def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
+def read(
+    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+) -> Iterator[Record | TableError]:
     """The records of a file of JSON lines, and an error for each line that cannot be used.
 
     Raises:
         TableError: the file as a whole cannot be read.
     """
-    reader = RowReader(path, image_root(images), options)
+    reader = RowReader(path, image_root(images), options, notes=notes)
     number = 0
     try:
         with open(path, encoding=options.encoding) as file:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from keepfit_clip.errors import ConfigError
 
-__all__ = ["SourceOptions"]
+__all__ = ["NO_COLUMN", "SourceOptions"]
+
+NO_COLUMN = "none"  # in place of a column's name: none is taken, whatever is there
 
 
 @dataclass(frozen=True)
@@ -15,9 +17,12 @@ class SourceOptions:
 
     Args:
         source: table, jsonl, studies, parquet, folder or shards; auto looks at what is there.
-        image_column, attribute_column, modality_column, patient_column, eye_column, dataset_column: names of columns.
+        image_column, attribute_column, modality_column, patient_column, eye_column, dataset_column: names of columns;
+            "none" takes no column for it, also where one has a usual name.
         caption_columns, category_columns: names of columns, each maybe several.
-        label_names: what a label stands for where the source writes a number or a code, e.g. {"0": "normal"}.
+        label_names: what a label stands for where the source writes a number or a code, e.g. {"0": "normal"}; of one
+            column alone, e.g. {"Retinopathy grade:1": "mild NPDR"}, also of one of eyes or modalities.
+        known_labels: numbers that are named elsewhere, such as in a class file, and pass as labels.
         group_pattern: regular expression on an image's file name; its first group, or else the whole match, names the
             patient or eye where no column does.
         images_only: whether only the images matter: rows without a caption or category are taken, labels not read.
@@ -39,6 +44,7 @@ class SourceOptions:
     eye_column: str | None = None
     dataset_column: str | None = None
     label_names: Mapping[str, str] = field(default_factory=dict)
+    known_labels: tuple[str, ...] = ()
     group_pattern: str | None = None
     images_only: bool = False
     encoding: str = "utf-8"

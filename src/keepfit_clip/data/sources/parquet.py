@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root
+from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
 from keepfit_clip.extras import require_extra
@@ -20,7 +21,9 @@ def fits(path: Path) -> bool:
     return path.suffix.lower() == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")))
 
 
-def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
+def read(
+    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+) -> Iterator[Record | TableError]:
     """The records of a Parquet file or a folder of them, and an error for each row that cannot be used.
 
     Raises:
@@ -38,7 +41,9 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
         try:
             table = pyarrow.parquet.ParquetFile(file)
             names = table.schema_arrow.names
-            reader = RowReader(file, root, options, label_names=_label_names(table.schema_arrow.metadata or {}))
+            reader = RowReader(
+                file, root, options, label_names=_label_names(table.schema_arrow.metadata or {}), notes=notes
+            )
             reader.check(names)
             for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
                 for cells in batch.to_pylist():

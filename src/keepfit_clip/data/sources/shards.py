@@ -7,6 +7,7 @@ from pathlib import Path
 from keepfit_clip.data.records import Caption, Record
 from keepfit_clip.data.shard_reader import RawSample, check_description, list_shards, read_raw_samples
 from keepfit_clip.data.sources.cells import RowReader, row_error
+from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import ShardError, TableError
 
@@ -18,7 +19,9 @@ def fits(path: Path) -> bool:
     return ".tar" in path.name or (path.is_dir() and any(path.glob("*.tar")))
 
 
-def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
+def read(
+    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+) -> Iterator[Record | TableError]:
     """The samples of shards, and an error for each that cannot be used.
 
     Raises:
@@ -30,7 +33,7 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
     problems: list[ShardError] = []
     number = 0
     for shard in list_shards(path):
-        reader = RowReader(shard, None, options, needs_image=False)
+        reader = RowReader(shard, None, options, needs_image=False, notes=notes)
         for sample in read_raw_samples(shard, problems.append):
             number += 1
             try:

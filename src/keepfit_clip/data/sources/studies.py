@@ -6,14 +6,18 @@ The file is a list of studies or an object of them (identifier -> study), maybe 
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
+from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 
 __all__ = ["fits", "read"]
+
+_STUDY = "study_id"
 
 
 def fits(path: Path) -> bool:
@@ -21,7 +25,9 @@ def fits(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
+def read(
+    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+) -> Iterator[Record | TableError]:
     """The images of all studies, each with its study's reports; an error for each study that cannot be used.
 
     Raises:
@@ -33,11 +39,13 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
         raise TableError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise TableError(f"{path}: not a JSON file ({error})") from error
-    reader = RowReader(path, image_root(images), options)
+    if options.patient_column is None:  # the images of a study belong together
+        options = replace(options, patient_column=_STUDY)
+    reader = RowReader(path, image_root(images), options, notes=notes)
     number = 0
     for number, (identifier, study) in enumerate(_studies(content), start=1):
         try:
-            yield from reader.records(number, {"study_id": identifier or f"study {number}", **study})
+            yield from reader.records(number, {_STUDY: identifier or f"study {number}", **study})
         except TableError as error:
             yield error if error.row else row_error(path, number, "the study lacks images, or a report and a category")
     if number == 0:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
+from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 
 __all__ = ["fits", "read"]
 
 _DELIMITERS = (",", "\t", ";", "|")
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # xlsx and ods, xls
 _LONGEST_CELL = 1 << 24  # characters; Python's own limit of 131,072 is too short for some reports
 
 
@@ -23,13 +25,16 @@ def fits(path: Path) -> bool:
     return path.suffix.lower() in (".csv", ".tsv", ".txt", ".tab")
 
 
-def read(path: Path, images: str | Path | None, options: SourceOptions) -> Iterator[Record | TableError]:
+def read(
+    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+) -> Iterator[Record | TableError]:
     """The records of a table, and an error for each row that cannot be used.
 
     Raises:
         TableError: the table as a whole cannot be read.
     """
-    reader = RowReader(path, image_root(images), options)
+    reader = RowReader(path, image_root(images), options, notes=notes)
+    _refuse_workbook(path)
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
     number = 0
     try:
@@ -59,6 +64,17 @@ def read(path: Path, images: str | Path | None, options: SourceOptions) -> Itera
         ) from error
     if number == 0:
         raise TableError(f"{path}: has a header but no rows")
+
+
+def _refuse_workbook(path: Path) -> None:
+    """A workbook under any name is told as what it is: no encoding would help."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError:  # told by what opens it next
+        return
+    if head.startswith(_WORKBOOKS):
+        raise TableError(f"{path}: is a workbook (or another archive), not text: save its sheet as CSV")
 
 
 def _delimiter(path: Path, header: str) -> str:

@@ -1,0 +1,52 @@
+"""What a reader of tables took for what: told once, so that a wrong guess is seen."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+__all__ = ["ROLES", "SourceNotes"]
+
+# What a column may be taken for, in the order in which it is told.
+ROLES = ("image", "caption", "category", "attribute", "modality", "patient", "eye", "dataset")
+_MAY_BE_OFF = ("attribute", "modality", "patient", "eye", "dataset")
+
+
+@dataclass
+class SourceNotes:
+    """Which columns were taken for what, and which cells said nothing.
+
+    Args:
+        columns: role -> names of the columns taken for it.
+        guessed: names of those that nobody named: they were found by their usual names.
+        ignored: (role, column) -> cells that make no sense for it, and were passed over.
+    """
+
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    guessed: set[str] = field(default_factory=set)
+    ignored: Counter = field(default_factory=Counter)
+
+    def take(self, role: str, columns: tuple[str, ...], guessed: bool) -> None:
+        """Notes columns taken for a role."""
+        self.columns[role] = tuple(dict.fromkeys((*self.columns.get(role, ()), *columns)))
+        if guessed:
+            self.guessed.update(columns)
+
+    def lines(self) -> list[str]:
+        """What is to be told: one line of the columns taken, one for each column whose cells made no sense."""
+        taken = [
+            f"{role} from {' and '.join(map(repr, self.columns[role]))}" for role in ROLES if self.columns.get(role)
+        ]
+        told = [f"columns: {', '.join(taken)}"] if taken else []
+        for (role, column), count in self.ignored.items():
+            told.append(
+                f"column {column!r} was taken for the {role}, and {count} of its cells make no sense as one: they were "
+                f"passed over. Say what they mean with --label-name '{column}:VALUE=...', or switch the column off "
+                f"with --{role}-column none"
+            )
+        return told
+
+    def switch_off(self, role: str) -> str:
+        """How a guessed column of a role is switched off, for a message; nothing where it was named."""
+        columns = [column for column in self.columns.get(role, ()) if column in self.guessed]
+        if not columns or role not in _MAY_BE_OFF:
+            return ""
+        return f" (taken from the column {columns[0]!r}; --{role}-column none switches it off)"
