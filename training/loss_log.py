@@ -3,12 +3,11 @@
 `RUN/losses.jsonl` holds {"epoch", "step", "steps", "terms": {...}}, step counted within the epoch from 1.
 """
 
-import json
 from pathlib import Path
 
 from torch import Tensor
 
-from keepfit_clip.files import write_text, writing
+from keepfit_clip.files import parse_json, to_json, write_text, writing
 
 __all__ = ["LOSSES_NAME", "LossLog", "read_losses", "steps_done"]
 
@@ -31,7 +30,7 @@ class LossLog:
         self.steps = steps
         self.every = every
         kept = [line for line in read_losses(run) if line["epoch"] < epoch]
-        write_text(self.file, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.file, "".join(to_json(line) + "\n" for line in kept))
 
     def write(self, step: int, terms: dict[str, Tensor]) -> None:
         """Writes the terms of a step of the epoch, counted from 1, where its turn has come.
@@ -43,7 +42,7 @@ class LossLog:
             values = {name: float(value.detach()) for name, value in terms.items()}
             line = {"epoch": self.epoch, "step": step, "steps": self.steps, "terms": values}
             with writing(self.file), open(self.file, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(to_json(line) + "\n")
 
 
 def read_losses(run: str | Path) -> list[dict]:
@@ -51,12 +50,23 @@ def read_losses(run: str | Path) -> list[dict]:
     file = Path(run) / LOSSES_NAME
     lines = []
     if file.exists():
-        for text in file.read_text(encoding="utf-8").splitlines():
+        for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
+                line = parse_json(text)
             except ValueError:
                 continue
+            if _is_line(line):
+                lines.append(line)
     return lines
+
+
+def _is_line(line: object) -> bool:
+    """Whether it is what `LossLog` writes; anything else tells nothing and is passed over."""
+    if not isinstance(line, dict) or not isinstance(terms := line.get("terms"), dict) or not terms:
+        return False
+    return all(isinstance(line.get(name), int) for name in ("epoch", "step", "steps")) and all(
+        isinstance(value, (int, float)) for value in terms.values()
+    )
 
 
 def steps_done(run: str | Path, epochs: int) -> tuple[int, int] | None:

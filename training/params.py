@@ -11,6 +11,8 @@ from open_clip_train.params import parse_args as upstream_parse_args
 
 from keepfit_clip.data.sampling import BALANCES
 from keepfit_clip.errors import ConfigError, MissingExtraError
+from keepfit_clip.extras import install_command
+from keepfit_clip.loading import pick_device
 from keepfit_clip.training.objective import PRESETS, SCHEDULES
 from keepfit_clip.training.plausibility import check_elite
 
@@ -174,7 +176,9 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
         if world_info_from_env()[2] > 1:
             raise ConfigError("with several processes give --name, so that all of them share one run folder")
         args.name = f"{args.model.rstrip('/').rpartition('/')[2]}-{datetime.now():%Y%m%d-%H%M%S}"
-    if args.device is None:
+    if args.device is not None:
+        pick_device(args.device)
+    else:
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision is None:
         args.precision = "amp_bf16" if args.device.startswith("cuda") else "fp32"
@@ -219,9 +223,7 @@ def _check_upstream(rest: Sequence[str]) -> None:
     for name in ("tensorboard", "wandb"):
         asked = name in upstream["report_to"] or "all" in upstream["report_to"]
         if asked and importlib.util.find_spec(name) is None:
-            raise MissingExtraError(
-                f"--report-to {upstream['report_to']} needs {name}: pip install 'keepfit-clip[track]'"
-            )
+            raise MissingExtraError(f"--report-to {upstream['report_to']} needs {name}: {install_command('track')}")
 
 
 def upstream_argv(args: argparse.Namespace, rest: Sequence[str], train_data: str | None) -> list[str]:

@@ -5,10 +5,10 @@ several of these; what is found of them becomes a section each. With a model and
 heat maps of right and wrong answers too.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from keepfit_clip.data.images import image_bytes, open_image
 from keepfit_clip.data.locations import is_local
 from keepfit_clip.data.records import FileSlice
 from keepfit_clip.data.shard_reader import list_all_shards, read_shards
-from keepfit_clip.errors import KeepFITError, ShardError
+from keepfit_clip.errors import KeepFITError, ShardError, first_line
 from keepfit_clip.evaluation import TableScores
 from keepfit_clip.explain import Explainer, heat_overlay
 from keepfit_clip.extras import EXTRAS
+from keepfit_clip.files import parse_json, read_json
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.report import Card, Figure, Section, picture_uri, render_report
@@ -118,14 +119,33 @@ def build_report(run: Path, answers: Sequence[Section] = ()) -> str:
     parts = find_parts(run)
     figures, sections = [], []
     for tower in parts.text:
-        sections.append(text_section(_read(tower / TEXT_REPORT)["held_out"]))
+        with _as_a_run_writes_it(tower / TEXT_REPORT):
+            sections.append(text_section(_read(tower / TEXT_REPORT)["held_out"]))
     for folder in parts.training:
-        figures += _figures(folder)
-        sections += training_sections(folder)
+        with _as_a_run_writes_it(folder):
+            figures += _figures(folder)
+            sections += training_sections(folder)
     for folder in parts.transfer:
-        sections.append(transfer_section(folder))
+        with _as_a_run_writes_it(folder / _TRANSFER):
+            sections.append(transfer_section(folder))
     names = ", ".join(dict.fromkeys(folder.name for part in (parts.training, parts.transfer) for folder in part))
     return render_report(f"Run {run.resolve().name}", names, figures, [*sections, *answers])
+
+
+@contextmanager
+def _as_a_run_writes_it(path: Path) -> Iterator[None]:
+    """Names a file or folder whose content is not what a run writes.
+
+    Raises:
+        KeepFITError: so it is.
+    """
+    try:
+        yield
+    except KeepFITError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise KeepFITError(f"{path}: holds something that no run writes ({what}); is it damaged?") from error
 
 
 def text_section(scores: dict[str, dict]) -> Section:
@@ -378,9 +398,9 @@ def _percent(metric: dict) -> str:
 
 def _read(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
-        raise KeepFITError(f"{path}: missing or damaged ({error})") from error
+        raise KeepFITError(f"{path}: missing or damaged ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise KeepFITError(f"{path}: not what a run writes")
     return content
@@ -389,9 +409,11 @@ def _read(path: Path) -> dict:
 def _read_lines(path: Path) -> list[dict]:
     """JSON lines, without one that an interruption cut."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
+            line = parse_json(text)
         except ValueError:
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines

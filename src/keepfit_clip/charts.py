@@ -7,7 +7,7 @@ import numpy as np
 
 from keepfit_clip.extras import require_extra
 
-__all__ = ["INK", "as_svg", "confusion_chart", "draw_confusion", "loss_chart", "new_figure", "tidy"]
+__all__ = ["INK", "as_svg", "confusion_chart", "draw_confusion", "loss_chart", "new_figure", "plain", "tidy"]
 
 _WIDE_RANGE = 30  # a term that falls further than this is drawn on a logarithmic scale
 INK, _LINE, _PALE = "#24303a", "#0b6e6e", "#b9cfcf"
@@ -20,6 +20,7 @@ def loss_chart(lines: Sequence[dict]) -> str:
         lines: as `keepfit_clip.training.loss_log.read_losses` gives them.
     """
     terms = list(lines[0]["terms"])
+    lines = [line for line in lines if line["terms"].keys() >= set(terms)]
     figure = new_figure(3.1 * len(terms), 2.5)
     steps = [line["epoch"] * line["steps"] + line["step"] for line in lines]
     for number, term in enumerate(terms, start=1):
@@ -54,6 +55,7 @@ def draw_confusion(axes, confusion: Sequence[Sequence[int]], classes: Sequence[s
         if count:
             colour = "white" if shares[row, column] > 0.6 else INK
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    classes = [plain(name) for name in classes]
     axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(classes)), classes, fontsize=8)
     axes.set_xlabel("predicted", fontsize=9)
@@ -67,6 +69,11 @@ def new_figure(width: float, height: float):
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain(text: str) -> str:
+    """A text for a chart; matplotlib would take what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
 
 
 def tidy(axes) -> None:

@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 
 from keepfit_clip.errors import MissingWeightsError
-from keepfit_clip.extras import EXTRAS
+from keepfit_clip.extras import EXTRAS, install_command
 from keepfit_clip.weights import PYPI_PREFIX, resolve_source
 
 __all__ = ["Finding", "examine"]
@@ -52,7 +52,7 @@ def _libraries() -> list[Finding]:
         try:
             found.append(Finding("libraries", name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            found.append(Finding("libraries", name, "missing", False, "pip install keepfit-clip brings it"))
+            found.append(Finding("libraries", name, "missing", False, f"pip install {name} brings it"))
     return found
 
 
@@ -74,7 +74,7 @@ def _device() -> list[Finding]:
 def _extras() -> list[Finding]:
     found = []
     for name, extra in EXTRAS.items():
-        advice = extra.needed_by if extra.installed else f"for {extra.needed_by}: pip install 'keepfit-clip[{name}]'"
+        advice = extra.needed_by if extra.installed else f"for {extra.needed_by}: {install_command(name)}"
         found.append(Finding("extras", name, "installed" if extra.installed else "missing", extra.installed, advice))
     return found
 

@@ -20,6 +20,7 @@ Errors about single images and rows carry `reason`, a sentence without any name 
 enter a manifest or a report. The full message, which may name the user's own file, is for the terminal.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -41,6 +42,7 @@ __all__ = [
     "TextTooLongError",
     "exit_code",
     "first_line",
+    "ordinary_trouble",
 ]
 
 
@@ -125,16 +127,34 @@ class NonFiniteLossError(NonFiniteError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of another library says, in one line: its first, or its kind where it says nothing."""
+    """What an exception of another library says, in one line: the system's reason, its first line, or its kind."""
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror)
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def ordinary_trouble(error: BaseException) -> str | None:
+    """One line for what no program can help: files, disks, memory, devices. None for anything else, a bug perhaps."""
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        more = " (no space, or no room for more files)" if error.errno == errno.ENOSPC else ""
+        return f"{where}{first_line(error)}{more}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: take fewer --workers or a smaller --batch-size"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported for this
+        return f"the device has not enough memory ({first_line(error)[:120]}): take a smaller --batch-size"
+    return None
 
 
 def exit_code(program: str, main: Callable[[], None]) -> int:
-    """Runs a program: 0, or 1 with one line on standard error where it ended in an error of ours."""
+    """Runs a program: 0, or 1 with one line on standard error after an error of ours or ordinary trouble."""
     try:
         main()
-    except KeepFITError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+    except Exception as error:
+        told = str(error) if isinstance(error, KeepFITError) else ordinary_trouble(error)
+        if told is None:
+            raise
+        print(f"{program}: {told}", file=sys.stderr)
         return 1
     return 0

@@ -1,11 +1,15 @@
 """Optional dependencies: what each extra brings, what needs it, and one error where it is missing."""
 
+import importlib.metadata
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from packaging.requirements import Requirement
+
 from keepfit_clip.errors import MissingExtraError
 
-__all__ = ["EXTRAS", "Extra", "require_extra"]
+__all__ = ["EXTRAS", "Extra", "install_command", "require_extra"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,21 @@ EXTRAS = {
 }
 
 
+def install_command(name: str) -> str:
+    """The command that installs what an extra brings, by the packages themselves: this one is on no index.
+
+    Args:
+        name: of `EXTRAS`.
+    """
+    wanted = []
+    for line in importlib.metadata.requires("keepfit-clip") or ():
+        requirement = Requirement(line)
+        if requirement.marker is not None and requirement.marker.evaluate({"extra": name}):
+            extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+            wanted.append(shlex.quote(f"{requirement.name}{extras}{requirement.specifier}"))
+    return f"pip install {' '.join(wanted)}"
+
+
 def require_extra(name: str) -> None:
     """Makes sure that an extra is installed.
 
@@ -49,4 +68,4 @@ def require_extra(name: str) -> None:
         MissingExtraError: it is not; says what needs it and how to install it.
     """
     if not EXTRAS[name].installed:
-        raise MissingExtraError(f"needed for {EXTRAS[name].needed_by}: pip install 'keepfit-clip[{name}]'")
+        raise MissingExtraError(f"needed for {EXTRAS[name].needed_by}: {install_command(name)}")

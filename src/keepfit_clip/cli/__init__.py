@@ -1,5 +1,6 @@
 """The command line: `keepfit-clip`. Each command imports what it needs when it runs, so that --help is quick."""
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -24,7 +25,7 @@ from keepfit_clip.cli import (
 )
 from keepfit_clip.cli.console import error_console
 from keepfit_clip.cli.options import DATA
-from keepfit_clip.errors import KeepFITError
+from keepfit_clip.errors import KeepFITError, ordinary_trouble
 
 __all__ = ["app", "main"]
 
@@ -60,9 +61,16 @@ def main() -> None:
             raise
         error_console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
+    except BrokenPipeError:  # who reads our output has seen enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if _debug:
             raise
+        ordinary = ordinary_trouble(error)
+        if ordinary is not None:
+            error_console.print(f"[bold red]error:[/] {escape(ordinary)}", soft_wrap=True)
+            sys.exit(1)
         told = escape(" ".join(f"{type(error).__name__}: {error}".split())[:500])
         error_console.print(f"[bold red]unexpected error:[/] {told}", soft_wrap=True)
         error_console.print("This is a bug of the library; keepfit-clip --debug ... shows where.", soft_wrap=True)

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from keepfit_clip.charts import INK, as_svg, draw_confusion, new_figure, tidy
+from keepfit_clip.charts import INK, as_svg, draw_confusion, new_figure, plain, tidy
 from keepfit_clip.files import write_text
 from keepfit_clip.transfer.protocol import Encoded, Outcome
 
@@ -110,7 +110,9 @@ def embedding_chart(features: np.ndarray, labels: np.ndarray, classes: Sequence[
     axes = figure.add_subplot()
     for number, name in enumerate(classes):
         members = places[labels[chosen] == number]
-        axes.scatter(*members.T, s=7, color=_COLOURS[number % len(_COLOURS)], alpha=0.75, linewidths=0, label=name)
+        axes.scatter(
+            *members.T, s=7, color=_COLOURS[number % len(_COLOURS)], alpha=0.75, linewidths=0, label=plain(name)
+        )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title("image features (t-SNE)", fontsize=10, color=INK)
@@ -135,7 +137,7 @@ def _draw_roc(axes, outcome: Outcome, classes: Sequence[str]) -> None:
         area = roc_auc_score(truth, probabilities[:, number])
         style = _DASHES[number // len(_COLOURS) % len(_DASHES)]
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot(false, found, style, color=colour, linewidth=1.4, label=f"{name} {area:.2f}")
+        axes.plot(false, found, style, color=colour, linewidth=1.4, label=f"{plain(name)} {area:.2f}")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.6, linestyle=":")
     axes.set_xlabel("1 - specificity", fontsize=9)
     axes.set_ylabel("sensitivity", fontsize=9)
@@ -166,7 +168,7 @@ def _draw_rates(axes, outcome: Outcome, classes: Sequence[str]) -> None:
     for shift, name in ((-0.18, "sensitivity"), (0.18, "specificity")):
         values = np.nan_to_num(getattr(outcome.overall, name))
         axes.barh(places + shift, values, height=0.32, color=_COLOURS[0 if shift < 0 else 3], label=name)
-    axes.set_yticks(places, classes, fontsize=8)
+    axes.set_yticks(places, [plain(name) for name in classes], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(0, 1), loc="lower left", ncols=2)
