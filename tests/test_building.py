@@ -288,7 +288,7 @@ def test_every_usual_image_is_taken_and_every_bad_one_is_a_rejected_row(tmp_path
     }
     bad |= {"empty.jpg": b"", "text.png": b"no picture", "short.webp": b"RIFF", "half.tif": b"II*\0"}
     table = labelled(tmp_path, {**good, **grey, "p.png": encoded(see_through), **bad})
-    report = build(table, tmp_path / "out")
+    report = build(table, tmp_path / "out", keep_blank=True)
     samples = shown(tmp_path / "out")
     assert set(samples) == {*good, *grey, "p.png"}
     assert [row for row, _ in sorted(report.rejected)] == list(range(17, 17 + len(bad)))

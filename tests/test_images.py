@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keepfit_clip.data.images import encode_jpeg, open_image
+from keepfit_clip.data.images import encode_jpeg, image_bytes, open_image
+from keepfit_clip.data.limits import MAX_IMAGE_BYTES
+from keepfit_clip.data.records import FileSlice
 from keepfit_clip.errors import ImageError
 
 
@@ -29,7 +31,7 @@ def test_modes_become_rgb(mode):
     assert (read.mode, read.size) == ("RGB", (30, 20))
     if mode == "I;16":
         assert np.asarray(read)[0, 0, 0] == 0
-        assert np.asarray(read)[-1, -1, 0] == 255
+        assert np.asarray(read)[-1, -1, 0] == round(599 * 100 / 65535 * 255)
 
 
 def test_exif_rotation_is_applied_and_no_metadata_stays():
@@ -75,8 +77,18 @@ def test_bad_images(tmp_path, content, message):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(ImageError, match="missing"):
         open_image(tmp_path / "none.png")
-    with pytest.raises(ImageError):
-        open_image(tmp_path)
+    for read in (open_image, image_bytes):
+        with pytest.raises(ImageError, match="a folder, where an image is meant"):
+            read(tmp_path)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "huge.tif", "wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)  # takes no room on the disk
+    with pytest.raises(ImageError, match="more than 256 MiB"):
+        image_bytes(tmp_path / "huge.tif")
+    with pytest.raises(ImageError, match="more than 256 MiB"):
+        open_image(FileSlice(tmp_path / "huge.tif", 0, MAX_IMAGE_BYTES + 1))
 
 
 def test_damaged_exif_does_not_cost_the_image():

@@ -220,6 +220,6 @@ def test_module_entry_point_says_what_is_wrong():
 def test_grey_and_large_images_are_classified(loaded, tmp_path):
     from keepfit_clip.evaluation import image_batches
 
-    Image.new("L", (300, 100), 90).save(tmp_path / "grey.png")
+    Image.linear_gradient("L").resize((300, 100)).save(tmp_path / "grey.png")
     ((_, batch),) = image_batches([tmp_path / "grey.png"], loaded.preprocess)
     assert batch.shape == (1, 3, 64, 64)

@@ -81,7 +81,8 @@ def image_batches(
         paths: of the images.
         preprocess: from a PIL image to a tensor (3, H, W).
         batch_size: images in a batch.
-        on_error: called with (index, ImageError) for an image that cannot be read; without it the first one raises.
+        on_error: called with (index, ImageError) for an image that cannot be read or shows
+            nothing; without it the first one raises.
 
     Yields:
         Indices of the images in the batch, and the batch (B, 3, H, W).
@@ -90,7 +91,7 @@ def image_batches(
     def readable():
         for index, path in enumerate(paths):
             try:
-                yield index, preprocess(open_image(path))
+                yield index, preprocess(open_image(path, blank=False))
             except ImageError as error:
                 if on_error is None:
                     raise

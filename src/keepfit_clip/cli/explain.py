@@ -48,7 +48,7 @@ def explain(
         done = 0
         for number, path in enumerate(with_progress("Explaining")(images), start=1):
             try:
-                yield number, explainer(open_image(path), grad_cam, words)
+                yield number, explainer(open_image(path, blank=False), grad_cam, words)
                 done += 1
             except ImageError as error:
                 problems.append(str(error))
@@ -57,6 +57,6 @@ def explain(
 
     write_explanations(out, explained(), Path(model.removeprefix("local-dir:")).name)
     console.print(f"-> {out / PAGE}", soft_wrap=True)
-    show_messages(problems, "images that cannot be read")
+    show_messages(problems, "images left out")
     if problems:
         raise typer.Exit(1)

@@ -40,6 +40,10 @@ def build(
         bool,
         typer.Option("--originals", help="store images as coded, only without metadata", rich_help_panel=_PICTURES),
     ] = False,
+    keep_blank: Annotated[
+        bool,
+        typer.Option("--keep-blank", help="keep pictures that are even or nearly black", rich_help_panel=_PICTURES),
+    ] = False,
     split: Annotated[
         str | None,
         typer.Option(help="parts by patient, e.g. train=0.8,val=0.2", rich_help_panel=_PRIVATE),
@@ -117,6 +121,7 @@ def build(
         near_duplicates=near_duplicates,
         exclude=tuple(str(path) for path in exclude or ()),
         identifiers="redact" if redact else "keep" if keep_identifiers else "refuse",
+        keep_blank=keep_blank,
     )
     source_options = SourceOptions(
         source=source_kind,

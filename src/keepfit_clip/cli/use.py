@@ -116,6 +116,6 @@ def caption(
 
 def _end(problems: list[str]) -> None:
     """Names images that could not be read; then the command has failed in part."""
-    show_messages(problems, "images without an answer")
+    show_messages(problems, "images left out")
     if problems:
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ from keepfit_clip.preprocess import letterbox
 __all__ = ["FastLetterbox", "Letterbox", "make_letterbox"]
 
 _JPEG = b"\xff\xd8\xff"
-_HEAD = 4096  # bytes in which EXIF stands, if it does
+_HEAD = 4096  # bytes in which EXIF stands, and the list of several pictures, if they do
 _LARGEST = 1 << 27  # pixels; larger ones are left to Pillow, which refuses bombs
 
 
@@ -72,7 +72,7 @@ class FastLetterbox:
 
     def _scaled_jpeg(self, content: bytes) -> np.ndarray | None:
         """A plain upright JPEG at the smallest scale that covers the target; None for anything else."""
-        if content[:3] != _JPEG or b"Exif\0" in content[:_HEAD]:
+        if content[:3] != _JPEG or b"Exif\0" in content[:_HEAD] or b"MPF\0" in content[:_HEAD]:
             return None
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(content)

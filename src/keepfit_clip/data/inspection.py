@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keepfit_clip.data.engines import run_jobs
-from keepfit_clip.data.images import encode_jpeg, fit_within
+from keepfit_clip.data.images import encode_jpeg, fit_within, open_image
 from keepfit_clip.data.shard_reader import ShardSample, list_all_shards, list_shards, read_shards, split_parts
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import file_sha256
@@ -59,8 +59,9 @@ def check_shards(
 ) -> list[Problem]:
     """Everything that is wrong with a folder of shards, or with the parts of a split.
 
-    Hashes and counts against the manifest, every sample's JSON, text and image, keys against the content they hash,
-    categories against the knowledge file, images that stand there twice, and patients or images in two parts.
+    Hashes and counts against the manifest, every sample's JSON, text and image (also whether it shows anything), keys
+    against the content they hash, categories against the knowledge file, images that stand there twice, and patients or
+    images in two parts.
 
     Args:
         folder: of shards, or of the parts of a split.
@@ -81,7 +82,9 @@ def check_shards(
     for part, where in parts.items():
         found, manifest = _check_lists(where, part)
         problems += found
-        jobs += [(part, shard, manifest.get("shards", {}).get(os.path.basename(shard))) for shard in list_shards(where)]
+        options = manifest.get("options")
+        blank = bool(options.get("keep_blank")) if isinstance(options, dict) else False
+        jobs += [(part, shard, manifest["shards"].get(os.path.basename(shard)), blank) for shard in list_shards(where)]
     looks: dict[str, list[_Look]] = {part: [] for part in parts}
     with closing(run_jobs(_look_into, [(*job, knowledge) for job in jobs], workers, "processes")) as results:
         for done, look in enumerate(results, start=1):
@@ -143,8 +146,8 @@ def _named(part: str, name: str) -> str:
     return f"{part}/{name}" if part else name
 
 
-def _look_into(job: tuple[str, str, dict | None, Knowledge]) -> _Look:
-    part, shard, stored, knowledge = job
+def _look_into(job: tuple[str, str, dict | None, bool, Knowledge]) -> _Look:
+    part, shard, stored, blank, knowledge = job
     look, name = _Look(part), _named(part, os.path.basename(shard))
 
     def add(key: str, what: str) -> None:
@@ -155,7 +158,7 @@ def _look_into(job: tuple[str, str, dict | None, Knowledge]) -> _Look:
     for sample in read_shards([shard], on_error=lambda error: add("", str(error).removeprefix(f"{shard}: "))):
         look.samples += 1
         look.keys.append(sample.key)
-        for what in _sample_problems(sample):
+        for what in _sample_problems(sample, blank):
             add(sample.key, what)
         description = sample.description
         look.categories.update(c for c in description["categories"] if knowledge.resolve(c) is None)
@@ -168,14 +171,15 @@ def _look_into(job: tuple[str, str, dict | None, Knowledge]) -> _Look:
     return look
 
 
-def _sample_problems(sample: ShardSample) -> Iterator[str]:
+def _sample_problems(sample: ShardSample, blank: bool) -> Iterator[str]:
+    """What is wrong with a sample; that its picture shows nothing, too, unless such ones were to be kept."""
     description = sample.description
     if set(description) != _KEYS or description["schema"] != 1:
         yield "its .json does not have the keys of schema 1"
     elif sample.key != _content_key(sample):
         yield "its key is not the hash of its content: it was changed"
     try:
-        sample.image()
+        open_image(sample.image_bytes, blank=blank)
     except ImageError as error:
         yield error.reason
 

@@ -49,14 +49,13 @@ def without_metadata(content: bytes, name: str = "image") -> tuple[str, bytes]:
 
 
 def _way_to_strip(content: bytes) -> Callable[[bytes], bytes] | None:
-    """What takes the metadata out of an upright picture of one frame; None where it must be stored anew."""
+    """What takes the metadata out of an upright picture; None where it must be stored anew."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(content)) as image:
             turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
             strip = {"JPEG": _jpeg, "MPO": _jpeg, "PNG": _png, "WEBP": _webp}.get(image.format)
-            moving = getattr(image, "n_frames", 1) > 1 and strip is not _jpeg
-    return None if turned or moving else strip
+    return None if turned else strip
 
 
 def _jpeg(content: bytes) -> bytes:

@@ -21,12 +21,12 @@ import webdataset as wds
 
 from keepfit_clip.data.duplicates import ImageIndex
 from keepfit_clip.data.field_of_view import crop_field_of_view
-from keepfit_clip.data.images import encode_jpeg, fit_within, image_bytes, image_name, open_image
+from keepfit_clip.data.images import BLANK, encode_jpeg, fit_within, image_bytes, image_name, open_image
 from keepfit_clip.data.metadata import without_metadata
 from keepfit_clip.data.plan import read_places
 from keepfit_clip.data.privacy import find_identifiers, redact
 from keepfit_clip.data.records import Caption, Record
-from keepfit_clip.errors import KeepFITError, TableError
+from keepfit_clip.errors import ImageError, KeepFITError, TableError
 from keepfit_clip.files import file_sha256, printable, write_json, writing
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.templates import category_text
@@ -228,7 +228,12 @@ def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, by
     """Suffix and bytes of the image as it is stored."""
     options, name = job.options, image_name(record.image)
     content = image_bytes(record.image)
-    picture = open_image(content, name)
+    try:
+        picture = open_image(content, name, blank=options.keep_blank)
+    except ImageError as error:
+        if error.reason != BLANK:
+            raise
+        raise ImageError(name, f"{BLANK} (--keep-blank keeps it)") from error
     if options.exclude and _excluded(job.plan.with_name(EXCLUDED)).holds(content, picture):
         raise TableError("the picture also stands in an excluded set", record.row)
     if options.originals:

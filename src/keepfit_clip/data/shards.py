@@ -62,6 +62,7 @@ class ShardOptions:
         exclude: sets whose images must not be in the shards, see `ImageIndex.of`.
         identifiers: what becomes of captions that seem to hold a name, date or record number: refuse the row, redact
             the place, or keep it.
+        keep_blank: keep pictures that are even or nearly black, which are left out otherwise.
 
     Raises:
         ShardError: a value that cannot be used.
@@ -79,6 +80,7 @@ class ShardOptions:
     near_duplicates: str | None = None
     exclude: tuple[str, ...] = ()
     identifiers: str = "refuse"
+    keep_blank: bool = False
 
     def __post_init__(self):
         self._one_of("kind of shards", self.kind, KINDS)
