@@ -90,9 +90,10 @@ def show(
     """Show one sample: what is said of it, and its picture in the terminal's colours."""
     from keepfit_clip.data.inspection import find_sample
     from keepfit_clip.errors import OutputError
+    from keepfit_clip.files import printable
 
     sample = find_sample(shards, key)
-    console.print_json(json.dumps({"key": sample.key, **sample.description}, ensure_ascii=False))
+    console.print_json(printable(json.dumps({"key": sample.key, **sample.description}, ensure_ascii=False)))
     picture = sample.image()
     console.print(f"{picture.width} x {picture.height} pixels, {len(sample.image_bytes)} bytes")
     console.print(_in_characters(picture))

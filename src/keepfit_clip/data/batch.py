@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from transformers import BatchEncoding
 
+from keepfit_clip.data.limits import MAX_IDS
 from keepfit_clip.errors import ShardError
 from keepfit_clip.knowledge import MODALITIES
 from keepfit_clip.tokenization import Tokenizer
 
-__all__ = ["MAX_IDS", "ImageBatch", "TrainingSample", "collate", "encode_keys", "sample_keys", "stable_id"]
+__all__ = ["ImageBatch", "TrainingSample", "collate", "encode_keys", "sample_keys", "stable_id"]
 
-MAX_IDS = 16
 _KEY_BYTES = 32  # our own keys have 20
 
 

@@ -107,7 +107,7 @@ def _read_json(path: Path) -> tuple[dict | None, str]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None, "is missing"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, f"cannot be read ({error})"
     return (content, "") if isinstance(content, dict) else (None, "is not a JSON object")
 

@@ -4,11 +4,14 @@ A text is refused as a whole where it holds half of a character (a surrogate wit
 write and UTF-8 cannot), or is longer than anything that a person wrote of an image.
 """
 
+from keepfit_clip.knowledge import MODALITIES
+
 __all__ = [
     "MAX_IDS",
     "MAX_IMAGE_BYTES",
     "MAX_TEXT",
     "MAX_TEXT_BYTES",
+    "check_description",
     "in_mebibytes",
     "text_problem",
 ]
@@ -35,3 +38,43 @@ def text_problem(text: str) -> str | None:
     except UnicodeEncodeError:
         return "holds half of a character (a lone surrogate)"
     return None
+
+
+def check_description(description) -> None:
+    """Makes sure that the JSON of a sample can be trained on.
+
+    Raises:
+        ValueError: what is wrong with it, free of anything that stands in it.
+    """
+    if not isinstance(description, dict) or description.get("kind") not in ("public", "elite"):
+        raise ValueError('its "kind" is neither public nor elite')
+    if description.get("modality") not in (None, *MODALITIES):
+        raise ValueError(f'its "modality" is none of {", ".join(MODALITIES)}')
+    if description.get("eye") not in (None, "left", "right"):
+        raise ValueError('its "eye" is neither left nor right')
+    captions = description.get("captions", [])
+    if not isinstance(captions, list) or not all(isinstance(caption, dict) for caption in captions):
+        raise ValueError('its "captions" are not a list of {"lang", "text"}')
+    for name in ("categories", "attributes"):
+        _check_texts(f'a text of its "{name}"', description.get(name, []))
+    _check_texts('a text of its "captions"', [caption.get("text") for caption in captions])
+    _check_texts('a language of its "captions"', [caption.get("lang", "en") for caption in captions])
+    for name in ("dataset", "group"):
+        value = description.get(name)
+        if value not in (None, "") and not (name == "group" and isinstance(value, int)):
+            _check_texts(f'its "{name}"', [value])
+    for name, values in (("captions", captions), ("categories", description.get("categories", []))):
+        if len(values) > MAX_IDS:
+            raise ValueError(f'it has {len(values)} "{name}"; at most {MAX_IDS} are supported')
+    needed = "captions" if description["kind"] == "elite" else "categories"
+    if not description.get(needed):
+        raise ValueError(f'it has no "{needed}", which {description["kind"]} samples need')
+
+
+def _check_texts(what: str, values) -> None:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{what} is not a text")
+    for value in values:
+        problem = text_problem(value)
+        if problem:
+            raise ValueError(f"{what} {problem}")

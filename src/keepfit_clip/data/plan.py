@@ -111,13 +111,14 @@ class Plan:
 
     def reject(self, row: int, reason: str, message: str) -> None:
         """Notes a row that is left out; `reason` names nothing of the input."""
-        self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (row, reason, printable(message)))
+        self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (row, printable(reason), printable(message)))
 
     def know(self, patient: str) -> None:
         """Gives a patient a number, where none of the rows taken in is of them."""
         self._patient_number(patient)
 
     def _patient_number(self, name: str) -> int:
+        name = ascii(name)  # a file's name may hold halves of characters, which SQLite does not take
         self._db.execute("INSERT OR IGNORE INTO patients (name) VALUES (?)", (name,))
         return self._db.execute("SELECT number FROM patients WHERE name = ?", (name,)).fetchone()[0] - 1
 

@@ -3,33 +3,26 @@
 Only images, `.json`, `.txt` and `.cls` members are read; anything else in a tar is passed over and never decoded.
 """
 
-import bz2
-import gzip
-import io
 import json
-import lzma
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import BinaryIO
 
 import braceexpand
 from PIL import Image
 
 from keepfit_clip.data.images import open_image
-from keepfit_clip.data.locations import beside, exists, is_local, open_location, read_text
+from keepfit_clip.data.limits import check_description
+from keepfit_clip.data.locations import beside, exists, is_local, read_text
 from keepfit_clip.data.records import FileSlice
+from keepfit_clip.data.tars import IMAGE_MEMBERS, read_tar
 from keepfit_clip.errors import ShardError
-from keepfit_clip.knowledge import MODALITIES
+from keepfit_clip.files import printable
 
 __all__ = [
     "RawSample",
     "ShardSample",
-    "check_description",
     "check_kind",
     "count_samples",
     "list_all_shards",
@@ -40,10 +33,7 @@ __all__ = [
     "split_parts",
 ]
 
-IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
-_MEMBERS = (*IMAGE_MEMBERS, "json", "txt", "cls")
-_LARGEST_MEMBER = 1 << 30  # bytes
-_END_MARK = 1024  # bytes of zeros at the end of a tar
+_NOTHING_SAID = {"captions": [], "categories": [], "attributes": []}  # what a sample of another tool may lack
 
 
 @dataclass
@@ -132,10 +122,10 @@ def split_parts(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     try:
         parts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parts"]
-        found = {str(part): folder / str(part) for part in parts}
-    except (OSError, ValueError, KeyError, TypeError):
-        found = {}
-    return found or {"": folder}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        parts = []
+    named = isinstance(parts, list) and all(isinstance(part, str) and part == os.path.basename(part) for part in parts)
+    return {part: folder / part for part in parts} if parts and named else {"": folder}
 
 
 def list_all_shards(spec: str | Path) -> list[str]:
@@ -149,7 +139,9 @@ def _list_remote_folder(location: str) -> list[str]:
     sizes = f"{location.rstrip('/')}/sizes.json"
     try:
         names = sorted(json.loads(read_text(sizes)))
-    except (OSError, ValueError, TypeError) as error:
+        if not all(isinstance(name, str) and name == os.path.basename(name) for name in names):
+            raise TypeError("its names are none of files beside it")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ShardError(f"{sizes} does not tell which shards there are ({error}); name the tars") from error
     if not names:
         raise ShardError(f"{sizes} names no shards")
@@ -167,7 +159,7 @@ def shard_info(shards: Iterable[str], name: str) -> dict[str, dict]:
     for location in dict.fromkeys(beside(shard, name) for shard in shards):
         try:
             content = json.loads(read_text(location))
-        except (OSError, ValueError, ShardError):
+        except (OSError, ValueError, RecursionError, ShardError):
             continue
         if isinstance(content, dict):
             found[location] = content
@@ -186,7 +178,7 @@ def count_samples(shards: Iterable[str]) -> int:
     for shard in shards:
         location, name = beside(shard, "sizes.json"), shard.rpartition("/")[2]
         count = sizes.get(location, {}).get(name)
-        if not isinstance(count, int):
+        if not isinstance(count, int) or count < 0:
             raise ShardError(
                 f"{location} does not tell how many samples {name} has: "
                 "build the shards with `keepfit-clip shards build`, or give --train-num-samples"
@@ -235,20 +227,28 @@ def read_raw_samples(
         on_error: see `read_shards`.
         image_slices: give images as parts of the tar where it is a plain local file, instead of their bytes.
     """
-    current: RawSample | None = None
-    for key, suffix, content in _members(shard, on_error, image_slices):
-        if current is None or key != current.key:
-            if current is not None:
-                yield current
-            current = RawSample(key)
-        if suffix in current.members or (suffix in IMAGE_MEMBERS and current.image is not None):
-            _report(ShardError(f"{shard}, sample {key}: has the member .{suffix} twice"), on_error)
-        elif suffix in IMAGE_MEMBERS:
-            current.image = content
+    current, problem = None, None
+
+    def whole() -> Iterator[RawSample]:
+        if problem is not None:
+            _report(ShardError(f"{shard}, sample {printable(current.key)}: {problem}"), on_error)
+        elif current is not None:
+            yield current
+
+    for member in read_tar(shard, lambda error: _report(error, on_error), image_slices):
+        if current is None or member.key != current.key:
+            yield from whole()
+            current, problem = RawSample(member.key), None
+        is_image = member.suffix in IMAGE_MEMBERS
+        if member.suffix in current.members or (is_image and current.image is not None):
+            problem = problem or f"has the member .{member.suffix} twice"
+        elif member.problem is not None:
+            problem = problem or member.problem
+        elif is_image:
+            current.image = member.content
         else:
-            current.members[suffix] = content
-    if current is not None:
-        yield current
+            current.members[member.suffix] = member.content
+    yield from whole()
 
 
 def _report(problem: ShardError, on_error: Callable[[ShardError], None] | None) -> None:
@@ -257,106 +257,13 @@ def _report(problem: ShardError, on_error: Callable[[ShardError], None] | None) 
     on_error(problem)
 
 
-def _members(shard: str, on_error, image_slices: bool) -> Iterator[tuple[str, str, bytes | FileSlice]]:
-    """Key, suffix and content of the members we know, up to where the tar is damaged."""
-    try:
-        with open_location(shard) as stream:
-            plain = _unpacked(stream)
-            watched = _Watched(plain)
-            slices = image_slices and plain is stream and is_local(shard)
-            with tarfile.open(fileobj=watched, mode="r|") as tar:
-                for member in tar:
-                    if not 0 <= member.size <= _LARGEST_MEMBER:
-                        raise tarfile.ReadError(f"a member of {member.size} bytes")
-                    key, _, suffix = member.name.rpartition("/")[2].partition(".")
-                    suffix = suffix.lower()
-                    if member.isreg() and key and suffix in _MEMBERS:
-                        key = member.name[: len(member.name) - len(suffix) - 1]
-                        if slices and suffix in IMAGE_MEMBERS:
-                            yield key, suffix, FileSlice(Path(shard), member.offset_data, member.size)
-                        else:
-                            yield key, suffix, tar.extractfile(member).read()
-                    tar.members = []  # else it keeps all it has seen
-            if not watched.ended():  # cut between two members, where tarfile sees nothing wrong
-                _report(ShardError(f"{shard}: the tar is cut off or damaged (it has no end mark)"), on_error)
-    except (OSError, EOFError, tarfile.TarError, ValueError, zlib.error, lzma.LZMAError) as error:
-        gone = isinstance(error, FileNotFoundError)
-        cause = error.args[0] if error.args else type(error).__name__
-        what = "no such shard" if gone else f"the tar is cut off or damaged, or cannot be read ({cause})"
-        _report(ShardError(f"{shard}: {what}"), on_error)
-
-
-def _unpacked(stream: BinaryIO) -> BinaryIO:
-    """The stream, or what a compressed one holds; unlike tarfile's own unpacking it raises at an early end."""
-    stream = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
-    head = stream.peek(6)
-    if head[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=stream)
-    if head[:3] == b"BZh":
-        return bz2.BZ2File(stream)
-    return lzma.LZMAFile(stream) if head[:6] == b"\xfd7zXZ\x00" else stream
-
-
-class _Watched:
-    """A stream that knows whether what was read of it ended in the two empty blocks that close a tar."""
-
-    def __init__(self, stream: BinaryIO):
-        self._stream = stream
-        self._tail = b""
-
-    def read(self, size: int) -> bytes:
-        block = self._stream.read(size)
-        if block:
-            self._tail = block[-_END_MARK:] if len(block) >= _END_MARK else (self._tail + block)[-_END_MARK:]
-        return block
-
-    def ended(self) -> bool:
-        """Reads what is left and tells."""
-        while self.read(1 << 16):
-            pass
-        return len(self._tail) == _END_MARK and not any(self._tail)
-
-
 def _parse(shard: str, sample: RawSample) -> ShardSample:
     where = f"{shard}, sample {sample.key}"
     if sample.image is None or "json" not in sample.members:
         raise ShardError(f"{where}: has no image or no .json")
     try:
-        description = json.loads(sample.members["json"])
+        description = json.loads(sample.members["json"].decode("utf-8-sig"))
         check_description(description)
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{where}: its .json is not a description of a sample ({error})") from error
-    return ShardSample(sample.key, sample.image, description)
-
-
-def check_description(description) -> None:
-    """Makes sure that the JSON of a sample can be trained on.
-
-    Raises:
-        ValueError: what is wrong with it.
-    """
-    if not isinstance(description, dict) or description.get("kind") not in ("public", "elite"):
-        raise ValueError('its "kind" is neither public nor elite')
-    if description.get("modality") not in (None, *MODALITIES):
-        raise ValueError(f'its "modality" is none of {", ".join(MODALITIES)}')
-    if description.get("eye") not in (None, "left", "right"):
-        raise ValueError('its "eye" is neither left nor right')
-    if not isinstance(description.get("dataset"), (str, NoneType)):
-        raise ValueError('its "dataset" is not a text')
-    if not isinstance(description.get("group"), (int, str, NoneType)):
-        raise ValueError('its "group" is not a number')
-    for name in ("categories", "attributes"):
-        if not _are_texts(description.get(name, [])):
-            raise ValueError(f'its "{name}" are not a list of texts')
-    captions = description.get("captions", [])
-    if not isinstance(captions, list) or not all(
-        isinstance(c, dict) and _are_texts([c.get("text"), c.get("lang", "en")]) for c in captions
-    ):
-        raise ValueError('its "captions" are not a list of {"lang", "text"}')
-    needed = "captions" if description["kind"] == "elite" else "categories"
-    if not description.get(needed):
-        raise ValueError(f'it has no "{needed}", which {description["kind"]} samples need')
-
-
-def _are_texts(values) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+    return ShardSample(sample.key, sample.image, {**_NOTHING_SAID, **description})

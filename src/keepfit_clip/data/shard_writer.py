@@ -19,9 +19,11 @@ from typing import Any
 
 import webdataset as wds
 
+from keepfit_clip.data.depth import is_blank
 from keepfit_clip.data.duplicates import ImageIndex
 from keepfit_clip.data.field_of_view import crop_field_of_view
 from keepfit_clip.data.images import BLANK, encode_jpeg, fit_within, image_bytes, image_name, open_image
+from keepfit_clip.data.limits import check_description
 from keepfit_clip.data.metadata import without_metadata
 from keepfit_clip.data.plan import read_places
 from keepfit_clip.data.privacy import find_identifiers, redact
@@ -34,7 +36,6 @@ from keepfit_clip.templates import category_text
 __all__ = ["DATA_SCHEMA", "EXCLUDED", "ShardJob", "ShardResult", "describe", "write_shard"]
 
 DATA_SCHEMA = 1
-MAX_CATEGORIES = 16
 EXCLUDED = "excluded.npz"
 
 
@@ -159,17 +160,15 @@ def describe(record: Record, options, knowledge: Knowledge, patient: int | None 
     """The sample's JSON.
 
     Raises:
-        TableError: the record lacks what its kind needs, or has too many categories.
+        TableError: the record lacks what its kind needs, or has what no sample may (`keepfit_clip.data.limits`).
     """
     categories = list(dict.fromkeys(knowledge.canonical(c) for c in record.categories))
-    if len(categories) > MAX_CATEGORIES:
-        raise TableError(f"has {len(categories)} categories; at most {MAX_CATEGORIES} are supported", record.row)
     if options.kind == "public" and not categories:
         raise TableError("has no category, which public shards need", record.row)
     if options.kind == "elite" and not record.captions:
         raise TableError("has no caption, which elite shards need", record.row)
     captions = record.captions if options.kind == "elite" else ()
-    return {
+    description = {
         "schema": DATA_SCHEMA,
         "kind": options.kind,
         "modality": record.modality or options.modality,
@@ -180,6 +179,11 @@ def describe(record: Record, options, knowledge: Knowledge, patient: int | None 
         "eye": record.eye,
         "group": patient,
     }
+    try:
+        check_description(description)
+    except ValueError as error:
+        raise TableError(str(error), record.row) from error
+    return description
 
 
 def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, dict, bool]:
@@ -228,19 +232,15 @@ def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, by
     """Suffix and bytes of the image as it is stored."""
     options, name = job.options, image_name(record.image)
     content = image_bytes(record.image)
-    try:
-        picture = open_image(content, name, blank=options.keep_blank)
-    except ImageError as error:
-        if error.reason != BLANK:
-            raise
-        raise ImageError(name, f"{BLANK} (--keep-blank keeps it)") from error
+    picture = open_image(content, name)
     if options.exclude and _excluded(job.plan.with_name(EXCLUDED)).holds(content, picture):
         raise TableError("the picture also stands in an excluded set", record.row)
-    if options.originals:
-        return without_metadata(content, name)
     if options.crop and modality == "CFP":
         picture = crop_field_of_view(picture)
-    return "jpg", encode_jpeg(fit_within(picture, options.size), options.quality)
+    picture = fit_within(picture, options.size)
+    if not options.keep_blank and is_blank(picture):
+        raise ImageError(name, f"{BLANK} (--keep-blank keeps it)")
+    return without_metadata(content, name) if options.originals else ("jpg", encode_jpeg(picture, options.quality))
 
 
 def _excluded(path: Path) -> ImageIndex:
