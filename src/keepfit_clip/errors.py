@@ -8,6 +8,7 @@
     ├── TableError            a table, or one row of it, cannot be read
     ├── ImageError            one image cannot be read
     ├── ShardError            a shard folder or a tar cannot be read or written
+    │   └── WorkerError       a process or machine that worked on it is gone; what was finished is kept
     ├── KnowledgeError        the knowledge file is not valid
     ├── CategoryError         no category, or none that matches
     ├── TextTooLongError      a text does not fit into the model's context
@@ -40,6 +41,7 @@ __all__ = [
     "ShardError",
     "TableError",
     "TextTooLongError",
+    "WorkerError",
     "exit_code",
     "first_line",
     "ordinary_trouble",
@@ -96,6 +98,10 @@ class ImageError(KeepFITError):
 
 class ShardError(KeepFITError):
     """A shard folder or a tar cannot be read or written."""
+
+
+class WorkerError(ShardError):
+    """A process or machine of a parallel job is gone; what was finished is kept, and a second try goes on."""
 
 
 class KnowledgeError(KeepFITError):

@@ -1,12 +1,14 @@
 """Writing outputs so that nothing half written ever stands under its final name."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,8 @@ from keepfit_clip.errors import KeepFITError, OutputError
 __all__ = ["file_sha256", "new_folder", "parse_json", "printable", "read_json", "require_free", "to_json",
            "write_json", "write_text", "writing"]  # fmt: skip
 
+_LOCK = ".keepfit-writing"  # in a temporary folder, locked by the process that writes it
+_FORGOTTEN = 24 * 3600  # seconds after which a temporary folder that has none is nobody's
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LARGEST_JSON = 64 << 20  # bytes
 
@@ -58,7 +62,8 @@ def writing(path: str | Path) -> Iterator[None]:
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Gives a temporary folder beside `path` that becomes `path` when the block ends without an error.
 
-    An existing empty folder is replaced; `require_free` tells beforehand whether something else stands there.
+    An existing empty folder is replaced; `require_free` tells beforehand whether something else stands there. What
+    processes that were killed left beside `path` is removed.
 
     Raises:
         OutputError: the folder cannot be made there, or no space is left.
@@ -66,7 +71,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        lock = _locked(temporary)
     except OSError as error:
         raise OutputError(f"{path}: the folder cannot be made ({error.strerror})") from error
     try:
@@ -76,11 +83,51 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         try:
             if path.exists():
                 path.rmdir()
+            (temporary / _LOCK).unlink(missing_ok=True)  # the lock itself stays until the folder is in its place
             os.replace(temporary, path)
         except OSError as error:
             raise OutputError(f"{path} cannot be put in place ({error.strerror}): was it made meanwhile?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    """A file in a folder that stays locked until what is returned is closed, or this process ends in any way.
+
+    Locks hold between the machines that share a file system; where there are none, nobody takes the folder away.
+    """
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    with suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes the temporary folders beside a path whose process is gone, also where they were to become another."""
+    for folder in path.parent.glob(".*.partial"):
+        if folder.is_dir() and not folder.is_symlink() and _is_forgotten(folder, path.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_forgotten(folder: Path, name: str) -> bool:
+    """Whether nobody writes a temporary folder any more."""
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR)  # does not make it: it may be about to be put in its place
+    except FileNotFoundError:
+        with suppress(OSError):
+            return folder.name.startswith(f".{name}.") and time.time() - folder.stat().st_mtime > _FORGOTTEN
+        return False
+    except OSError:  # another user's
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(lock)
 
 
 def write_text(path: str | Path, content: str) -> None:

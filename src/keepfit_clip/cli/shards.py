@@ -100,6 +100,14 @@ def build(
     restart: Annotated[
         bool, typer.Option("--restart", help="throw away what a stopped build had done", rich_help_panel=_WORK)
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="go on with a stopped build although its input changed; files that came are not taken in",
+            rich_help_panel=_WORK,
+        ),
+    ] = False,
 ) -> None:
     """Build shards from labelled pictures. A build that was stopped goes on when it is started again."""
     from keepfit_clip.data.shards import ShardOptions, build_shards
@@ -108,6 +116,8 @@ def build(
 
     if redact and keep_identifiers:
         raise ConfigError("--redact and --keep-identifiers exclude each other")
+    if restart and accept_changes:
+        raise ConfigError("--restart and --accept-changes exclude each other")
     options = ShardOptions(
         kind=kind,
         modality=modality.upper() if modality else None,
@@ -150,6 +160,7 @@ def build(
             engine=engine,
             on_step=progress,
             restart=restart,
+            accept_changes=accept_changes,
         )
     show_messages(report.messages, "rows left out (numbers and reasons are in manifest.json)")
     if report.redacted:

@@ -5,6 +5,9 @@ photograph: `NEAR_BITS` was chosen on real fundus photographs, see docs/DATA.md.
 """
 
 import hashlib
+import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -149,14 +152,24 @@ class ImageIndex:
         return any((np.bitwise_count(self.hashes ^ view).sum(axis=1) <= bits).any() for view in views)
 
     def save(self, path: Path) -> None:
-        """Writes the index to a file."""
-        np.savez(path, digests=np.array(sorted(self.digests), dtype="U64"), hashes=self.hashes)
+        """Writes the index to a file, under a temporary name first."""
+        partial = path.with_name(f".{path.name}.partial")
+        with open(partial, "wb") as file:
+            np.savez(file, digests=np.array(sorted(self.digests), dtype="U64"), hashes=self.hashes)
+        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> "ImageIndex":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
-            return cls(stored["digests"].tolist(), stored["hashes"])
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(stored["digests"].tolist(), stored["hashes"])
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a readable index ({error})") from error
 
 
 def _images(where: Path) -> Iterator[Path | FileSlice | bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from keepfit_clip.errors import ShardError
+from keepfit_clip.errors import ShardError, WorkerError
 from keepfit_clip.extras import require_extra
 
 __all__ = ["ENGINES", "require_engine", "run_jobs"]
@@ -40,7 +40,7 @@ def run_jobs(function: Callable[[Any], Any], jobs: Sequence, workers: int | None
         engine: processes or ray. Ray joins the cluster of RAY_ADDRESS, or starts one on this machine.
 
     Raises:
-        What the function raises; ShardError where a worker dies.
+        What the function raises; WorkerError where a worker or the cluster dies.
     """
     if engine == "ray":
         yield from _on_ray(function, jobs, workers)
@@ -56,7 +56,8 @@ def run_jobs(function: Callable[[Any], Any], jobs: Sequence, workers: int | None
         for result in results:  # noqa: UP028 - `yield from` would close them before the warning is silenced
             yield result
     except TerminatedWorkerError as error:
-        raise ShardError("a worker process was killed, perhaps for want of memory: try fewer --workers") from error
+        what = "a worker process was killed, perhaps for want of memory: try fewer --workers"
+        raise WorkerError(f"{what}; what was finished is kept") from error
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that tasks were cancelled, where the caller stops early
@@ -71,7 +72,10 @@ def _on_ray(function: Callable[[Any], Any], jobs: Sequence, workers: int | None)
     started = not ray.is_initialized()
     if started:
         local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **local)
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", **local)
+        except (OSError, RuntimeError, ValueError) as error:  # ConnectionError, where the cluster does not answer
+            raise WorkerError(f"Ray cannot be reached or started: {_first_line(error)}") from error
     try:
         remote = ray.remote(function)
         at_once = workers or int(ray.cluster_resources().get("CPU", 1))
@@ -84,7 +88,11 @@ def _on_ray(function: Callable[[Any], Any], jobs: Sequence, workers: int | None)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayError as error:
-        raise ShardError(f"Ray: {error}") from error
+        raise WorkerError(f"Ray: {_first_line(error)}; what was finished is kept") from error
     finally:
         if started:
             ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -7,10 +7,9 @@ with the work folder; nothing of it is an output.
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,14 @@ import numpy as np
 from keepfit_clip.data.duplicates import UnionFind, image_digest, near_pairs, perceptual_hash
 from keepfit_clip.data.engines import run_jobs
 from keepfit_clip.data.images import image_bytes, image_name, open_image
+from keepfit_clip.data.inputs import INPUTS_TABLE, Inputs
 from keepfit_clip.data.records import Caption, FileSlice, Record
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import printable
 
 __all__ = ["Plan", "read_places"]
 
-_TABLES = """
+_TABLES = f"""
     BEGIN;
     CREATE TABLE IF NOT EXISTS rows (
         id INTEGER PRIMARY KEY,
@@ -42,6 +42,7 @@ _TABLES = """
     CREATE TABLE IF NOT EXISTS patients (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
     CREATE TABLE IF NOT EXISTS rejected (row INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS done (step TEXT PRIMARY KEY);
+    {INPUTS_TABLE}
     COMMIT;
 """
 _AT_ONCE = 512
@@ -67,6 +68,7 @@ class Plan:
         self._db.create_function("mixed", 2, _mixed, deterministic=True)
         if not read_only:
             self._db.executescript(_TABLES)
+        self.inputs = Inputs(self._db)
         self._spool = self.path.with_name("images.bin")
 
     def close(self) -> None:
@@ -77,15 +79,26 @@ class Plan:
 
     def step(self, name: str, work: Callable[[], None]) -> None:
         """Does a step unless it is done; what a step that was cut short had done is undone."""
-        if self._db.execute("SELECT 1 FROM done WHERE step = ?", (name,)).fetchone():
+        if self.is_done(name):
             return
-        self._db.execute("BEGIN")
-        try:
+        with self.changing():
             work()
             self._db.execute("INSERT INTO done VALUES (?)", (name,))
+
+    def is_done(self, name: str) -> bool:
+        """Whether a step was done."""
+        return self._db.execute("SELECT 1 FROM done WHERE step = ?", (name,)).fetchone() is not None
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keeps what the block does to the plan, or nothing of it where it is cut short."""
+        self._db.execute("BEGIN")
+        try:
+            yield
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
 
     def add(self, records: Iterable[Record], said: Callable[[Record], str]) -> None:
@@ -99,10 +112,15 @@ class Plan:
         with open(self._spool, "wb") as spool:
             for record in records:
                 image = record.image
-                if isinstance(image, bytes):  # it would not be found again: keep it until the shard is written
-                    image = FileSlice(self._spool, spool.tell(), len(image))
+                if isinstance(image, Path):
+                    size = self.inputs.note(image)
+                elif isinstance(image, FileSlice):
+                    size = image.size
+                    self.inputs.note(image.path)
+                else:  # it would not be found again: keep it until the shard is written
+                    size = len(image)
+                    image = FileSlice(self._spool, spool.tell(), size)
                     spool.write(record.image)
-                size = image.size if isinstance(image, FileSlice) else _file_size(image)
                 patient = None if record.patient is None else self._patient_number(record.patient)
                 self._db.execute(
                     "INSERT INTO rows (row, record, said, patient, size) VALUES (?, ?, ?, ?, ?)",
@@ -323,13 +341,6 @@ def _hash_rows(job: tuple[Path, int, int]) -> list[tuple[bytes, int]]:
             continue  # the shard's writer says so
         found.append((perceptual_hash(picture), number))
     return found
-
-
-def _file_size(path: Path) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
 
 
 def _short_hash(text: str) -> str:

@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import socket
+import sqlite3
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,12 +29,12 @@ from keepfit_clip.data.metadata import without_metadata
 from keepfit_clip.data.plan import read_places
 from keepfit_clip.data.privacy import find_identifiers, redact
 from keepfit_clip.data.records import Caption, Record
-from keepfit_clip.errors import ImageError, KeepFITError, TableError
+from keepfit_clip.errors import ImageError, KeepFITError, OutputError, TableError
 from keepfit_clip.files import file_sha256, printable, write_json, writing
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.templates import category_text
 
-__all__ = ["DATA_SCHEMA", "EXCLUDED", "ShardJob", "ShardResult", "describe", "write_shard"]
+__all__ = ["DATA_SCHEMA", "EXCLUDED", "ShardJob", "ShardResult", "describe", "reading_leftovers", "write_shard"]
 
 DATA_SCHEMA = 1
 EXCLUDED = "excluded.npz"
@@ -85,10 +86,32 @@ class ShardResult:
 
     @classmethod
     def load(cls, path: Path) -> "ShardResult":
-        """Reads a report."""
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
-        return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
+        """Reads a report.
+
+        Raises:
+            OutputError: it is damaged.
+        """
+        with reading_leftovers(path):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
+            return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
+
+
+@contextmanager
+def reading_leftovers(path: Path) -> Iterator[None]:
+    """Turns damage in what a stopped build left into an error that says how to get rid of it.
+
+    Raises:
+        OutputError: the file at `path`, which the block reads, is damaged.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, sqlite3.DatabaseError) as error:
+        full = isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)
+        what = (
+            "no space is left on the disk" if full else "damaged; throw what the stopped build did away with --restart"
+        )
+        raise OutputError(f"{path}: {what}") from error
 
 
 def write_shard(job: ShardJob, on_row: Callable[[], None] | None = None) -> int:
@@ -131,6 +154,8 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     tar.write(sample)
+            except OutputError:
+                raise
             except KeepFITError as error:
                 reason = getattr(error, "reason", str(error))
                 result.rejected.append((record.row, reason, printable(f"row {record.row}: {error}")))
@@ -244,7 +269,8 @@ def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, by
 
 
 def _excluded(path: Path) -> ImageIndex:
-    return _load_index(path, path.stat().st_mtime_ns)
+    with reading_leftovers(path):
+        return _load_index(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)

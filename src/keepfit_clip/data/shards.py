@@ -15,10 +15,11 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,140 +27,31 @@ from filelock import FileLock, Timeout
 import keepfit_clip
 from keepfit_clip.data.duplicates import NEAR_BITS, ImageIndex
 from keepfit_clip.data.engines import require_engine, run_jobs
+from keepfit_clip.data.locations import is_local
 from keepfit_clip.data.plan import Plan
-from keepfit_clip.data.shard_writer import DATA_SCHEMA, EXCLUDED, ShardJob, ShardResult, write_shard
+from keepfit_clip.data.shard_options import KINDS, ShardOptions, ShardReport
+from keepfit_clip.data.shard_reader import list_shards
+from keepfit_clip.data.shard_writer import (
+    DATA_SCHEMA,
+    EXCLUDED,
+    ShardJob,
+    ShardResult,
+    reading_leftovers,
+    write_shard,
+)
 from keepfit_clip.data.sources import SourceOptions, find_source, read_records
-from keepfit_clip.errors import KeepFITError, OutputError, ShardError
+from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerError
 from keepfit_clip.files import require_free, write_json, writing
-from keepfit_clip.knowledge import MODALITIES, Knowledge
+from keepfit_clip.knowledge import Knowledge
 
 __all__ = ["DATA_SCHEMA", "KINDS", "ShardOptions", "ShardReport", "build_shards"]
 
-KINDS = ("public", "elite")
 _SHARD_NAME = "{:06d}.tar"
 _SEED = 0
+_ROWS = "rows"  # the first step of a plan
+_NAMED = 3  # files of each kind that an error names
 _LOCK = "lock"
 _FINISHED = "finished.json"  # the report of a build that only has to be put in place
-
-
-@dataclass(frozen=True)
-class ShardOptions:
-    """What shards hold.
-
-    Args:
-        kind: public (categories become texts) or elite (an expert's captions).
-        modality: CFP, FFA or OCT for rows that do not say; None leaves them without.
-        size: longest side of the stored image, pixels; None keeps the size. Images are never enlarged.
-        dataset: a name of the data set to store, or None.
-        samples_per_shard: at most this many samples in a tar.
-        quality: of the stored JPEGs.
-        crop: whether the black border of fundus photographs is cut off.
-        originals: store the images as they are coded, without their metadata; excludes size and crop.
-        split: part -> share, e.g. {"train": 0.8, "val": 0.2}; each becomes a folder of its own. Images of a patient,
-            copies of an image and near duplicates stay together. None makes one set.
-        near_duplicates: what becomes of nearly equal pictures: ignore; together, in one part of the split; or drop
-            all but the first. By default together with a split, else ignore.
-        exclude: sets whose images must not be in the shards, see `ImageIndex.of`.
-        identifiers: what becomes of captions that seem to hold a name, date or record number: refuse the row, redact
-            the place, or keep it.
-        keep_blank: keep pictures that are even or nearly black, which are left out otherwise.
-
-    Raises:
-        ShardError: a value that cannot be used.
-    """
-
-    kind: str
-    modality: str | None = None
-    size: int | None = None
-    dataset: str | None = None
-    samples_per_shard: int = 1000
-    quality: int = 95
-    crop: bool = False
-    originals: bool = False
-    split: dict[str, float] | None = None
-    near_duplicates: str | None = None
-    exclude: tuple[str, ...] = ()
-    identifiers: str = "refuse"
-    keep_blank: bool = False
-
-    def __post_init__(self):
-        self._one_of("kind of shards", self.kind, KINDS)
-        self._one_of("modality", self.modality, (None, *MODALITIES))
-        self._one_of("near_duplicates", self.near_duplicates, (None, "ignore", "together", "drop"))
-        self._one_of("identifiers", self.identifiers, ("refuse", "redact", "keep"))
-        if self.size is not None and self.size < 16:
-            raise ShardError(f"the size is {self.size} pixels; it must be at least 16")
-        if self.samples_per_shard < 1:
-            raise ShardError("a shard holds at least one sample")
-        if self.originals and (self.size is not None or self.crop):
-            raise ShardError("originals are neither sized nor cropped: leave the size and the crop out")
-        if self.split is not None:
-            shares = list(self.split.values())
-            if len(shares) < 2 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-                raise ShardError(f"the shares of a split, two or more, must add up to 1; these are {shares}")
-            if any(not name.replace("_", "").replace("-", "").isalnum() for name in self.split):
-                raise ShardError(f"the parts of a split become folders; {list(self.split)} cannot")
-
-    @staticmethod
-    def _one_of(what: str, value: str | None, choices: tuple) -> None:
-        if value not in choices:
-            raise ShardError(f"the {what} is {value!r}; it can be {', '.join(c for c in choices if c)}")
-
-    @property
-    def nearness(self) -> str:
-        """What becomes of near duplicates, decided."""
-        return self.near_duplicates or ("together" if self.split else "ignore")
-
-
-@dataclass
-class ShardReport:
-    """What was built.
-
-    Args:
-        samples: number of samples written.
-        shards: name -> {"sha256", "samples"} of each tar; with a split the name begins with its part.
-        categories, modalities: counts over samples.
-        unresolved: counts of categories that the knowledge file does not know (kept as written).
-        rejected: (row number, reason) of rows left out; reasons name nothing of the input.
-        messages: the same errors in full, for the terminal only.
-        redacted: samples in whose captions something was blacked out.
-    """
-
-    samples: int = 0
-    shards: dict[str, dict] = field(default_factory=dict)
-    categories: Counter = field(default_factory=Counter)
-    modalities: Counter = field(default_factory=Counter)
-    unresolved: Counter = field(default_factory=Counter)
-    rejected: list[tuple[int, str]] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
-    redacted: int = 0
-
-    @classmethod
-    def load(cls, path: Path) -> "ShardReport":
-        """Reads a report back from JSON."""
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
-        return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
-
-    def add(self, name: str, result: ShardResult) -> None:
-        """Counts a shard in."""
-        self.samples += result.samples
-        self.redacted += result.redacted
-        for mine, its in (
-            (self.categories, result.categories),
-            (self.modalities, result.modalities),
-            (self.unresolved, result.unresolved),
-        ):
-            mine.update(its)
-        if result.samples:
-            self.shards[name] = {"sha256": result.sha256, "samples": result.samples}
-        for rejected in result.rejected:
-            self.reject(*rejected)
-
-    def reject(self, row: int, reason: str, message: str) -> None:
-        """Counts a row that was left out."""
-        self.rejected.append((row, reason))
-        self.messages.append(message)
 
 
 def build_shards(
@@ -174,6 +66,7 @@ def build_shards(
     on_step: Callable[[str, int, int | None], None] | None = None,
     rows: Iterable[int] | None = None,
     restart: bool = False,
+    accept_changes: bool = False,
 ) -> ShardReport:
     """Builds shards into a new folder, or goes on with a build of the same that was stopped.
 
@@ -187,24 +80,30 @@ def build_shards(
         on_step: called with the name of a step, how much of it is done, and of how much, where that is known.
         rows: row numbers to use; all by default.
         restart: throw away what a stopped build had done.
+        accept_changes: go on with the plan of a stopped build although its input changed since: the shards that it
+            wrote stay, for the others files are read as they are now, and files that came are not taken in.
 
     Raises:
         TableError: the source as a whole cannot be read.
-        OutputError: `out` holds something already, another build is writing it, or no space is left.
-        ShardError: no row could be used; or a stopped build of `out` had other input or options.
+        OutputError: `out` holds something already, another build is writing it, no space is left; or a stopped build
+            of `out` had other options, its input changed since, or what it left is damaged.
+        ShardError: no row could be used.
+        WorkerError: a worker process was killed, or the cluster is gone; started again, the build goes on.
         MissingExtraError: the engine ray, and Ray is not installed.
     """
     source_options = source_options or SourceOptions()
     knowledge = knowledge or Knowledge.load()
     out = Path(out)
     work = out.absolute().parent / f".{out.name}.building"
-    if not (work / _FINISHED).exists():
+    if restart or not (work / _FINISHED).exists():
         require_free(out)
     find_source(source, source_options.source)
     require_engine(engine)
     build = _Build(Path(source), images, out, work, options, knowledge, source_options, on_step or _ignore)
     with _locked(work, out), writing(out):
-        return build.run(None if rows is None else sorted(set(rows)), workers, engine, restart)
+        if restart:
+            build.throw_away()
+        return build.run(None if rows is None else sorted(set(rows)), workers, engine, accept_changes)
 
 
 @contextmanager
@@ -239,30 +138,47 @@ class _Build:
         self.shards = work / "shards"
         self.reports = work / "reports"
 
-    def run(self, rows: list[int] | None, workers: int | None, engine: str, restart: bool) -> ShardReport:
+    def throw_away(self) -> None:
+        """Removes what a stopped build had done."""
+        for path in self.work.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def run(self, rows: list[int] | None, workers: int | None, engine: str, accept_changes: bool) -> ShardReport:
         """Does what is left to do and returns the report."""
         finished = self.work / _FINISHED
         if not finished.exists():
-            self._claim(rows, restart)
-            with closing(Plan(self.work / "plan.sqlite")) as plan:
-                try:
-                    self._plan(plan, None if rows is None else set(rows), workers)
-                    jobs = list(self._jobs(plan))
+            self._claim(rows)
+            path = self.work / "plan.sqlite"
+            try:
+                with closing(Plan(path)) as plan:
+                    if plan.is_done(_ROWS):
+                        self._check_inputs(plan, accept_changes)
+                    with self._hopeless():
+                        self._plan(plan, None if rows is None else set(rows), workers)
+                        jobs = list(self._jobs(plan))
                     self._write(jobs, workers, engine)
-                    report = self._finish(plan, jobs)
-                except KeepFITError as error:
-                    if not isinstance(error, OutputError):  # nothing that would help a second try
-                        shutil.rmtree(self.work, ignore_errors=True)
-                    raise
+                    with self._hopeless():
+                        report = self._finish(plan, jobs)
+            except sqlite3.DatabaseError as error:
+                with reading_leftovers(path):
+                    raise error
             write_json(finished, report.__dict__)
         return self._put_in_place(finished)
 
-    def _claim(self, rows: list[int] | None, restart: bool) -> None:
+    @contextmanager
+    def _hopeless(self) -> Iterator[None]:
+        """Throws everything away after an error that a second try would end in too."""
+        try:
+            yield
+        except (OutputError, WorkerError):
+            raise
+        except KeepFITError:
+            shutil.rmtree(self.work, ignore_errors=True)
+            raise
+
+    def _claim(self, rows: list[int] | None) -> None:
         """Makes sure that what lies in the work folder is of this very build."""
-        if restart:
-            for path in self.work.iterdir():
-                if path.name != _LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.shards.mkdir(parents=True, exist_ok=True)
         self.reports.mkdir(exist_ok=True)
         mine = self._identity(rows)
@@ -270,11 +186,9 @@ class _Build:
         if not marker.exists():
             write_json(marker, mine)
             return
-        try:
+        with reading_leftovers(marker):
             stored = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
-            stored = {}
-        changed = [name for name in mine if stored.get(name) != mine[name]]
+            changed = [name for name in mine if stored.get(name) != mine[name]]
         if changed:
             raise OutputError(
                 f"{self.out}: a build of it was stopped that had another {', another '.join(changed)}; finish that one "
@@ -283,16 +197,44 @@ class _Build:
 
     def _identity(self, rows: list[int] | None) -> dict:
         options = json.loads(json.dumps([asdict(self.options), asdict(self.source_options), rows]))
-        stat = self.source.stat() if self.source.exists() else None
         return {
             "version": keepfit_clip.__version__,
             "source": [str(self.source.absolute()), str(self.images)],
-            "table (its size or date)": None
-            if stat is None or self.source.is_dir()
-            else [stat.st_size, stat.st_mtime_ns],
             "set of options": options,
             "knowledge": hashlib.sha256(repr(sorted(self.knowledge.conditions.items())).encode()).hexdigest(),
         }
+
+    # -- inputs ---------------------------------------------------------------------------------------------------
+
+    def _places(self) -> list[str]:
+        """The files and folders that are read, but for the images that rows name."""
+        places = [str(self.source)] if self.source.exists() else []
+        if find_source(self.source, self.source_options.source) == "shards":
+            places += [shard for shard in list_shards(self.source) if is_local(shard)]
+        return [*places, *(where for where in self.options.exclude if Path(where).exists())]
+
+    def _check_inputs(self, plan: Plan, accept: bool) -> None:
+        """Makes sure that the input is as it was when the plan was made, or that the user takes what changed."""
+        named: dict[str, list[str]] = {}
+        counts: Counter[str] = Counter()
+        with plan.changing():
+            for what, path in plan.inputs.changes(self._places()):
+                counts[what] += 1
+                if counts[what] <= _NAMED:
+                    named.setdefault(what, []).append(path)
+                if accept:
+                    plan.inputs.accept([path])
+        if not counts or accept:
+            return
+        told = [f"{what}: {', '.join(paths)}{self._more(counts[what])}" for what, paths in sorted(named.items())]
+        raise OutputError(
+            f"{self.out}: since its build was stopped, {counts.total()} of the files that it reads are others ("
+            f"{'; '.join(told)}); --restart builds anew, --accept-changes goes on with the rows that it had"
+        )
+
+    @staticmethod
+    def _more(count: int) -> str:
+        return f" and {count - _NAMED} more" if count > _NAMED else ""
 
     # -- planning ------------------------------------------------------------------------------------------------
 
@@ -300,9 +242,11 @@ class _Build:
         options = self.options
 
         def read() -> None:
+            plan.inputs.clear()
+            plan.inputs.note_all(self._places())  # before they are read: what changes meanwhile is noticed too
             plan.add(self._records(plan, rows), self._said)
 
-        plan.step("rows", read)
+        plan.step(_ROWS, read)
         if not plan.count():
             raise self._nothing_left(plan)
         self.on_step("looking for equal images", 0, None)
@@ -418,7 +362,8 @@ class _Build:
 
     def _put_in_place(self, finished: Path) -> ShardReport:
         """Moves the shards to where they belong, unless that was all that had been done, and cleans up."""
-        report = ShardReport.load(finished)
+        with reading_leftovers(finished):
+            report = ShardReport.load(finished)
         if self.shards.exists():
             require_free(self.out)
             try:
