@@ -115,14 +115,14 @@ def test_what_is_over_is_forgotten(tmp_path):
         session_data={name: SimpleNamespace(is_closed=name == "closed") for name in ("open", "closed", "idle")},
         time_last_used={"open": now, "closed": now, "idle": now - timedelta(hours=1)},
     )
-    for name in ("hash/left.png", "hash/fresh.png", "examples/0.png"):
+    for name in ("hash/left.png", "hash/fresh.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
         if "fresh" not in name:
             os.utime(tmp_path / name, (time.time() - 600,) * 2)
     _forget(sessions, tmp_path)
     assert list(sessions.session_data) == list(sessions.time_last_used) == ["open"]
-    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["0.png", "fresh.png"]
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["fresh.png"]
 
 
 def test_an_address_of_another_machine_is_refused_at_once(exported):

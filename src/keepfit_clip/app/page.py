@@ -1,6 +1,9 @@
 """The Gradio page (extra `app`). Uploads are read into memory and removed from the disk at once."""
 
 import base64
+import ctypes
+import http.client
+import inspect
 import os
 import socket
 import tempfile
@@ -11,14 +14,16 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from keepfit_clip.app.guard import Guard
 from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, Seen, Service
 from keepfit_clip.data.images import open_image
 from keepfit_clip.drawing import draw_retina
-from keepfit_clip.errors import ConfigError, ImageError, KeepFITError
+from keepfit_clip.errors import ConfigError, KeepFITError
 from keepfit_clip.extras import require_extra
 from keepfit_clip.knowledge import MODALITIES
 from keepfit_clip.report import picture_uri
@@ -33,11 +38,14 @@ EXAMPLES = (
 _GUESS = "guess"
 _SHOWN = 512  # longest side of a picture on the page
 _TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"]
-_MAX_FILE = "25mb"
+_MAX_FILE = 25_000_000  # bytes
+_MAX_UPLOAD = MAX_IMAGES * _MAX_FILE + 1_000_000
+_SESSIONS = 16  # that hold pictures at a time; the one not used for longest goes
+_WAITING = 64  # requests to the model
 _KEPT = 1800  # seconds that an idle session stays in memory
 _UPLOAD_KEPT = 120  # seconds that a file stays whose upload was broken off
 _WATCH = 15  # seconds between two looks for them
-_EXAMPLES = "examples"
+_GONE = "The images are no longer in memory: upload them again."
 _NOTE = (
     "Research use, not a diagnosis. Images stay in this machine's memory until the tab is closed or idle for half an "
     "hour; none is stored."
@@ -46,7 +54,11 @@ _NOTE = (
 
 @contextmanager
 def running_page(
-    service: Service, title: str = "KeepFIT", host: str = "127.0.0.1", port: int | None = None
+    service: Service,
+    title: str = "KeepFIT",
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    names: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serves the page while the block runs; Gradio's own files are in a folder that goes with it.
 
@@ -55,36 +67,47 @@ def running_page(
         title: of the page.
         host: address to bind to; beyond this machine only if told so.
         port: a free one by default.
+        names: by which the page may be asked for beside its address, as NAME or NAME:PORT.
 
     Yields:
         The address of the page.
 
     Raises:
         MissingExtraError: Gradio is not installed.
-        ConfigError: the address or the port cannot be had.
+        ConfigError: the address or the port cannot be had, or this Gradio keeps more than it should.
     """
     require_extra("app")
     _check_address(host)
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="keepfit-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            page = _build(service, title, _draw_examples(Path(folder) / _EXAMPLES))
+        uploads, examples = Path(folder) / "uploads", Path(folder) / "examples"
+        uploads.mkdir()
+        with _environment(GRADIO_TEMP_DIR=str(uploads), GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False"):
+            page = _build(service, title, _draw_examples(examples), uploads)
             try:
-                address = _launch(page, host, port)
-                with _forgetting(page, Path(folder)):
+                address = _launch(page, host, port, names, examples)
+                with _forgetting(page, uploads):
                     yield address
             finally:  # before the folder goes, or an upload would make it anew
                 page.close(verbose=False)
-        finally:
-            os.environ.pop("GRADIO_TEMP_DIR")
-            if before is not None:
-                os.environ["GRADIO_TEMP_DIR"] = before
 
 
 @contextmanager
-def _forgetting(page, folder: Path) -> Iterator[None]:
+def _environment(**values: str) -> Iterator[None]:
+    """Variables of the environment, while the block runs."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _forgetting(page, uploads: Path) -> Iterator[None]:
     """Removes, while the block runs, what Gradio would keep: sessions that are over, and uploads nobody came for.
 
     A session holds the images and what was shown of them; it is over once its tab is closed or idle for `_KEPT`.
@@ -93,7 +116,7 @@ def _forgetting(page, folder: Path) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(_WATCH):
-            _forget(page.state_holder, folder)
+            _forget(page.state_holder, uploads)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -104,7 +127,7 @@ def _forgetting(page, folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def _forget(sessions, folder: Path) -> None:
+def _forget(sessions, uploads: Path) -> None:
     """One look at the sessions (Gradio's state holder) and at the folder of uploads."""
     idle = datetime.now() - timedelta(seconds=_KEPT)
     for key, last_used in list(sessions.time_last_used.items()):
@@ -112,11 +135,17 @@ def _forget(sessions, folder: Path) -> None:
         if session is None or session.is_closed or last_used < idle:
             sessions.session_data.pop(key, None)
             sessions.time_last_used.pop(key, None)
-    for path in folder.rglob("*"):
+    for path in uploads.rglob("*"):
         with suppress(OSError):
-            stale = path.is_file() and time.time() - path.stat().st_mtime > _UPLOAD_KEPT
-            if stale and path.relative_to(folder).parts[0] != _EXAMPLES:
+            if path.is_file() and time.time() - path.stat().st_mtime > _UPLOAD_KEPT:
                 path.unlink()
+    _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Asks the C library to return what is free, where it has a call for that (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_address(host: str) -> None:
@@ -128,32 +157,61 @@ def _check_address(host: str) -> None:
         raise ConfigError(f"--host {host}: no address of this machine ({error})") from error
 
 
-def _launch(page, host: str, port: int | None) -> str:
+def _launch(page, host: str, port: int | None, names: Sequence[str], examples: Path) -> str:
     import gradio as gr
+    from starlette.middleware import Middleware
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none of the network's
+    options = {"run_history": False, "enable_monitoring": False, "mcp_server": False, "ssr_mode": False, "pwa": False}
+    known = inspect.signature(page.launch).parameters  # some came with later releases of Gradio
+    guard = Middleware(Guard, host=host, names=names, examples=examples, most=_MAX_UPLOAD)
     try:
-        _, address, _ = page.launch(
+        _, address, _ = page.queue(max_size=_WAITING, api_open=False).launch(
             server_name=host,
             server_port=port,
             share=False,
             quiet=True,
             max_file_size=_MAX_FILE,
+            state_session_capacity=_SESSIONS,
+            app_kwargs={"middleware": [guard]},
             footer_links=[],
             theme=gr.themes.Default(primary_hue="teal", **fonts),
             css=Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
             prevent_thread_lock=True,
+            **{name: value for name, value in options.items() if name in known},
         )
     except OSError as error:
         raise ConfigError(f"{host}, port {port or 'any free one'}: cannot be had ({error})") from error
+    _check_guarded(address)
     return address
 
 
-def _build(service: Service, title: str, examples: list[tuple[str, str]]):
-    """The page as `gradio.Blocks`, with a row of example files and what they are."""
+def _check_guarded(address: str) -> None:
+    """Asks the running page for what must not be had: whether Gradio has let the guard in.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    parts = urlsplit(address)
+    asked = (("/gradio_api/runs", parts.netloc, 404), ("/", "evil.example", 403), ("/", parts.netloc, 200))
+    for path, name, expected in asked:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        connection.request("GET", path, headers={"Host": name})
+        answer = connection.getresponse()
+        forgets = path != "/" or expected != 200 or b"<head><script>(() => {\n  const memory" in answer.read()
+        connection.close()
+        if answer.status != expected or not forgets:
+            raise ConfigError(
+                "this release of Gradio would keep images in the browser or answer to any name: "
+                "pip install 'gradio>=6,<=6.31'"
+            )
+
+
+def _build(service: Service, title: str, examples: list[tuple[str, str]], uploads: Path):
+    """The page as `gradio.Blocks`, with a row of example files and what they are, and where uploads arrive."""
     import gradio as gr
 
-    handlers = _Handlers(service)
+    handlers = _Handlers(service, uploads)
     alone = {"concurrency_limit": 1, "concurrency_id": "model"}
 
     gr.set_static_paths([str(Path(path).parent) for path, _ in examples])
@@ -209,36 +267,43 @@ def _build(service: Service, title: str, examples: list[tuple[str, str]]):
 class _Handlers:
     """What happens on the page; every handler answers bad input with a sentence on it."""
 
-    def __init__(self, service: Service):
-        self.service = service
+    def __init__(self, service: Service, uploads: Path):
+        self.service, self.uploads = service, uploads.resolve()
 
     def uploaded(self, files: Sequence[str] | None, modality: str, categories: Sequence[str], kind: str):
-        """Reads the files into memory and removes them."""
-        paths, images, problems = [Path(file) for file in files or ()], [], []
+        """Reads the files into memory, one after the other, and removes them."""
+        paths, seen, problems = [Path(file) for file in files or ()], [], []
         try:
             for number, path in enumerate(paths[:MAX_IMAGES], start=1):
                 try:
-                    images.append(open_image(path.read_bytes(), max_pixels=MAX_PIXELS))
-                except ImageError as error:
-                    problems.append(f"File {number}: {error.reason}.")
+                    seen.append(self.service.look(open_image(path.read_bytes(), max_pixels=MAX_PIXELS)))
                 except OSError:
                     problems.append(f"File {number}: it did not arrive; upload it again.")
+                except KeepFITError as error:
+                    problems.append(f"File {number}: {getattr(error, 'reason', error)}.")
             if len(paths) > MAX_IMAGES:
                 problems.append(f"{len(paths)} files: only the first {MAX_IMAGES} were looked at.")
         finally:
-            for path in paths:
+            self._remove(paths)
+            _give_memory_back()
+        return self._shown(seen, problems, modality, categories, kind)
+
+    def _remove(self, paths: Sequence[Path]) -> None:
+        """Removes uploads; a file of the page's own, which anybody can name as an upload, stays."""
+        for path in paths:
+            if path.resolve().is_relative_to(self.uploads):
                 path.unlink(missing_ok=True)
                 with suppress(OSError):  # Gradio's folder of the same content, maybe in use
                     path.parent.rmdir()
-        return self._shown(images, problems, modality, categories, kind)
 
     def example(self, number: int, modality: str, categories: Sequence[str], kind: str):
         """Looks at a drawn example."""
-        return self._shown([_example(number)], [], modality, categories, kind)
+        return self._shown([self.service.look(_example(number))], [], modality, categories, kind)
 
     def asked_anew(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target):
         """Other categories or another modality for the same images."""
-        results = self._results(seen, [], modality, categories)
+        problems = [_GONE] if number and not seen else []
+        results = self._results(seen, problems, modality, categories)
         return results, *self.map_chosen(seen, modality, categories, kind, number, target)
 
     def map_chosen(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target):
@@ -254,7 +319,9 @@ class _Handlers:
 
     def heat(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target) -> str:
         """The heat map of a category or a word."""
-        if not seen or not number or not target:
+        if number and not seen:
+            return _render([], [_GONE], "")
+        if not number or not target:
             return ""
         try:
             image = seen[int(number) - 1]
@@ -263,15 +330,9 @@ class _Handlers:
             return _render([], [str(error)], "")
         return f'<img src="{picture_uri(overlay, longest=_SHOWN)}" alt="heat map">'
 
-    def _shown(self, images: list[Image.Image], problems: list[str], modality: str, categories, kind: str):
+    def _shown(self, seen: list[Seen], problems: list[str], modality: str, categories: Sequence[str], kind: str):
         import gradio as gr
 
-        seen = []
-        for number, image in enumerate(images, start=1):
-            try:
-                seen.append(self.service.look(image))
-            except KeepFITError as error:
-                problems.append(f"Image {number}: {getattr(error, 'reason', error)}")
         numbers = [str(n) for n in range(1, len(seen) + 1)]
         first = numbers[0] if numbers else None
         target, heat = self.map_chosen(seen, modality, categories, kind, first, None)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from keepfit_clip.data.images import image_bytes, open_image
+from keepfit_clip.data.images import fit_within, image_bytes, open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.explain import Explainer, Explanation, heat_overlay
@@ -31,6 +31,7 @@ MAX_IMAGES = 16  # at a time
 MAX_PIXELS = 50_000_000
 MAPS = ("similarity", "Grad-CAM", "attention")
 _NEAREST = 5
+_LONGEST = 1024  # of a picture that is kept: enough to show it and for every tower
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Seen:
     """An image and what does not depend on the categories.
 
     Args:
-        image: RGB.
+        image: RGB, no larger than to show it and to look at it anew.
         features: (D,) L2-normalised.
         modality: CFP, FFA or OCT, the likeliest.
         sureness: its probability.
@@ -133,7 +134,12 @@ class Service:
             explanation = Explainer(self.loaded, None)(image)
         best = int(sureness.argmax())
         nearest = self.gallery.nearest(features) if self.gallery else []
+        image = fit_within(image, max(_LONGEST, *self._tower_size()))
         return Seen(image, features, MODALITIES[best], float(sureness[best]), explanation, nearest)
+
+    def _tower_size(self) -> tuple[int, int]:
+        size = self.loaded.model.visual.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
 
     def answer(self, seen: Seen, categories: Sequence[str], modality: str | None = None) -> Answer:
         """Probabilities of categories.

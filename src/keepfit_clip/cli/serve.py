@@ -27,6 +27,12 @@ def serve(
         Path | None, typer.Option(help="folder the image paths of a gallery table are relative to")
     ] = None,
     host: Annotated[str, typer.Option(help="address to bind to")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="name by which browsers may ask for the page beside its address (repeat it; NAME:PORT)"
+        ),
+    ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="port (a free one)")] = None,
     cache: Cache = Path("runs/features"),
     knowledge: KnowledgeFile = None,
@@ -56,6 +62,6 @@ def serve(
         show_messages(pairs.messages, "entries of the gallery not used")
         shown = Gallery(loaded, pairs, FeatureCache(cache, model), with_progress("Encoding the gallery"))
     service = Service(loaded, Knowledge.load(knowledge), shown)
-    with running_page(service, f"KeepFIT: {Path(model).name}", host, port) as address:
+    with running_page(service, f"KeepFIT: {Path(model).name}", host, port, allow_host or ()) as address:
         console.print(f"{address}  (Ctrl+C ends it)", soft_wrap=True)
         threading.Event().wait()
