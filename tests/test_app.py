@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import http.client
 import io
 import os
 import re
@@ -12,15 +13,18 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from keepfit_clip.app.page import _forget
+from keepfit_clip.app.page import _forget, _Handlers
 from keepfit_clip.app.service import Gallery, Service
 from keepfit_clip.cli import app
 from keepfit_clip.data.images import open_image
@@ -274,3 +278,139 @@ def test_a_phone_wide_window_and_an_example(browse):
     page.wait_for_selector(".kf-card")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert "Research use, not a diagnosis" in page.inner_text("body")
+
+
+@contextmanager
+def visit(profile):
+    """A browser with a folder of its own on the disk, as a person's has."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=flags)
+        browser.set_default_timeout(30_000)
+        yield browser
+        browser.close()
+
+
+STORED = """async () => {
+  const names = await caches.keys(), found = [];
+  for (const name of names) found.push(...(await (await caches.open(name)).keys()).map((request) => request.url));
+  return [Object.entries(localStorage), (await indexedDB.databases()).map((base) => base.name), names, found,
+          Object.entries(sessionStorage), document.cookie];
+}"""
+
+
+def test_nothing_of_a_visit_stays_in_the_browser(address, tmp_path):
+    profile = tmp_path / "profile"
+    with visit(profile) as browser:
+        page = browser.new_page()
+        page.goto(address[0])
+        page.wait_for_selector("#kf-results")
+        page.set_input_files("input[type=file]", [drawn(tmp_path), drawn(tmp_path, 1)])
+        page.wait_for_selector(".kf-card >> nth=1")
+        caption = page.locator(".kf-caption").first.inner_text().removeprefix("Caption:").strip()
+        page.wait_for_timeout(1500)  # for what is stored after an answer
+        page.goto(f"{address[0]}robots.txt")  # the same origin, without a script of ours
+        assert page.evaluate(STORED) == [[], [], [], [], [], ""]
+    with visit(profile) as browser:
+        page = browser.new_page()
+        page.goto(f"{address[0]}robots.txt")
+        assert page.evaluate(STORED) == [[], [], [], [], [], ""]
+        page.goto(f"{address[0]}gradio_api/runs")
+        assert "Jane" not in page.content()
+        page.goto(address[0])
+        page.wait_for_selector("#kf-results")
+        assert page.locator(".kf-card").count() == 0
+    words = [word.encode(code) for word in ("Jane_Doe", "kf-card", caption) for code in ("utf-8", "utf-16-le")]
+    for path in profile.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            assert not any(word in content for word in words), path.relative_to(profile)
+
+
+def ask(url, path, host=None, method="GET", body=None, **headers):
+    """Status and body of a request, with any Host."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+    connection.request(method, path, body, {"Host": host or parts.netloc, **headers})
+    answer = connection.getresponse()
+    try:
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_what_keeps_uploads_is_not_to_be_had(address):
+    for path in ("runs", "runs/", "run-history/buckets", "run-history/records", "deep_link", "deep_link?session_hash=a",
+                 "file=/etc/passwd", "file=/proc/self/environ", "proxy=http://example.org"):  # fmt: skip
+        assert ask(address[0], f"/gradio_api/{path}")[0] == 404, path
+    assert ask(address[0], "/monitoring")[0] == 404
+    assert ask(address[0], "/?deep_link=abc")[1] == ask(address[0], "/")[1]
+
+
+def test_only_names_that_were_asked_for_are_answered(address):
+    port = urlsplit(address[0]).port
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):
+        assert ask(address[0], "/", host)[0] == 200, host
+    for host in ("evil.example", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", f"localhost:{port + 1}",
+                 f"user@localhost:{port}", "localhost", f"0.0.0.0:{port}", " "):  # fmt: skip
+        status, body = ask(address[0], "/", host)
+        assert status in (400, 403), host
+        assert b"evil" not in body
+    for origin in ("http://evil.example", f"http://evil.example:{port}", "null"):
+        assert ask(address[0], "/gradio_api/queue/join", method="POST", body="{}", Origin=origin)[0] == 403
+    assert ask(address[0], "/gradio_api/info", **{"Sec-Fetch-Site": "cross-site"})[0] == 403
+
+
+def part(name, filename, content=b"x"):
+    told = f'form-data; name="{name}"' + ("" if filename is None else f'; filename="{filename}"')
+    return f"--b\r\nContent-Disposition: {told}\r\n\r\n".encode() + content + b"\r\n"
+
+
+@pytest.mark.parametrize("name", [None, "", ".", "/", "..", "???"])
+def test_an_upload_without_a_name_is_refused(address, name):
+    body = part("files", name) + b"--b--\r\n"
+    status, words = ask(address[0], "/gradio_api/upload", method="POST", body=body,
+                        **{"Content-Type": "multipart/form-data; boundary=b"})  # fmt: skip
+    assert 400 <= status < 500
+    assert b"Traceback" not in words
+
+
+def test_an_upload_that_is_no_form_or_too_large_is_refused(address):
+    for body, kind in (
+        (b"junk", "multipart/form-data; boundary=b"),
+        (b"", "text/plain"),
+        (b"x", "multipart/form-data"),
+    ):
+        status, _ = ask(address[0], "/gradio_api/upload", method="POST", body=body, **{"Content-Type": kind})
+        assert 400 <= status < 500, kind
+    endless = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(10**12)}
+    assert ask(address[0], "/gradio_api/upload", method="POST", body=b"", **endless)[0] == 413
+    assert ask(address[0], "/gradio_api/queue/join", method="POST", body=b"{" + b" " * 2_000_000)[0] == 413
+
+
+def test_an_example_given_as_an_upload_stays_for_everybody(address, service, tmp_path):
+    example = next(address[1].rglob("examples/0.png"))
+    upload = tmp_path / "uploads" / "hash" / "eye.png"
+    upload.parent.mkdir(parents=True)
+    shutil.copy(example, upload)
+    link = upload.with_name("link.png")
+    link.symlink_to(example)
+    _Handlers(service, tmp_path / "uploads").uploaded([str(example), str(upload), str(link)], "guess", [], "similarity")
+    assert example.exists()
+    assert not upload.exists()
+
+
+def test_what_a_session_keeps_of_a_large_picture_is_small(service):
+    large = Image.new("RGB", (7000, 7000), "maroon")
+    seen = service.look(large)
+    assert max(seen.image.size) == 1024
+    assert service.look(Image.new("RGB", (300, 200))).image.size == (300, 200)  # never enlarged
+
+
+def test_pictures_that_are_gone_are_told(service):
+    handlers = _Handlers(service, Path("none"))
+    results, _, heat = handlers.asked_anew([], "guess", ["normal", "glaucoma"], "similarity", "1", "normal")
+    assert "upload them again" in results
+    assert "upload them again" in heat

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -67,11 +68,12 @@ class Guard:
         host: the address that the page is bound to.
         names: further names of this machine, each for any port or as NAME:PORT.
         examples: the only folder whose files may be asked for.
+        types: suffixes of the files that may be uploaded.
         most: bytes of an upload.
     """
 
-    def __init__(self, app, host: str, names: Sequence[str], examples: str | Path, most: int):
-        self.app, self.host, self.most = app, host.strip("[]").lower(), most
+    def __init__(self, app, host: str, names: Sequence[str], examples: str | Path, types: Sequence[str], most: int):
+        self.app, self.host, self.types, self.most = app, host.strip("[]").lower(), tuple(types), most
         self.names = {name.lower() for name in names}
         self.examples = Path(examples).resolve()
 
@@ -95,7 +97,7 @@ class Guard:
         # A link to a session and a history on a hub are asked for so.
         kept = [(name, value) for name, value in scope["headers"] if b"history" not in name.lower()]
         scope = scope | {"headers": kept} | ({"query_string": b""} if path == _PAGE else {})
-        return await _Exchange(self.app, path, most, send).run(scope, receive)
+        return await _Exchange(self.app, path, self.types, most, send).run(scope, receive)
 
     def _is_ours(self, host: str, scope) -> bool:
         """Whether a Host or an Origin's name and port are those of the page."""
@@ -129,8 +131,8 @@ class Guard:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, app, path: str, most: int, send):
-        self.app, self.path, self.most, self.send = app, path, most, send
+    def __init__(self, app, path: str, types: tuple[str, ...], most: int, send):
+        self.app, self.path, self.types, self.most, self.send = app, path, types, most, send
         self.received = 0
         self.start, self.body = None, b""
         self.whole = path in (_PAGE, _UPLOAD)  # these answers are looked at before they go out
@@ -179,8 +181,11 @@ class _Exchange:
         if self.start["status"] == 200 and self.path == _PAGE and self.body:
             self.body = forgetful(self.body)
         uploaded = json.loads(self.body) if self.start["status"] == 200 and self.path == _UPLOAD else []
-        if any(not Path(name).is_file() for name in uploaded):
-            return await _answer(self.send, 400, "a file without a name")
+        if any(Path(name).is_dir() or not name.lower().endswith(self.types) for name in uploaded):
+            for name in uploaded:
+                with suppress(OSError):
+                    Path(name).unlink()
+            return await _answer(self.send, 400, f"only files named {', '.join(self.types)} can be uploaded")
         headers = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]
         headers.append((b"content-length", str(len(self.body)).encode()))
         await self.send(self.start | {"headers": headers})

@@ -164,7 +164,7 @@ def _launch(page, host: str, port: int | None, names: Sequence[str], examples: P
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none of the network's
     options = {"run_history": False, "enable_monitoring": False, "mcp_server": False, "ssr_mode": False, "pwa": False}
     known = inspect.signature(page.launch).parameters  # some came with later releases of Gradio
-    guard = Middleware(Guard, host=host, names=names, examples=examples, most=_MAX_UPLOAD)
+    guard = Middleware(Guard, host=host, names=names, examples=examples, types=_TYPES, most=_MAX_UPLOAD)
     try:
         _, address, _ = page.queue(max_size=_WAITING, api_open=False).launch(
             server_name=host,
