@@ -94,6 +94,11 @@ def test_a_table_of_several_images(service, seen):
     assert rows[0]["caption"] == seen.explanation.caption
 
 
+def test_a_category_in_the_table_is_no_formula(service, seen):
+    rows = list(csv.reader(io.StringIO(service.table([seen], ["=1+1", "@SUM(A1)"], "CFP"))))
+    assert rows[0][2:4] == ["'=1+1", "'@SUM(A1)"]
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded():
     buffer = io.BytesIO()
     Image.new("L", (300, 200)).save(buffer, "PNG")
@@ -405,7 +410,13 @@ def test_an_example_given_as_an_upload_stays_for_everybody(address, service, tmp
 def test_what_a_session_keeps_of_a_large_picture_is_small(service):
     large = Image.new("RGB", (7000, 7000), "maroon")
     seen = service.look(large)
-    assert max(seen.image.size) == 1024
+    assert max(seen.image.size) == 640
+    kept = [
+        *(word.heat for word in seen.explanation.words),
+        np.asarray(seen.image),
+        np.asarray(seen.explanation.picture),
+    ]
+    assert sum(array.nbytes for array in kept) < 4_000_000
     assert service.look(Image.new("RGB", (300, 200))).image.size == (300, 200)  # never enlarged
 
 

@@ -21,15 +21,17 @@ def without_charts(page):
 
 
 def test_a_training_run_with_the_answers_of_its_model(run, exported, shards, pictures, tmp_path):
-    result = command("report", run, "--out", tmp_path / "r.html", "--model", exported, "--table",
-                     pictures / "public.csv", "--images", pictures, "--modality", "cfp")  # fmt: skip
+    words = ["report", run, "--out", tmp_path / "r.html", "--data", shards / "public", "--data", shards / "elite",
+             "--model", exported, "--table", pictures / "public.csv", "--images", pictures,
+             "--modality", "cfp"]  # fmt: skip
+    result = command(*words)
     assert result.exit_code == 0, result.exception
     page = (tmp_path / "r.html").read_text()
     for words in ("Settings of run", "keepfit-v2-test", "Losses of run", "Evaluations while training", "public",
                   "Captions of held-out images", "Right and wrong answers", "24 images of 4 classes: ACA"):  # fmt: skip
         assert words in page, words
     settings = json.loads((run / "settings.json").read_text())
-    assert settings["elite_data"] == str(shards / "elite")  # our flags too, which open_clip's params.txt has not
+    assert settings["elite_data"] == "elite"  # our flags too, which open_clip's params.txt has not
     assert settings["lr"] == 1e-3
     manifest = json.loads((shards / "public" / "manifest.json").read_text())
     assert f"<td>{manifest['samples']}</td>" in page
@@ -38,6 +40,19 @@ def test_a_training_run_with_the_answers_of_its_model(run, exported, shards, pic
     assert "Jane" not in page
     assert str(shards) not in page
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", without_charts(page))  # one self-contained file
+
+
+def test_no_path_stands_in_what_a_run_writes_down(run, shards):
+    for name in ("settings.json", "params.txt", "out.log"):
+        text = (run / name).read_text()
+        for place in (str(run), str(shards), str(run.parent)):
+            assert place not in text, (name, place)
+    params = (run / "params.txt").read_text()
+    assert "name: run\n" in params
+    assert "lr: 0.001\n" in params
+    log = (run / "out.log").read_text()
+    assert re.search(r"Train Epoch: 0 \[ *\d+/\d+ \(", log)  # fractions are no paths
+    assert "/s, " in log
 
 
 def test_transfer_and_text_results_are_found_below(run, exported, pictures, tmp_path):
@@ -58,13 +73,14 @@ def test_transfer_and_text_results_are_found_below(run, exported, pictures, tmp_
 def test_a_run_whose_shards_are_gone_is_still_told(run, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
-    settings = json.loads((moved / "settings.json").read_text())
-    settings |= {"public_data": "/nowhere/public", "val_data": "/nowhere/val"}
-    (moved / "settings.json").write_text(json.dumps(settings))
-    page = build_report(moved)
-    assert "no manifest" in page
-    assert "/nowhere" not in page
+    page = build_report(moved, data=[tmp_path / "nowhere"])
+    assert "<td>24</td>" in page  # the manifests' counts stand in the settings
+    assert "nowhere" not in page
     assert "data:image/jpeg" not in page
+    settings = json.loads((moved / "settings.json").read_text())
+    settings["manifests"]["val_data"] = [None, None]
+    (moved / "settings.json").write_text(json.dumps(settings))
+    assert "no manifest" in build_report(moved)
     (moved / "settings.json").unlink()  # of an older run
     assert "Losses of moved" in build_report(moved)
 

@@ -68,7 +68,7 @@ def with_dropout(folder):
 
 def resumed_from(run):
     """The checkpoints that attempts of a run went on from."""
-    found = re.findall(r"resuming checkpoint '\S+/(\S+)' \(epoch (\d+)\)", (run / "out.log").read_text())
+    found = re.findall(r"resuming checkpoint '(\S+)' \(epoch (\d+)\)", (run / "out.log").read_text())
     return [(name, int(epoch)) for name, epoch in found]
 
 

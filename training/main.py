@@ -6,6 +6,7 @@
 This is the only file that replaces names of open_clip_train. While a run lasts, these are others:
 
     parse_args               our flags first, the rest to upstream's parser
+    setup_logging            upstream's own, with names instead of paths in the log file
     get_data                 the mixed stream and the held-out shards
     create_model_and_transforms   with --image-tower
     create_loss              HybridLoss
@@ -48,7 +49,14 @@ from keepfit_clip.training.loss_log import LossLog
 from keepfit_clip.training.objective import CaptionSchedule, frozen
 from keepfit_clip.training.params import parse_keepfit_args, upstream_argv
 from keepfit_clip.training.plausibility import check_held_out, doubts
-from keepfit_clip.training.run_folder import has_weights, only_run_in, prepare_run, write_settings
+from keepfit_clip.training.run_folder import (
+    forget_places,
+    has_weights,
+    log_names_only,
+    only_run_in,
+    prepare_run,
+    write_settings,
+)
 from keepfit_clip.training.step_loss import StepLoss
 from keepfit_clip.training.validation import evaluate
 from keepfit_clip.weights import allow_source
@@ -131,6 +139,8 @@ class _Run:
         return model, *transforms
 
     def get_data(self, upstream, preprocess, epoch=0, tokenizer=None):
+        if is_master(upstream):
+            forget_places(Path(upstream.logs) / upstream.name)  # upstream has just written them
         _, without_augmentation = preprocess
         return build_data(self.args, upstream, self.config, tokenizer, without_augmentation, epoch)
 
@@ -233,6 +243,7 @@ def _patched(run: _Run) -> Iterator[None]:
     """Puts our functions in place of upstream's while the block runs."""
     replacements = {
         (upstream_main, "parse_args"): run.parse_args,
+        (upstream_main, "setup_logging"): _with_names_only(upstream_main.setup_logging),
         (upstream_main, "create_model_and_transforms"): run.create_model_and_transforms,
         (upstream_main, "get_data"): run.get_data,
         (upstream_main, "create_loss"): run.create_loss,
@@ -277,6 +288,14 @@ def _own_logging() -> Iterator[None]:
         root.setLevel(root_level)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _with_names_only(original: Callable) -> Callable:
+    def setup(*args, **options):
+        original(*args, **options)
+        log_names_only()
+
+    return setup
 
 
 def _newest_or_remote(original: Callable) -> Callable:

@@ -6,6 +6,8 @@ export and resume read.
 
 import argparse
 import json
+import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from transformers import AutoTokenizer
 
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.export import RUN_MODEL
-from keepfit_clip.files import new_folder, write_json
+from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.model_folder import CONFIG_NAME, read_model_config, write_model_folder
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
@@ -29,6 +31,8 @@ __all__ = [
     "SETTINGS_NAME",
     "differing_settings",
     "has_weights",
+    "forget_places",
+    "log_names_only",
     "only_run_in",
     "prepare_run",
     "resolve_model_config",
@@ -36,7 +40,14 @@ __all__ = [
 ]
 
 SETTINGS_NAME = "settings.json"
+DATA_FLAGS = ("public_data", "elite_data", "val_data")
 _LOCAL = "local-dir:"
+# The folders before a name: of absolute paths and those with a scheme, and of any path in quotes.
+_FOLDERS = re.compile(
+    r"(?<![\w./])(?:[a-z][a-z0-9+]{1,9}://|\.{0,2}/)(?:[^\s/'\"`:,()]{1,255}/)*(?=[^\s/'\"`:,()])|"
+    r"(?<=['\"`])[^\s'\"`]{1,4096}/(?=[^\s/'\"`]{1,255}['\"`])"
+)
+_SETTING = re.compile(r"  (\w+): (\S.*)")  # as open_clip_train logs each
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")  # what open_clip looks for
 _ORPHANS_LIVE = 10  # seconds; data workers notice only after a while that their process was killed
 
@@ -173,10 +184,74 @@ def has_weights(model: str) -> bool:
 
 
 def write_settings(run: Path, flags: dict) -> None:
-    """Keeps every flag of a run, ours and open_clip's, as `RUN/settings.json`, for reports."""
+    """Keeps every flag of a run, ours and open_clip's, as `RUN/settings.json`, for reports.
+
+    Of files and folders stand only the names there; of local shards also what their manifests count.
+    """
     plain = (str, int, float, bool, list, tuple, type(None))
-    told = {name: value if isinstance(value, plain) else str(value) for name, value in sorted(flags.items())}
-    write_json(run / SETTINGS_NAME, told)
+    told = {
+        name: _without_places(value if isinstance(value, plain) else str(value))
+        for name, value in sorted(flags.items())
+    }
+    data = {name: [_counts(place) for place in (flags.get(name) or "").split("::")] for name in DATA_FLAGS}
+    write_json(run / SETTINGS_NAME, {**told, "manifests": data})
+
+
+def _counts(place: str) -> dict | None:
+    """What a manifest counts, or None where there is none at hand."""
+    manifest = Path(place) / "manifest.json"
+    if not place or not manifest.is_file():
+        return None
+    told = json.loads(manifest.read_text(encoding="utf-8"))
+    counts = {name: told.get(name) for name in ("samples", "modalities", "categories")}
+    return {**counts, "rejected": len(told.get("rejected", []))}
+
+
+def _without_places(value):
+    """A setting with only the last name of every path, also in a list and of several joined by "::"."""
+    if isinstance(value, (list, tuple)):
+        return [_without_places(part) for part in value]
+    if not isinstance(value, str) or value.startswith("hf-hub:"):
+        return value
+    return "::".join(_last_name(part) for part in value.split("::"))
+
+
+def _last_name(place: str) -> str:
+    prefix, _, path = place.rpartition(_LOCAL)
+    return prefix + (_LOCAL if place.startswith(_LOCAL) else "") + (path.rstrip("/").rpartition("/")[2] or path)
+
+
+def forget_places(run: Path) -> None:
+    """Leaves only names in open_clip's `RUN/params.txt`."""
+    path = run / "params.txt"
+    if path.exists():
+        lines = (line.partition(": ") for line in path.read_text(encoding="utf-8").splitlines())
+        write_text(path, "".join(f"{name}{colon}{_without_places(value)}\n" for name, colon, value in lines))
+
+
+def log_names_only() -> None:
+    """Makes the log files of the root logger hold names of files instead of paths; the terminal shows all."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.setFormatter(_NamesOnly(handler.formatter))
+
+
+class _NamesOnly(logging.Formatter):
+    """Another formatter's lines, without the folders of paths."""
+
+    def __init__(self, own: logging.Formatter):
+        super().__init__()
+        self.own = own
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        setting = _SETTING.fullmatch(record.getMessage())
+        if setting is None:
+            return _FOLDERS.sub("", self.own.format(record))
+        told = logging.makeLogRecord(
+            {**record.__dict__, "msg": f"  {setting[1]}: {_without_places(setting[2])}", "args": None}
+        )
+        return self.own.format(told)
 
 
 def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str]:

@@ -29,7 +29,7 @@ from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.report import Card, Figure, Section, picture_uri, render_report
 from keepfit_clip.training.loss_log import LOSSES_NAME, read_losses
-from keepfit_clip.training.run_folder import SETTINGS_NAME
+from keepfit_clip.training.run_folder import DATA_FLAGS, SETTINGS_NAME
 from keepfit_clip.training.text import REPORT_NAME as TEXT_REPORT
 
 __all__ = [
@@ -52,7 +52,6 @@ _SHOWN = (
     "world_size", "accum_freq", "epochs", "train_num_samples", "lr", "warmup", "wd", "beta1", "beta2", "eps",
     "precision", "grad_clip_norm", "seed",
 )  # fmt: skip
-_DATA = ("public_data", "elite_data", "val_data")
 _TOP = 12  # categories of a data set that are named
 _OF_EACH = 4  # right and wrong answers that are shown
 _TERMS = (
@@ -106,12 +105,13 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
             yield from _folders(below, depth - 1)
 
 
-def build_report(run: Path, answers: Sequence[Section] = ()) -> str:
+def build_report(run: Path, answers: Sequence[Section] = (), data: Sequence[str | Path] = ()) -> str:
     """The page as HTML.
 
     Args:
         run: a folder, see `find_parts`.
         answers: further sections, of a model on a table.
+        data: where the validation shards of the trainings lie, for the pictures beside the captions.
 
     Raises:
         KeepFITError: there is nothing to report, or a file is damaged.
@@ -124,7 +124,7 @@ def build_report(run: Path, answers: Sequence[Section] = ()) -> str:
     for folder in parts.training:
         with _as_a_run_writes_it(folder):
             figures += _figures(folder)
-            sections += training_sections(folder)
+            sections += training_sections(folder, data)
     for folder in parts.transfer:
         with _as_a_run_writes_it(folder / _TRANSFER):
             sections.append(transfer_section(folder))
@@ -163,8 +163,13 @@ def text_section(scores: dict[str, dict]) -> Section:
     )
 
 
-def training_sections(run: Path) -> list[Section]:
-    """Settings, data, losses, evaluations and captions of a run of stage 2."""
+def training_sections(run: Path, data: Sequence[str | Path] = ()) -> list[Section]:
+    """Settings, data, losses, evaluations and captions of a run of stage 2.
+
+    Args:
+        run: its folder.
+        data: where its validation shards lie, for the pictures beside the captions.
+    """
     settings = _read(run / SETTINGS_NAME) if (run / SETTINGS_NAME).exists() else {}
     lines = read_losses(run)
     sections = []
@@ -179,7 +184,7 @@ def training_sections(run: Path) -> list[Section]:
         sections.append(_evaluations(values))
     captions = run / "captions.jsonl"
     if captions.exists() and (written := _read_lines(captions)):
-        sections.append(_captions(written, settings.get("val_data")))
+        sections.append(_captions(written, data))
     return sections
 
 
@@ -298,22 +303,22 @@ def _figures(run: Path) -> list[Figure]:
 
 
 def _data_sections(settings: dict) -> list[Section]:
-    """What the manifests of a run's shards tell; shards elsewhere, or without one, are named only."""
+    """What the manifests of a run's shards counted when it started; shards without one at hand are named only."""
     rows, categories = [], Counter()
-    for name in _DATA:
-        for place in (settings.get(name) or "").split("::"):
-            manifest = Path(place) / "manifest.json"
+    for name in DATA_FLAGS:
+        places = (settings.get(name) or "").split("::")
+        manifests = settings.get("manifests", {}).get(name) or [None] * len(places)
+        for place, told in zip(places, manifests, strict=False):
             if not place:
                 continue
-            if not is_local(place) or not manifest.is_file():
+            if told is None:
                 rows.append([name.partition("_")[0], _last(place), "no manifest", "", ""])
                 continue
-            told = _read(manifest)
             if name != "val_data":
-                categories.update(told.get("categories", {}))
-            modalities = ", ".join(f"{m} {n}" for m, n in sorted(told.get("modalities", {}).items()))
-            rejected = len(told.get("rejected", []))
-            rows.append([name.partition("_")[0], _last(place), str(told.get("samples", "")), modalities, str(rejected)])
+                categories.update(told["categories"] or {})
+            modalities = ", ".join(f"{m} {n}" for m, n in sorted((told["modalities"] or {}).items()))
+            counts = [str(told["samples"]), modalities, str(told["rejected"])]
+            rows.append([name.partition("_")[0], _last(place), *counts])
     if not rows:
         return []
     return [
@@ -336,10 +341,10 @@ def _evaluations(lines: list[dict]) -> Section:
     return Section("Evaluations while training", header=["epoch", *(str(line["epoch"]) for line in lines)], rows=rows)
 
 
-def _captions(lines: list[dict], val_data: str | None) -> Section:
-    """The captions of the last evaluation, beside their pictures where the shards are still there."""
+def _captions(lines: list[dict], data: Sequence[str | Path]) -> Section:
+    """The captions of the last evaluation, beside their pictures where it is told where the shards are."""
     last = [line for line in lines if line["epoch"] == lines[-1]["epoch"]]
-    pictures = _pictures_of({line["key"] for line in last}, val_data)
+    pictures = _pictures_of({line["key"] for line in last}, data)
     cards = [
         Card(
             pictures.get(line["key"], ""),
@@ -352,10 +357,10 @@ def _captions(lines: list[dict], val_data: str | None) -> Section:
     return Section("Captions of held-out images", text, cards=cards)
 
 
-def _pictures_of(keys: set[str], val_data: str | None) -> dict[str, str]:
-    """Data URIs of samples of the local validation shards."""
+def _pictures_of(keys: set[str], data: Sequence[str | Path]) -> dict[str, str]:
+    """Data URIs of samples of local shards."""
     found: dict[str, str] = {}
-    for place in filter(None, (val_data or "").split("::")):
+    for place in map(str, data):
         if not is_local(place) or found.keys() >= keys:
             continue
         try:
@@ -379,7 +384,7 @@ def _strip(pictures: Sequence[Image.Image]) -> str:
 
 
 def _setting(name: str, value) -> str:
-    if name in _DATA:
+    if name in DATA_FLAGS:
         return ", ".join(_last(place) for place in value.split("::"))
     return _last(value) if name in ("model", "text_tower", "image_tower") and isinstance(value, str) else str(value)
 

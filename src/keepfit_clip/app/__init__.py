@@ -1,1 +1,1 @@
-"""A page to try a model on: `service` asks the model, `views` writes HTML, `page` is the Gradio page around them."""
+"""A page to try a model on: `service` asks it, `page` is Gradio's, `guard` stands between that and the network."""

@@ -3,17 +3,17 @@
 Images live in memory only.
 """
 
-import csv
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import cv2
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from keepfit_clip.data.images import fit_within, image_bytes, open_image
+from keepfit_clip.cells import csv_text
+from keepfit_clip.data.images import image_bytes, open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.explain import Explainer, Explanation, heat_overlay
@@ -31,7 +31,8 @@ MAX_IMAGES = 16  # at a time
 MAX_PIXELS = 50_000_000
 MAPS = ("similarity", "Grad-CAM", "attention")
 _NEAREST = 5
-_LONGEST = 1024  # of a picture that is kept: enough to show it and for every tower
+_LONGEST = 640  # pixels of a picture that is kept, more only for a larger tower
+_MAP_SIZE = 64  # pixels of a word's map that is kept: the decoder's own grid is coarser
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Seen:
         features: (D,) L2-normalised.
         modality: CFP, FFA or OCT, the likeliest.
         sureness: its probability.
-        explanation: caption and the maps of its words; no categories.
+        explanation: caption and small maps of its words; no categories.
         nearest: of the gallery: picture, caption and cosine similarity.
     """
 
@@ -132,10 +133,15 @@ class Service:
         explanation = None
         if self.has_captions:
             explanation = Explainer(self.loaded, None)(image)
+            explanation.words = [
+                replace(word, heat=cv2.resize(word.heat, (_MAP_SIZE, _MAP_SIZE), interpolation=cv2.INTER_AREA))
+                for word in explanation.words
+            ]
         best = int(sureness.argmax())
         nearest = self.gallery.nearest(features) if self.gallery else []
-        image = fit_within(image, max(_LONGEST, *self._tower_size()))
-        return Seen(image, features, MODALITIES[best], float(sureness[best]), explanation, nearest)
+        longest = max(_LONGEST, *self._tower_size())
+        shown = ImageOps.contain(image, (longest, longest)) if max(image.size) > longest else image
+        return Seen(shown, features, MODALITIES[best], float(sureness[best]), explanation, nearest)
 
     def _tower_size(self) -> tuple[int, int]:
         size = self.loaded.model.visual.image_size
@@ -178,7 +184,8 @@ class Service:
             found = dict(zip(self.words(seen), seen.explanation.words if seen.explanation else (), strict=True))
             if target not in found:
                 raise ConfigError(f"{target!r} is no word of the caption: choose one")
-            return heat_overlay(seen.explanation.picture, found[target].heat)
+            picture = seen.explanation.picture
+            return heat_overlay(picture, cv2.resize(found[target].heat, picture.size, interpolation=cv2.INTER_CUBIC))
         if target not in categories:
             raise ConfigError(f"{target!r} is none of the categories: choose one")
         explain = self._explainer(tuple(categories), modality or seen.modality)
@@ -192,14 +199,12 @@ class Service:
 
     def table(self, images: Sequence[Seen], categories: Sequence[str], modality: str | None) -> str:
         """CSV of all images: number, modality, probabilities and caption."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", "modality", *categories, "caption"])
+        rows = []
         for number, seen in enumerate(images, start=1):
             answer = self.answer(seen, categories, modality)
             values = [f"{answer.probabilities[c]:.6f}" if answer.probabilities else "" for c in categories]
-            writer.writerow([number, answer.modality, *values, seen.explanation.caption if seen.explanation else ""])
-        return text.getvalue()
+            rows.append([number, answer.modality, *values, seen.explanation.caption if seen.explanation else ""])
+        return csv_text(["image", "modality", *categories, "caption"], rows)
 
     def _make_explainer(self, categories: tuple[str, ...], modality: str) -> Explainer:
         return Explainer(self.loaded, categories, modality, self.knowledge)

@@ -1,7 +1,5 @@
 """`keepfit-clip evaluate`, `evaluate-retrieval` and `evaluate-captions`: scores on a table, nothing learnt."""
 
-import csv
-import io
 import math
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from keepfit_clip.cells import csv_text
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
 from keepfit_clip.cli.options import (
     MEASURE,
@@ -185,12 +184,10 @@ def evaluate_captions(
 
 def _caption_table(found) -> str:
     """Row, experts' captions and the model's, as CSV; nothing names an image."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "expert", "written"])
-    for record, truth, written in zip(found.table.records, found.table.captions, found.written, strict=True):
-        writer.writerow([record.row, " | ".join(truth), written])
-    return text.getvalue()
+    rows = zip(found.table.records, found.table.captions, found.written, strict=True)
+    return csv_text(
+        ["row", "expert", "written"], ([record.row, " | ".join(truth), written] for record, truth, written in rows)
+    )
 
 
 def _percent(value: float) -> str:

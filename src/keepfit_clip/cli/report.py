@@ -35,6 +35,10 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write")],
     source_options,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="validation shards of the training, for the pictures beside its captions (repeat it)"),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="model folder whose answers are shown", rich_help_panel=_ANSWERS)
     ] = None,
@@ -90,5 +94,5 @@ def report(
         sections.append(
             answers_section(loaded, answered_of(result, upper(modality)), result.classes, known, not names_only)
         )
-    write_text(out, build_report(run, sections))
+    write_text(out, build_report(run, sections, data or ()))
     console.print(f"-> {out}", soft_wrap=True)

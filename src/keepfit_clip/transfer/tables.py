@@ -1,7 +1,5 @@
 """What a transfer run leaves: JSON, CSV and a Markdown table in the papers' layout. Nothing names an image."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keepfit_clip.cells import csv_text
 from keepfit_clip.data.downstream import DownstreamSet
 from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.transfer.plots import write_plots
@@ -134,12 +133,10 @@ def _thresholds(downstream: DownstreamSet, outcome: Outcome) -> dict:
 
 
 def _as_csv(outcomes: Sequence[Outcome]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "shots", "fold", *METRICS])
+    rows = []
     for outcome in outcomes:
         for fold, scores in enumerate(outcome.folds):
             values = [_plain(getattr(scores, metric)) for metric in METRICS]
             shots = outcome.shots or ""
-            writer.writerow([outcome.method, shots, fold, *("" if v is None else f"{v:.6f}" for v in values)])
-    return text.getvalue()
+            rows.append([outcome.method, shots, fold, *("" if v is None else f"{v:.6f}" for v in values)])
+    return csv_text(["method", "shots", "fold", *METRICS], rows)
