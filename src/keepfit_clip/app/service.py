@@ -32,7 +32,7 @@ MAX_PIXELS = 50_000_000
 MAPS = ("similarity", "Grad-CAM", "attention")
 _NEAREST = 5
 _LONGEST = 640  # pixels of a picture that is kept, more only for a larger tower
-_MAP_SIZE = 64  # pixels of a word's map that is kept: the decoder's own grid is coarser
+_MAP_SIZE = 32  # pixels of a word's map that is kept: the decoder's own grid is coarser
 
 
 @dataclass
