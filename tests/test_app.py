@@ -1,8 +1,10 @@
 """The page: what it asks of a model, and the real page in a real browser."""
 
+import asyncio
 import base64
 import csv
 import http.client
+import http.server
 import io
 import os
 import re
@@ -11,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -24,7 +27,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from keepfit_clip.app.page import _forget, _Handlers
+from keepfit_clip.app.guard import Guard
+from keepfit_clip.app.page import _check_guarded, _forget, _Handlers
 from keepfit_clip.app.service import Gallery, Service
 from keepfit_clip.cli import app
 from keepfit_clip.data.images import open_image
@@ -145,6 +149,85 @@ def test_no_model_and_no_demo(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["app"])
     assert isinstance(result.exception, CheckpointError)
     assert "keepfit-clip demo" in str(result.exception)
+
+
+async def _answered(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"<html><head></head></html>"})
+
+
+def status_of(host, bound, names=(), address="127.0.0.1", path="/", **headers):
+    """What the guard answers to one request."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    told = [(name.lower().encode(), value.encode()) for name, value in {"Host": host, **headers}.items()]
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": b"",
+        "headers": told,
+        "server": (address, 80),
+    }
+    guard = Guard(_answered, bound, names, "/nowhere", [".png"], 1000)
+    asyncio.run(guard(scope, receive, send))
+    return sent[0]["status"]
+
+
+@pytest.mark.parametrize(
+    ("host", "bound", "names", "address", "status"),
+    [
+        ("localhost", "127.0.0.1", [], "127.0.0.1", 200),
+        ("localhost:9000", "127.0.0.1", [], "127.0.0.1", 403),
+        ("localhost:9000", "127.0.0.1", ["localhost:9000"], "127.0.0.1", 200),
+        ("eye.example.org", "0.0.0.0", [], "192.0.2.7", 403),
+        ("eye.example.org", "0.0.0.0", ["eye.example.org"], "192.0.2.7", 200),
+        ("Eye.Example.org.:8443", "0.0.0.0", ["eye.example.org"], "192.0.2.7", 200),
+        ("192.0.2.7", "0.0.0.0", [], "192.0.2.7", 200),
+        ("192.0.2.7", "::", [], "::ffff:192.0.2.7", 200),
+        ("192.0.2.8", "0.0.0.0", [], "192.0.2.7", 403),
+        ("localhost", "0.0.0.0", [], "192.0.2.7", 403),
+        ("[2001:db8::1]", "2001:db8::1", [], "2001:db8::1", 200),
+        ("192.0.2.7", "192.0.2.7", [], "192.0.2.7", 200),
+        ("localhost", "192.0.2.7", [], "192.0.2.7", 403),
+        ("", "127.0.0.1", [], "127.0.0.1", 403),
+    ],
+)
+def test_names_of_other_bindings(host, bound, names, address, status):
+    assert status_of(host, bound, names, address) == status
+
+
+def test_a_place_that_a_later_gradio_may_add_is_not_to_be_had():
+    assert status_of("localhost", "127.0.0.1", path="/gradio_api/something_new") == 404
+    assert status_of("localhost", "127.0.0.1", path="/gradio_api/queue/../runs") == 404
+    assert status_of("localhost", "127.0.0.1", Origin="http://evil.example") == 403
+
+
+def test_a_gradio_that_does_not_let_the_guard_in_is_refused():
+    class Anything(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html><head></head></html>")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Anything) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(ConfigError, match="pip install 'gradio"):
+                _check_guarded(f"http://127.0.0.1:{server.server_port}/")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 # ---- in a real browser
