@@ -144,6 +144,12 @@ def test_an_address_of_another_machine_is_refused_at_once(exported):
     assert "no address of this machine" in str(result.exception)
 
 
+def test_an_ipv6_address_is_refused_in_one_line(exported):
+    result = CliRunner().invoke(app, ["app", "--model", str(exported), "--host", "::1"])
+    assert isinstance(result.exception, ConfigError)
+    assert "IPv4" in str(result.exception)
+
+
 def test_no_model_and_no_demo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["app"])

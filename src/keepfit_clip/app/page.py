@@ -149,9 +149,11 @@ def _give_memory_back() -> None:
 
 
 def _check_address(host: str) -> None:
-    """Gradio itself would try a hundred ports at an address that is none of this machine's."""
+    """Gradio itself would try a hundred ports at an address that is none of this machine's, and fail over IPv6."""
+    if ":" in host:
+        raise ConfigError(f"--host {host}: an IPv6 address, which Gradio cannot serve; give an IPv4 address or a name")
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        with socket.socket() as probe:
             probe.bind((host, 0))
     except OSError as error:
         raise ConfigError(f"--host {host}: no address of this machine ({error})") from error
