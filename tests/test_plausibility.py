@@ -5,11 +5,13 @@ import shutil
 import open_clip
 import pytest
 
-from keepfit_clip.errors import ConfigError
+from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.errors import ConfigError, ShardError
 from keepfit_clip.training.main import main as train
 from keepfit_clip.training.params import parse_keepfit_args
 from keepfit_clip.training.plausibility import doubts
 from tests.conftest import train_flags
+from tests.pictures import write_elite, write_public
 
 
 def without(flags: list[str], flag: str) -> list[str]:
@@ -51,3 +53,26 @@ def test_a_random_image_tower_is_told_where_pretrained_weights_are_at_hand(shard
 def test_a_revision_without_public_texts_is_told(shards, tmp_path):
     train(without(train_flags(shards, tmp_path, "elite", epochs=1, train_num_samples=8), "--public-data"))
     assert "no public texts to revise" in (tmp_path / "elite" / "out.log").read_text()
+
+
+def test_a_patient_is_not_trained_on_and_evaluated_on(tmp_path):
+    for kind, write in (("public", write_public), ("elite", write_elite)):
+        table = write(tmp_path, 16, f"{kind}.csv")
+        split = {"train": 0.5, "val": 0.5}
+        build_shards(table, tmp_path, tmp_path / "good" / kind, ShardOptions(kind=kind, modality="CFP", split=split))
+        other = ShardOptions(
+            kind=kind, modality="CFP", split={"val": 0.5, "train": 0.5}, size=48
+        )  # dealt out otherwise
+        build_shards(table, tmp_path, tmp_path / "bad" / kind, other)
+    flags = train_flags(
+        tmp_path, tmp_path, "run", public_data=tmp_path / "good" / "public" / "train", train_num_samples=8, epochs=1,
+        elite_data=tmp_path / "good" / "elite" / "train",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"patients of one table.*--split"):
+        train([*flags, "--val-data", str(tmp_path / "bad" / "elite" / "val")])
+    train([*flags, "--val-data", str(tmp_path / "good" / "elite" / "val")])
+
+
+def test_a_table_given_as_shards_is_told_as_one(shards, pictures, tmp_path):
+    with pytest.raises(ShardError, match=r"public\.csv: is no shard.*shards build"):
+        train(train_flags(shards, tmp_path, "run", public_data=pictures / "public.csv"))

@@ -30,7 +30,7 @@ from syntok import segmenter
 
 from keepfit_clip.data.locations import is_local
 from keepfit_clip.data.shard_reader import list_shards, read_shards
-from keepfit_clip.errors import CorpusError, OutputError, ShardError
+from keepfit_clip.errors import CorpusError, OutputError, ShardError, first_line
 from keepfit_clip.knowledge import Knowledge
 
 __all__ = [
@@ -390,4 +390,4 @@ def _json_document(line: str, text_field: str) -> Document:
 
 
 def _unreadable(path: str, error: OSError) -> CorpusError:
-    return CorpusError(f"{path}: cannot be read ({error.strerror})")
+    return CorpusError(f"{path}: cannot be read ({first_line(error)})")

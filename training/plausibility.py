@@ -25,12 +25,12 @@ def check_elite(args: argparse.Namespace) -> None:
 
 
 def check_held_out(args: argparse.Namespace) -> None:
-    """Makes sure that no shard is trained on and evaluated on.
+    """Makes sure that no shard is trained on and evaluated on, nor one patient's images.
 
     Shards are the same where the manifests beside them say so by their SHA-256; those without one, by their location.
 
     Raises:
-        ConfigError: some are.
+        ConfigError: some are, or parts of one table share patients.
     """
     if not args.val_data:
         return
@@ -44,6 +44,33 @@ def check_held_out(args: argparse.Namespace) -> None:
             "measured on them says nothing; build held-out ones with `keepfit-clip shards build --split "
             "train=0.9,val=0.1`"
         )
+    _check_patients(training, held_out)
+
+
+def _check_patients(training: Sequence[str], held_out: Sequence[str]) -> None:
+    """Raises ConfigError where patients of one table stand on both sides, as far as manifests tell."""
+    ours, theirs = _patients(training), _patients(held_out)
+    for numbering in ours.keys() & theirs.keys():
+        both = ours[numbering] & theirs[numbering]
+        if both:
+            raise ConfigError(
+                f"{len(both)} patients of one table have images in the training shards and in those of --val-data: "
+                "build both at once with `keepfit-clip shards build --split train=0.9,val=0.1`"
+            )
+
+
+def _patients(shards: Sequence[str]) -> dict[str, set[int]]:
+    """Mark of a numbering -> running numbers of the patients in these shards' manifests."""
+    found: dict[str, set[int]] = {}
+    for manifest in shard_info(shards, "manifest.json").values():
+        told = manifest.get("patients")
+        if isinstance(told, dict) and isinstance(told.get("numbers"), str):
+            numbers = found.setdefault(str(told.get("numbering")), set())
+            for part in told["numbers"].split(","):
+                first, _, last = part.partition("-")
+                if first.isdigit() and (last or first).isdigit():
+                    numbers.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def _identities(shards: Sequence[str]) -> list[tuple[str, str]]:

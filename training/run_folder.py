@@ -30,8 +30,8 @@ from keepfit_clip.weights import load_pretrained
 __all__ = [
     "SETTINGS_NAME",
     "differing_settings",
-    "has_weights",
     "forget_places",
+    "has_weights",
     "log_names_only",
     "only_run_in",
     "prepare_run",

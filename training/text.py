@@ -42,7 +42,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from keepfit_clip.errors import ConfigError, KeepFITError, MissingWeightsError, OutputError, exit_code
+from keepfit_clip.errors import ConfigError, KeepFITError, MissingWeightsError, OutputError, exit_code, first_line
 from keepfit_clip.files import new_folder, require_free, write_json, writing
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.registry import is_keepfit_config
@@ -194,7 +194,7 @@ def _prepare(work: Path, sources, settings: TextPretraining, knowledge, tokenize
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{work}: the folder cannot be made ({error.strerror})") from error
+        raise OutputError(f"{work}: the folder cannot be made ({first_line(error)})") from error
     with FileLock(work / ".lock"):
         if not folder.exists():
             for leftover in work.glob(f".{_DATA}.*.partial"):  # of a process that was killed

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from keepfit_clip.errors import KeepFITError, OutputError
+from keepfit_clip.errors import KeepFITError, OutputError, first_line
 
 __all__ = ["file_sha256", "new_folder", "parse_json", "printable", "read_json", "require_free", "to_json",
            "write_json", "write_text", "writing"]  # fmt: skip
@@ -75,7 +75,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         lock = _locked(temporary)
     except OSError as error:
-        raise OutputError(f"{path}: the folder cannot be made ({error.strerror})") from error
+        raise OutputError(f"{path}: the folder cannot be made ({first_line(error)})") from error
     try:
         with writing(path):
             yield temporary
@@ -86,7 +86,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             (temporary / _LOCK).unlink(missing_ok=True)  # the lock itself stays until the folder is in its place
             os.replace(temporary, path)
         except OSError as error:
-            raise OutputError(f"{path} cannot be put in place ({error.strerror}): was it made meanwhile?") from error
+            raise OutputError(f"{path} cannot be put in place ({first_line(error)}): was it made meanwhile?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
@@ -145,7 +145,7 @@ def write_text(path: str | Path, content: str) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+        raise OutputError(f"{path}: cannot be written ({first_line(error)})") from error
 
 
 def write_json(path: str | Path, content: Any) -> None:

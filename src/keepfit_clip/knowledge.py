@@ -20,7 +20,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from keepfit_clip.errors import KnowledgeError
+from keepfit_clip.errors import KnowledgeError, first_line
 from keepfit_clip.files import parse_json
 
 __all__ = ["MODALITIES", "Code", "Condition", "Knowledge"]
@@ -230,7 +230,7 @@ def _read(path: Path) -> dict:
         text = _read_bounded(path)
         content = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else parse_json(text)
     except OSError as error:
-        raise KnowledgeError(f"{path}: cannot be read ({error.strerror})") from error
+        raise KnowledgeError(f"{path}: cannot be read ({first_line(error)})") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise KnowledgeError(f"{path}: neither JSON nor YAML ({' '.join(str(error).split())})") from error
     schema = json.loads(Path(__file__).with_name("knowledge.schema.json").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from keepfit_clip.config import check_model_config, check_preprocess_config
-from keepfit_clip.errors import CheckpointError, ConfigError
+from keepfit_clip.errors import CheckpointError, ConfigError, first_line
 from keepfit_clip.files import new_folder, read_json, write_json, write_text
 from keepfit_clip.model_card import CARD_NAME, model_card
 from keepfit_clip.registry import is_keepfit_config, registered_sources
@@ -44,7 +44,7 @@ def read_model_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = read_json(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from error
     if not check_config(config, str(path), Path(folder)) or "model_cfg" not in config:

@@ -89,7 +89,7 @@ def show(
 ) -> None:
     """Show one sample: what is said of it, and its picture in the terminal's colours."""
     from keepfit_clip.data.inspection import find_sample
-    from keepfit_clip.errors import OutputError
+    from keepfit_clip.errors import OutputError, first_line
     from keepfit_clip.files import printable
 
     sample = find_sample(shards, key)
@@ -101,7 +101,7 @@ def show(
         try:
             image.write_bytes(sample.image_bytes)
         except OSError as error:
-            raise OutputError(f"{image}: cannot be written ({error.strerror})") from error
+            raise OutputError(f"{image}: cannot be written ({first_line(error)})") from error
 
 
 def _in_characters(picture) -> Text:

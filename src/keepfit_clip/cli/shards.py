@@ -1,5 +1,6 @@
 """`keepfit-clip shards ...`: from labelled pictures to WebDataset shards."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +9,16 @@ from rich.markup import escape
 
 from keepfit_clip.cli import inspect
 from keepfit_clip.cli.console import StepProgress, console, error_console, show_messages
+from keepfit_clip.cli.table_options import name_value_pairs, reads_tables, tell_lines
 from keepfit_clip.errors import ConfigError
 
 app = typer.Typer(help="Build, check and look into WebDataset shards.", no_args_is_help=True)
 
-_SOURCE, _PICTURES, _PRIVATE, _WORK = "Source", "Pictures", "Leaks and privacy", "Work"
+_PICTURES, _PRIVATE, _WORK = "Pictures", "Leaks and privacy", "Work"
 
 
 @app.command()
+@reads_tables
 def build(
     source: Annotated[
         Path,
@@ -25,6 +28,7 @@ def build(
     ],
     out: Annotated[Path, typer.Option(help="new folder for the shards")],
     kind: Annotated[str, typer.Option(help="public (categories) or elite (expert captions)")],
+    source_options,
     images: Annotated[Path | None, typer.Option(help="folder the image paths are relative to")] = None,
     modality: Annotated[str | None, typer.Option(help="CFP, FFA or OCT, for rows that do not say")] = None,
     dataset: Annotated[str | None, typer.Option(help="name of the data set to store")] = None,
@@ -70,28 +74,7 @@ def build(
     keep_identifiers: Annotated[
         bool, typer.Option("--keep-identifiers", help="keep such captions as they are", rich_help_panel=_PRIVATE)
     ] = False,
-    source_kind: Annotated[
-        str,
-        typer.Option("--source", help="table, jsonl, studies, parquet, folder or shards", rich_help_panel=_SOURCE),
-    ] = "auto",
-    image_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
-    caption_column: Annotated[list[str] | None, typer.Option(help="may be repeated", rich_help_panel=_SOURCE)] = None,
-    category_column: Annotated[list[str] | None, typer.Option(help="may be repeated", rich_help_panel=_SOURCE)] = None,
-    attribute_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
-    modality_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
-    patient_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
-    eye_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
-    dataset_column: Annotated[str | None, typer.Option(rich_help_panel=_SOURCE)] = None,
-    label_name: Annotated[
-        list[str] | None,
-        typer.Option(help="what a label stands for, e.g. 0=normal; may be repeated", rich_help_panel=_SOURCE),
-    ] = None,
-    group_pattern: Annotated[
-        str | None,
-        typer.Option(help="regular expression: patient or eye in the file name", rich_help_panel=_SOURCE),
-    ] = None,
-    lang: Annotated[str | None, typer.Option(help="language of the captions, e.g. en", rich_help_panel=_SOURCE)] = None,
-    encoding: Annotated[str, typer.Option(help="of text files", rich_help_panel=_SOURCE)] = "utf-8",
+    lang: Annotated[str | None, typer.Option(help="language of the captions, e.g. en")] = None,
     samples_per_shard: Annotated[int, typer.Option(help="samples in a tar", rich_help_panel=_WORK)] = 1000,
     workers: Annotated[int | None, typer.Option(min=1, help="processes (all cores)", rich_help_panel=_WORK)] = None,
     engine: Annotated[
@@ -111,7 +94,6 @@ def build(
 ) -> None:
     """Build shards from labelled pictures. A build that was stopped goes on when it is started again."""
     from keepfit_clip.data.shards import ShardOptions, build_shards
-    from keepfit_clip.data.sources import SourceOptions
     from keepfit_clip.knowledge import Knowledge
 
     if redact and keep_identifiers:
@@ -127,26 +109,11 @@ def build(
         quality=quality,
         crop=crop,
         originals=originals,
-        split=_pairs("--split", split.split(","), float) if split else None,
+        split=name_value_pairs("--split", split.split(","), float) if split else None,
         near_duplicates=near_duplicates,
         exclude=tuple(str(path) for path in exclude or ()),
         identifiers="redact" if redact else "keep" if keep_identifiers else "refuse",
         keep_blank=keep_blank,
-    )
-    source_options = SourceOptions(
-        source=source_kind,
-        image_column=image_column,
-        caption_columns=tuple(caption_column or ()),
-        category_columns=tuple(category_column or ()),
-        attribute_column=attribute_column,
-        modality_column=modality_column,
-        patient_column=patient_column,
-        eye_column=eye_column,
-        dataset_column=dataset_column,
-        label_names=_pairs("--label-name", label_name or (), str),
-        group_pattern=group_pattern,
-        encoding=encoding,
-        lang=lang,
     )
     with StepProgress() as progress:
         report = build_shards(
@@ -155,13 +122,14 @@ def build(
             out,
             options,
             Knowledge.load(knowledge),
-            source_options,
+            replace(source_options, lang=lang),
             workers=workers,
             engine=engine,
             on_step=progress,
             restart=restart,
             accept_changes=accept_changes,
         )
+    tell_lines(report.told)
     show_messages(report.messages, "rows left out (numbers and reasons are in manifest.json)")
     if report.redacted:
         error_console.print(f"[yellow]something was blacked out in the captions of {report.redacted} samples[/]")
@@ -172,17 +140,3 @@ def build(
 
 
 inspect.add_commands(app)
-
-
-def _pairs(option: str, texts, parse) -> dict:
-    """NAME=VALUE texts as a dict."""
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        try:
-            pairs[name.strip()] = parse(value.strip())
-        except ValueError:
-            equals = ""
-        if not (equals and name.strip() and value.strip()):
-            raise ConfigError(f"{option}: {text!r} is not of the form NAME=VALUE")
-    return pairs

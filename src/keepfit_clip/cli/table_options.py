@@ -1,7 +1,7 @@
 """The options that say how a table of labelled pictures is read: the same for every command that reads one."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import typer
 from keepfit_clip.cli.console import error_console
 from keepfit_clip.errors import ConfigError
 
-__all__ = ["name_value_pairs", "reads_tables", "tell_notes"]
+__all__ = ["name_value_pairs", "reads_tables", "tell_lines", "tell_notes"]
 
 _PANEL = "How the table is read"
 _OFF = "'none' takes no column"
@@ -98,5 +98,10 @@ def name_value_pairs(option: str, texts, parse) -> dict:
 
 def tell_notes(notes) -> None:
     """Says once which columns were taken for what."""
-    for line in notes.lines():
+    tell_lines(notes.lines())
+
+
+def tell_lines(lines: Sequence[str]) -> None:
+    """The same of lines that were kept."""
+    for line in lines:
         error_console.print(line, markup=False, highlight=False, soft_wrap=True, style="dim")

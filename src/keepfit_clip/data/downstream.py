@@ -8,7 +8,7 @@ import numpy as np
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, read_records
-from keepfit_clip.errors import CategoryError, TableError
+from keepfit_clip.errors import CategoryError, TableError, first_line
 from keepfit_clip.files import read_json
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 
@@ -111,7 +111,7 @@ def read_class_file(name: str | Path) -> ClassFile:
         content = read_json(path)
     except OSError as error:
         shipped = ", ".join(list_class_files())
-        raise CategoryError(f"{name}: no such class file ({error.strerror}); shipped are {shipped}") from error
+        raise CategoryError(f"{name}: no such class file ({first_line(error)}); shipped are {shipped}") from error
     except ValueError as error:
         raise CategoryError(f"{path}: not JSON ({error})") from error
     return _checked(content, path)

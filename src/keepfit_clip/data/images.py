@@ -15,7 +15,7 @@ from keepfit_clip.data.depth import is_blank, to_8_bit
 from keepfit_clip.data.limits import MAX_IMAGE_BYTES, in_mebibytes
 from keepfit_clip.data.records import FileSlice
 from keepfit_clip.data.tiff import TiffPage, read_tiff_pages
-from keepfit_clip.errors import ImageError
+from keepfit_clip.errors import ImageError, first_line
 
 __all__ = ["BLANK", "encode_jpeg", "fit_within", "image_bytes", "image_name", "open_image"]
 
@@ -52,7 +52,7 @@ def open_image(
     except IsADirectoryError as error:
         raise ImageError(name, "a folder, where an image is meant") from error
     except PermissionError as error:
-        raise ImageError(name, f"the image file cannot be read ({error.strerror})") from error
+        raise ImageError(name, f"the image file cannot be read ({first_line(error)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(name, _too_large(max_pixels)) from error
     except (MemoryError, ImageError):
@@ -101,7 +101,7 @@ def image_bytes(image: Path | FileSlice | bytes) -> bytes:
     except IsADirectoryError as error:
         raise ImageError(image_name(image), "a folder, where an image is meant") from error
     except OSError as error:
-        raise ImageError(image_name(image), f"the image file cannot be read ({error.strerror})") from error
+        raise ImageError(image_name(image), f"the image file cannot be read ({first_line(error)})") from error
 
 
 def image_name(image: str | Path | FileSlice | bytes) -> str:

@@ -22,7 +22,7 @@ from keepfit_clip.data.records import Caption, FileSlice, Record
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import printable
 
-__all__ = ["Plan", "read_places"]
+__all__ = ["Plan", "as_ranges", "read_places"]
 
 _TABLES = f"""
     BEGIN;
@@ -39,6 +39,7 @@ _TABLES = f"""
         part TEXT,
         place INTEGER             -- position within the part
     );
+    CREATE TABLE IF NOT EXISTS numbering (mark TEXT NOT NULL);  -- by which parts know that they number patients alike
     CREATE TABLE IF NOT EXISTS patients (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
     CREATE TABLE IF NOT EXISTS rejected (row INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS done (step TEXT PRIMARY KEY);
@@ -109,6 +110,7 @@ class Plan:
             said: what a record says of its image, as text; equal texts on equal images are one sample.
         """
         self._spool.unlink(missing_ok=True)
+        numbering = hashlib.sha256()
         with open(self._spool, "wb") as spool:
             for record in records:
                 image = record.image
@@ -122,10 +124,12 @@ class Plan:
                     image = FileSlice(self._spool, spool.tell(), size)
                     spool.write(record.image)
                 patient = None if record.patient is None else self._patient_number(record.patient)
+                numbering.update(f"{patient} {size}\n".encode())
                 self._db.execute(
                     "INSERT INTO rows (row, record, said, patient, size) VALUES (?, ?, ?, ?, ?)",
                     (record.row, _to_json(record, image), _short_hash(said(record)), patient, size),
                 )
+        self._db.execute("INSERT INTO numbering VALUES (?)", (numbering.hexdigest()[:24],))
 
     def reject(self, row: int, reason: str, message: str) -> None:
         """Notes a row that is left out; `reason` names nothing of the input."""
@@ -260,6 +264,24 @@ class Plan:
             self._db.execute("UPDATE rows SET place = ? WHERE id = ?", (place, number))
         self._db.execute("CREATE INDEX by_place ON rows (part, place)")
 
+    # -- patients ---------------------------------------------------------------------------------------------------
+
+    def patients_in(self, part: str) -> dict:
+        """What a manifest says of the patients of a part: `patients`, with their running numbers as ranges and a mark
+        of the numbering, by which parts of one table know that their numbers mean the same people.
+
+        The mark is a hash of the numbers and image sizes of all rows, in order: nothing of an identifier is in it.
+        Empty where no row names a patient.
+        """
+        found = self._db.execute(
+            "SELECT DISTINCT patient FROM rows WHERE part = ? AND patient IS NOT NULL ORDER BY patient", (part,)
+        )
+        numbers = [number for (number,) in found]
+        if not numbers:
+            return {}
+        (mark,) = self._db.execute("SELECT mark FROM numbering").fetchone()
+        return {"patients": {"numbering": mark, "numbers": as_ranges(numbers)}}
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def count(self, part: str | None = None) -> int:
@@ -303,6 +325,17 @@ class Plan:
             yield from (row[1:] for row in block)
             last = block[-1][0]
         self._db.execute(f"DROP TABLE temp.{name}")
+
+
+def as_ranges(numbers: Sequence[int]) -> str:
+    """Rising whole numbers as text, such as "0-5,9"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in parts)
 
 
 def read_places(path: Path, part: str, start: int, stop: int) -> list[tuple[Record, int | None]]:

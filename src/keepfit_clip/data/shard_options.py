@@ -1,6 +1,7 @@
 """What a build of shards is asked for, and what it tells when it is done."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,8 @@ class ShardOptions:
             raise ShardError("originals are neither sized nor cropped: leave the size and the crop out")
         if self.split is not None:
             shares = list(self.split.values())
-            if len(shares) < 2 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            positive = all(math.isfinite(share) and share > 0 for share in shares)
+            if len(shares) < 2 or not positive or abs(sum(shares) - 1) > 1e-6:
                 raise ShardError(f"the shares of a split, two or more, must add up to 1; these are {shares}")
             if any(not name.replace("_", "").replace("-", "").isalnum() for name in self.split):
                 raise ShardError(f"the parts of a split become folders; {list(self.split)} cannot")
@@ -95,6 +97,7 @@ class ShardReport:
         rejected: (row number, reason) of rows left out; reasons name nothing of the input.
         messages: the same errors in full, for the terminal only.
         redacted: samples in whose captions something was blacked out.
+        told: which columns were taken for what, for the terminal only.
     """
 
     samples: int = 0
@@ -105,6 +108,7 @@ class ShardReport:
     rejected: list[tuple[int, str]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     redacted: int = 0
+    told: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> "ShardReport":

@@ -111,6 +111,12 @@ def _list_part(part: str) -> list[str]:
             found += _list_remote_folder(location)
         else:
             found.append(location)
+    other = [shard for shard in found if is_local(shard) and os.path.isfile(shard) and ".tar" not in Path(shard).name]
+    if other:
+        raise ShardError(
+            f"{other[0]}: is no shard (*.tar); make shards of a table with `keepfit-clip shards build` and give their "
+            "folder"
+        )
     missing = [shard for shard in found if not exists(shard)]
     if missing:
         raise ShardError(f"{missing[0]}: no such shard or shard folder")

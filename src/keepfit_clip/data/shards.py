@@ -39,9 +39,9 @@ from keepfit_clip.data.shard_writer import (
     reading_leftovers,
     write_shard,
 )
-from keepfit_clip.data.sources import SourceOptions, find_source, read_records
-from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerError
-from keepfit_clip.files import require_free, write_json, writing
+from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, read_records
+from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerError, first_line
+from keepfit_clip.files import read_json, require_free, write_json, writing
 from keepfit_clip.knowledge import Knowledge
 
 __all__ = ["DATA_SCHEMA", "KINDS", "ShardOptions", "ShardReport", "build_shards"]
@@ -52,6 +52,7 @@ _ROWS = "rows"  # the first step of a plan
 _NAMED = 3  # files of each kind that an error names
 _LOCK = "lock"
 _FINISHED = "finished.json"  # the report of a build that only has to be put in place
+_NOTES = "notes.json"  # which columns were taken for what
 
 
 def build_shards(
@@ -116,7 +117,7 @@ def _locked(work: Path, out: Path) -> Iterator[None]:
     except Timeout as error:
         raise OutputError(f"{out}: another build is writing it") from error
     except OSError as error:
-        raise OutputError(f"{out}: the folder cannot be made ({error.strerror})") from error
+        raise OutputError(f"{out}: the folder cannot be made ({first_line(error)})") from error
     try:
         yield
     finally:
@@ -244,7 +245,9 @@ class _Build:
         def read() -> None:
             plan.inputs.clear()
             plan.inputs.note_all(self._places())  # before they are read: what changes meanwhile is noticed too
-            plan.add(self._records(plan, rows), self._said)
+            notes = SourceNotes()
+            plan.add(self._records(plan, rows, notes), self._said)
+            write_json(self.work / _NOTES, notes.lines())
 
         plan.step(_ROWS, read)
         if not plan.count():
@@ -271,12 +274,13 @@ class _Build:
             self.on_step("reading the sets to exclude", 0, None)
             ImageIndex.of(options.exclude).save(self.work / EXCLUDED)
 
-    def _records(self, plan: Plan, rows: set[int] | None) -> Iterator:
+    def _records(self, plan: Plan, rows: set[int] | None, notes: SourceNotes) -> Iterator:
         def reject(error) -> None:
             if rows is None or error.row in rows:
                 plan.reject(error.row, error.reason, str(error))
 
-        for number, record in enumerate(read_records(self.source, self.images, reject, self.source_options), start=1):
+        records = read_records(self.source, self.images, reject, self.source_options, notes)
+        for number, record in enumerate(records, start=1):
             if number % 1000 == 0:
                 self.on_step("reading the source", number, None)
             if rows is None or record.row in rows:
@@ -337,7 +341,7 @@ class _Build:
 
     def _finish(self, plan: Plan, jobs: list[ShardJob]) -> ShardReport:
         """Writes the lists beside the tars."""
-        whole = ShardReport()
+        whole = ShardReport(told=read_json(self.work / _NOTES))
         for row, reason, message in plan.rejected():
             whole.reject(row, reason, message)
         parts = {part: ShardReport() for part in self.options.split or [""]}
@@ -353,11 +357,11 @@ class _Build:
                     f"({len(whole.rejected)} rejected).{first}"
                 )
             if part:
-                self._write_lists(self.shards / part, report)
+                self._write_lists(self.shards / part, report, plan.patients_in(part))
         if self.options.split:
             write_json(self.shards / "manifest.json", {**self._manifest(whole), "parts": list(parts)})
         else:
-            self._write_lists(self.shards, whole)
+            self._write_lists(self.shards, whole, plan.patients_in(""))
         return whole
 
     def _put_in_place(self, finished: Path) -> ShardReport:
@@ -372,14 +376,14 @@ class _Build:
                 os.replace(self.shards, self.out)
             except OSError as error:
                 raise OutputError(
-                    f"{self.out} cannot be put in place ({error.strerror}): was it made meanwhile?"
+                    f"{self.out} cannot be put in place ({first_line(error)}): was it made meanwhile?"
                 ) from error
         shutil.rmtree(self.work, ignore_errors=True)
         return report
 
-    def _write_lists(self, folder: Path, report: ShardReport) -> None:
+    def _write_lists(self, folder: Path, report: ShardReport, patients: dict) -> None:
         write_json(folder / "sizes.json", {name: shard["samples"] for name, shard in report.shards.items()})
-        write_json(folder / "manifest.json", self._manifest(report))
+        write_json(folder / "manifest.json", {**self._manifest(report), **patients})
 
     def _manifest(self, report: ShardReport) -> dict:
         """What stands in manifest.json: counts, hashes and row numbers, nothing that names an input."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from keepfit_clip.data.duplicates import both_views
 from keepfit_clip.data.records import FileSlice, Record
-from keepfit_clip.errors import ImageError, KeepFITError, OutputError
+from keepfit_clip.errors import ImageError, KeepFITError, OutputError, first_line
 from keepfit_clip.evaluation import image_batches
 from keepfit_clip.files import file_sha256
 from keepfit_clip.loading import LoadedModel
@@ -280,7 +280,7 @@ def _content_hash(record: Record, number: int, unreadable: dict[int, ImageError]
         content = record.image.read() if isinstance(record.image, FileSlice) else record.image
         return hashlib.sha256(content).hexdigest()
     except OSError as error:
-        unreadable[number] = ImageError(str(record.image), f"cannot be read ({error.strerror})")
+        unreadable[number] = ImageError(str(record.image), f"cannot be read ({first_line(error)})")
         return None
 
 

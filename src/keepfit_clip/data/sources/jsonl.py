@@ -8,7 +8,7 @@ from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
-from keepfit_clip.errors import TableError
+from keepfit_clip.errors import TableError, first_line
 
 __all__ = ["fits", "read"]
 
@@ -46,7 +46,7 @@ def read(
                 except TableError as error:
                     yield error if error.row else row_error(path, number, "lacks an image, or a caption and a category")
     except OSError as error:
-        raise TableError(f"{path}: cannot be read ({error.strerror})") from error
+        raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
     except UnicodeError as error:
         raise TableError(f"{path}: not text in {options.encoding.upper()} ({error}); give --encoding") from error
     if number == 0:

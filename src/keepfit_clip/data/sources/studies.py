@@ -13,7 +13,7 @@ from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
-from keepfit_clip.errors import TableError
+from keepfit_clip.errors import TableError, first_line
 
 __all__ = ["fits", "read"]
 
@@ -36,7 +36,7 @@ def read(
     try:
         content = json.loads(path.read_text(encoding=options.encoding).removeprefix("\ufeff"))
     except OSError as error:
-        raise TableError(f"{path}: cannot be read ({error.strerror})") from error
+        raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
     except (ValueError, RecursionError) as error:
         raise TableError(f"{path}: not a JSON file ({error})") from error
     if options.patient_column is None:  # the images of a study belong together

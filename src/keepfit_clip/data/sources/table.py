@@ -11,7 +11,7 @@ from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
-from keepfit_clip.errors import TableError
+from keepfit_clip.errors import TableError, first_line
 
 __all__ = ["fits", "read"]
 
@@ -57,7 +57,7 @@ def read(
                 except TableError as error:
                     yield error
     except OSError as error:
-        raise TableError(f"{path}: cannot be read ({error.strerror})") from error
+        raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
     except (UnicodeError, csv.Error) as error:
         raise TableError(
             f"{path}: not a CSV in {options.encoding.upper()} ({error}); give --encoding, e.g. gb18030 or cp1252"
