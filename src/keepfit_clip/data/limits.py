@@ -13,6 +13,8 @@ __all__ = [
     "MAX_TEXT_BYTES",
     "check_description",
     "in_mebibytes",
+    "is_unicode",
+    "json_text",
     "text_problem",
 ]
 
@@ -31,13 +33,31 @@ def text_problem(text: str) -> str | None:
     """What makes a text unusable: it is empty, too long, or holds half of a character; None where nothing does."""
     if len(text) > MAX_TEXT:
         return f"is longer than {MAX_TEXT} characters"
-    if not text.strip():
+    if not text or text.isspace():
         return "is empty"
+    if not is_unicode(text):
+        return "holds half of a character (a lone surrogate)"
+    return None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written in UTF-8."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "holds half of a character (a lone surrogate)"
-    return None
+        return False
+    return True
+
+
+def json_text(content: bytes) -> str:
+    """The text of a JSON file, strictly UTF-8; Python's own reading of bytes lets halves of characters in.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return content.removeprefix(b"\xef\xbb\xbf").decode()
 
 
 def check_description(description) -> None:
@@ -55,14 +75,12 @@ def check_description(description) -> None:
     captions = description.get("captions", [])
     if not isinstance(captions, list) or not all(isinstance(caption, dict) for caption in captions):
         raise ValueError('its "captions" are not a list of {"lang", "text"}')
-    for name in ("categories", "attributes"):
-        _check_texts(f'a text of its "{name}"', description.get(name, []))
+    _check_texts('a text of its "categories"', description.get("categories", []))
+    _check_texts('a text of its "attributes"', description.get("attributes", []))
     _check_texts('a text of its "captions"', [caption.get("text") for caption in captions])
     _check_texts('a language of its "captions"', [caption.get("lang", "en") for caption in captions])
-    for name in ("dataset", "group"):
-        value = description.get(name)
-        if value not in (None, "") and not (name == "group" and isinstance(value, int)):
-            _check_texts(f'its "{name}"', [value])
+    _check_texts('its "dataset"', [value] if (value := description.get("dataset")) not in (None, "") else [])
+    _check_texts('its "group"', [value] if not isinstance(value := description.get("group") or 0, int) else [])
     for name, values in (("captions", captions), ("categories", description.get("categories", []))):
         if len(values) > MAX_IDS:
             raise ValueError(f'it has {len(values)} "{name}"; at most {MAX_IDS} are supported')
@@ -72,9 +90,9 @@ def check_description(description) -> None:
 
 
 def _check_texts(what: str, values) -> None:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+    if not isinstance(values, list):
         raise ValueError(f"{what} is not a text")
     for value in values:
-        problem = text_problem(value)
-        if problem:
+        problem = text_problem(value) if isinstance(value, str) else "is not a text"
+        if problem is not None:
             raise ValueError(f"{what} {problem}")

@@ -13,7 +13,7 @@ import braceexpand
 from PIL import Image
 
 from keepfit_clip.data.images import open_image
-from keepfit_clip.data.limits import check_description
+from keepfit_clip.data.limits import check_description, json_text
 from keepfit_clip.data.locations import beside, exists, is_local, read_text
 from keepfit_clip.data.records import FileSlice
 from keepfit_clip.data.tars import IMAGE_MEMBERS, read_tar
@@ -268,7 +268,7 @@ def _parse(shard: str, sample: RawSample) -> ShardSample:
     if sample.image is None or "json" not in sample.members:
         raise ShardError(f"{where}: has no image or no .json")
     try:
-        description = json.loads(sample.members["json"].decode("utf-8-sig"))
+        description = json.loads(json_text(sample.members["json"]))
         check_description(description)
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{where}: its .json is not a description of a sample ({error})") from error

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from keepfit_clip.data.limits import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, in_mebibytes
+from keepfit_clip.data.limits import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, in_mebibytes, is_unicode
 from keepfit_clip.data.locations import is_local, open_location
 from keepfit_clip.data.records import FileSlice
 from keepfit_clip.errors import ShardError
@@ -85,7 +85,7 @@ def _member(tar: tarfile.TarFile, entry: tarfile.TarInfo, slices: Path | None) -
     if not (entry.isreg() and stem and suffix in _MEMBERS):
         return None
     key = entry.name[: len(entry.name) - len(suffix) - 1]
-    if not _is_text(key):
+    if not is_unicode(key):  # bytes that are no UTF-8 come as halves of characters
         return TarMember(key, suffix, None, "its name is not UTF-8")
     limit = MAX_IMAGE_BYTES if suffix in IMAGE_MEMBERS else MAX_TEXT_BYTES
     if entry.size > limit:
@@ -93,14 +93,6 @@ def _member(tar: tarfile.TarFile, entry: tarfile.TarInfo, slices: Path | None) -
     if slices is not None and suffix in IMAGE_MEMBERS:
         return TarMember(key, suffix, FileSlice(slices, entry.offset_data, entry.size))
     return TarMember(key, suffix, tar.extractfile(entry).read())
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8 come as halves of characters
-        return False
-    return True
 
 
 class _Header(tarfile.TarInfo):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from keepfit_clip.data.limits import check_description
+from keepfit_clip.data.limits import check_description, json_text
 from keepfit_clip.data.records import Caption, Record
 from keepfit_clip.data.shard_reader import RawSample, list_shards, read_raw_samples
 from keepfit_clip.data.sources.cells import RowReader, row_error
@@ -53,7 +53,7 @@ def _records(shard: str, number: int, sample: RawSample, reader: RowReader) -> l
     if sample.image is None:
         raise row_error(shard, number, "has no image")
     try:
-        stored = json.loads(sample.members.get("json", b"{}").decode("utf-8-sig"))
+        stored = json.loads(json_text(sample.members.get("json", b"{}")))
         text = sample.members.get("txt", b"").decode()
         if not isinstance(stored, dict):
             raise ValueError("not an object")
