@@ -132,7 +132,7 @@ def test_what_is_over_is_forgotten(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
         if "fresh" not in name:
-            os.utime(tmp_path / name, (time.time() - 600,) * 2)
+            os.utime(tmp_path / name, (time.time() - 700,) * 2)
     _forget(sessions, tmp_path)
     assert list(sessions.session_data) == list(sessions.time_last_used) == ["open"]
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["fresh.png"]
@@ -494,6 +494,27 @@ def test_an_example_given_as_an_upload_stays_for_everybody(address, service, tmp
     _Handlers(service, tmp_path / "uploads").uploaded([str(example), str(upload), str(link)], "guess", [], "similarity")
     assert example.exists()
     assert not upload.exists()
+
+
+def test_files_that_wait_for_others_are_not_taken_for_left_behind(service, tmp_path):
+    uploads = tmp_path / "uploads"
+    paths = []
+    for number in range(2):
+        (uploads / f"{number}").mkdir(parents=True)
+        paths.append(shutil.copy(drawn(tmp_path, number), uploads / f"{number}" / "eye.png"))
+        os.utime(paths[-1], (time.time() - 3600,) * 2)
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(service, name)
+
+        def look(self, image):
+            _forget(SimpleNamespace(session_data={}, time_last_used={}), uploads)  # as the page's watch does
+            return service.look(image)
+
+    seen, *_ = _Handlers(Slow(), uploads).uploaded([str(path) for path in paths], "guess", [], "similarity")
+    assert len(seen) == 2
+    assert files_below(uploads) == []
 
 
 def test_what_a_session_keeps_of_a_large_picture_is_small(service):

@@ -43,7 +43,7 @@ _MAX_UPLOAD = MAX_IMAGES * _MAX_FILE + 1_000_000
 _SESSIONS = 6  # that hold pictures at a time; the one not used for longest goes
 _WAITING = 64  # requests to the model
 _KEPT = 1800  # seconds that an idle session stays in memory
-_UPLOAD_KEPT = 120  # seconds that a file stays whose upload was broken off
+_UPLOAD_KEPT = 600  # seconds that a file stays which nobody comes for: its upload broke off, or others are before it
 _WATCH = 15  # seconds between two looks for them
 _GONE = "The images are no longer in memory: upload them again."
 _NOTE = (
@@ -81,7 +81,7 @@ def running_page(
     with tempfile.TemporaryDirectory(prefix="keepfit-app-") as folder:
         uploads, examples = Path(folder) / "uploads", Path(folder) / "examples"
         uploads.mkdir()
-        with _environment(GRADIO_TEMP_DIR=str(uploads), GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False"):
+        with _environment(uploads):
             page = _build(service, title, _draw_examples(examples), uploads)
             try:
                 address = _launch(page, host, port, names, examples)
@@ -92,13 +92,18 @@ def running_page(
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Variables of the environment, while the block runs."""
-    before = {name: os.environ.get(name) for name in values}
+def _environment(uploads: Path) -> Iterator[None]:
+    """Gradio's switches and the place of temporary files, also of uploads that break off, while the block runs."""
+    values = {
+        "GRADIO_TEMP_DIR": str(uploads), "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"
+    }  # fmt: skip
+    before, temporary = {name: os.environ.get(name) for name in values}, tempfile.tempdir
     os.environ.update(values)
+    tempfile.tempdir = str(uploads)
     try:
         yield
     finally:
+        tempfile.tempdir = temporary
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -277,6 +282,7 @@ class _Handlers:
         paths, seen, problems = [Path(file) for file in files or ()], [], []
         try:
             for number, path in enumerate(paths[:MAX_IMAGES], start=1):
+                self._keep(paths[number - 1 :])
                 try:
                     seen.append(self.service.look(open_image(path.read_bytes(), max_pixels=MAX_PIXELS)))
                 except OSError:
@@ -289,6 +295,13 @@ class _Handlers:
             self._remove(paths)
             _give_memory_back()
         return self._shown(seen, problems, modality, categories, kind)
+
+    def _keep(self, paths: Sequence[Path]) -> None:
+        """Says that files are waited for, so that they are not taken for left behind while others are looked at."""
+        for path in paths:
+            with suppress(OSError):
+                if path.resolve().is_relative_to(self.uploads):
+                    os.utime(path)
 
     def _remove(self, paths: Sequence[Path]) -> None:
         """Removes uploads; a file of the page's own, which anybody can name as an upload, stays."""
