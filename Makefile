@@ -36,13 +36,24 @@ docs: $(VENV)/.installed
 check-docs: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/test_docs.py
 
+# All measurements; with SMALL=1 they only show that each of them runs.
+ifdef SMALL
+IMPORT_TIME = --runs 1
+CPU_STEP = --steps 1
+DRAW = --count 24
+DATA_LOADING = --sizes 224 --workers 1 --batches 4
+SHARD_BUILDING = --images 24 --rows 100
+MANY_SHARDS = --shards 400
+endif
+
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/cpu_step.py
-	$(BIN)/python benchmarks/draw.py
-	$(BIN)/python benchmarks/data_loading.py
-	$(BIN)/python benchmarks/shard_building.py
-	$(BIN)/python benchmarks/many_shards.py
+	$(BIN)/python benchmarks/import_time.py $(IMPORT_TIME)
+	$(BIN)/python benchmarks/cpu_step.py $(CPU_STEP)
+	$(BIN)/python benchmarks/draw.py $(DRAW)
+	$(BIN)/python benchmarks/data_loading.py $(DATA_LOADING)
+	$(BIN)/python benchmarks/shard_building.py $(SHARD_BUILDING)
+	$(BIN)/python benchmarks/many_shards.py $(MANY_SHARDS)
+	$(BIN)/python benchmarks/identifiers.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,14 +1,14 @@
 """What `import keepfit_clip` adds to `import open_clip`, side by side in fresh processes.
 
-python benchmarks/import_time.py
+python benchmarks/import_time.py [--runs 7]
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
 import time
 
-RUNS = 7
 ADDED_LIMIT = 0.3  # seconds
 
 
@@ -19,9 +19,11 @@ def seconds(code: str) -> float:
 
 
 def main() -> None:
-    pairs = []
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=7)
+    runs, pairs = parser.parse_args().runs, []
     seconds("import open_clip, keepfit_clip")  # warm the file cache
-    for _ in range(RUNS):
+    for _ in range(runs):
         pairs.append((seconds("import open_clip"), seconds("import open_clip, keepfit_clip")))
     alone, both = (statistics.median(column) for column in zip(*pairs, strict=True))
     added = statistics.median(b - a for a, b in pairs)
