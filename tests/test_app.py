@@ -366,6 +366,19 @@ def test_two_uploads_at_once(browse, tmp_path):
         assert page.locator(".kf-card").count() == count
 
 
+def test_the_session_not_used_for_longest_is_told_to_upload_again(browse, tmp_path):
+    first = browse()
+    first.set_input_files("input[type=file]", drawn(tmp_path))
+    first.wait_for_selector(".kf-card")
+    for _ in range(4):
+        other = browse()
+        other.locator("#kf-examples img").first.click()
+        other.wait_for_selector(".kf-card")
+    first.get_by_label("OCT", exact=True).click()
+    first.wait_for_selector(".kf-problem")
+    assert "upload them again" in first.inner_text("#kf-results")
+
+
 def test_a_phone_wide_window_and_an_example(browse):
     page = browse(390, 844)
     page.locator("#kf-examples img").nth(1).click()

@@ -95,7 +95,8 @@ def test_judge_as_a_program(drawn, tmp_path):
     assert "/no/model is no model folder" in failed.stderr.splitlines()[-1]
 
 
-def test_metrics_and_page_of_a_finished_demo(scores, run, drawn, tmp_path):
+def test_metrics_and_page_of_a_finished_demo(scores, run, shards, drawn, tmp_path):
+    (tmp_path / "shards").symlink_to(shards)
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "test").symlink_to(drawn)
     (tmp_path / "stage2").symlink_to(run)

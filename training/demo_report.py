@@ -133,7 +133,7 @@ def build_page(out: Path, metrics: dict, answers: Section) -> str:
         figures,
         [
             text_section(m["textual_pretraining"]),
-            *training_sections(out / "stage2"),
+            *training_sections(out / "stage2", [out / "shards" / kind for kind in ("public", "elite")]),
             Section(
                 "Zero-shot classification",
                 _CONTROLS,

@@ -40,7 +40,7 @@ _SHOWN = 512  # longest side of a picture on the page
 _TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"]
 _MAX_FILE = 25_000_000  # bytes
 _MAX_UPLOAD = MAX_IMAGES * _MAX_FILE + 1_000_000
-_SESSIONS = 6  # that hold pictures at a time; the one not used for longest goes
+_SESSIONS = 4  # that hold pictures at a time; the one not used for longest goes
 _WAITING = 64  # requests to the model
 _KEPT = 1800  # seconds that an idle session stays in memory
 _UPLOAD_KEPT = 600  # seconds that a file stays which nobody comes for: its upload broke off, or others are before it
@@ -254,8 +254,9 @@ def _build(service: Service, title: str, examples: list[tuple[str, str]], upload
                 gr.Markdown("### Where does it look?")
                 kinds = list(MAPS) if service.has_captions else list(MAPS[:2])
                 kind = gr.Radio(kinds, value=MAPS[0], label="Map", info="attention is of words of the caption")
-                number = gr.Dropdown([], label="Image", elem_id="kf-number")
-                target = gr.Dropdown([], label="Category or word", elem_id="kf-target")
+                # Any value comes through: of a session that is gone Gradio knows no choices, and we say so ourselves.
+                number = gr.Dropdown([], label="Image", elem_id="kf-number", allow_custom_value=True)
+                target = gr.Dropdown([], label="Category or word", elem_id="kf-target", allow_custom_value=True)
                 heat = gr.HTML(elem_classes="kf-heat", elem_id="kf-heat")
             with gr.Column(scale=3, min_width=300):
                 results = gr.HTML("<p class='kf-soft'>Drop an image, or click an example.</p>", elem_id="kf-results")
@@ -327,7 +328,8 @@ class _Handlers:
 
         choices = _named(categories)
         if kind == "attention":
-            choices = self.service.words(seen[int(number) - 1]) if seen and number else []
+            image = _numbered(seen, number)
+            choices = self.service.words(image) if image else []
         chosen = target if target in choices else choices[0] if choices else None
         heat = self.heat(seen, modality, categories, kind, number, chosen)
         return gr.update(choices=choices, value=chosen), heat
@@ -336,10 +338,10 @@ class _Handlers:
         """The heat map of a category or a word."""
         if number and not seen:
             return _render([], [_GONE], "")
-        if not number or not target:
+        image = _numbered(seen, number)
+        if image is None or not target:
             return ""
         try:
-            image = seen[int(number) - 1]
             overlay = self.service.heat(image, kind, target, _named(categories), _told(modality))
         except KeepFITError as error:
             return _render([], [str(error)], "")
@@ -374,6 +376,11 @@ class _Handlers:
                 }
             )
         return _render(cards, problems, table)
+
+
+def _numbered(seen: list[Seen], number: str | None) -> Seen | None:
+    """The image that a number on the page stands for, if it is one."""
+    return dict(zip(map(str, range(1, len(seen) + 1)), seen, strict=True)).get(number)
 
 
 def _named(categories: Sequence[str]) -> tuple[str, ...]:
