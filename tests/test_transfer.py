@@ -518,7 +518,10 @@ def test_domain_shift_learns_here_and_tests_there(exported, coloured, tmp_path):
     rows = []
     for number in range(6):
         name = list(COLOURS)[number % 3]
-        Image.new("RGB", (30, 30), COLOURS[list(COLOURS)[(number + 1) % 3]]).save(there / f"{number}.png")  # all wrong
+        colour = Image.new("RGB", (30, 30), COLOURS[list(COLOURS)[(number + 1) % 3]])  # all wrong
+        Image.blend(colour, Image.linear_gradient("L").resize((30, 30)).convert("RGB"), 0.1).save(
+            there / f"{number}.png"
+        )
         rows.append((f"{number}.png", name))
     write_table(there / "t.csv", ("image", "label"), rows)
     here = encode_set(loaded, read_downstream(coloured / "table.csv", coloured))
