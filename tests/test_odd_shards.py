@@ -260,4 +260,4 @@ def test_odd_shards_are_read_or_counted(tmp_path, tokenizer, seed):
 
 @pytest.mark.slow
 def test_a_minute_of_odd_shards(tmp_path, tokenizer):
-    assert fuzz(tmp_path, tokenizer, 1000, 60) > 50
+    assert fuzz(tmp_path, tokenizer, 1000, 60) > 10
