@@ -76,7 +76,7 @@ def test_captions_that_cannot_be_scored(monkeypatch):
         with pytest.raises(ConfigError, match="an expert's caption for each"):
             score_captions(written, references)
     monkeypatch.setitem(__import__("sys").modules, "pycocoevalcap", None)
-    with pytest.raises(MissingExtraError, match=r"keepfit-clip\[captions\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install pycocoevalcap"):
         score_captions(["a"], [["a"]])
 
 

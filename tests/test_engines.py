@@ -30,7 +30,7 @@ def test_engines_that_cannot_be_used_say_so(monkeypatch):
     with pytest.raises(ShardError, match="engine is 'threads'; it can be processes or ray"):
         require_engine("threads")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"keepfit-clip\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install ray"):
         require_engine("ray")
 
 

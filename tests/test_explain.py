@@ -151,7 +151,7 @@ def test_what_cannot_be_explained(loaded, monkeypatch):
     with pytest.raises(CategoryError, match="stand twice"):
         Explainer(loaded, ["normal", "normal"])
     monkeypatch.setitem(__import__("sys").modules, "pytorch_grad_cam", None)
-    with pytest.raises(MissingExtraError, match=r"keepfit-clip\[explain\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install grad-cam"):
         Explainer(loaded, CATEGORIES)(Image.new("RGB", (64, 64)))
     monkeypatch.setattr(loaded.model, "text_decoder", None)
     with pytest.raises(ConfigError, match="name some"):

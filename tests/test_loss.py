@@ -151,7 +151,7 @@ def step(rows, distributed=False, flags=(), device="cpu", config=None):
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if distributed else model
     texts = BatchEncoding({key: value[rows] for key, value in texts.items()}).to(device)
-    run = _Run(["--public-data", "p", "--public-caption-weight", "0.3", "--name", "n", *flags])
+    run = _Run(["--public-data", "p", "--elite-data", "e", "--public-caption-weight", "0.3", "--name", "n", *flags])
     loss = run.create_loss(upstream_parse_args(upstream_argv(run.args, run.rest, "p")))
     terms = loss(**wrapped(images[rows].to(device), texts))
     sum(terms.values()).backward()

@@ -10,6 +10,7 @@ import fsspec
 from webdataset.gopen import gopen
 
 from keepfit_clip.errors import MissingExtraError, ShardError
+from keepfit_clip.extras import install_command
 
 __all__ = ["beside", "exists", "is_local", "open_location", "read_text"]
 
@@ -155,7 +156,7 @@ def _open_remote(location: str) -> BinaryIO:
     try:
         filesystem, path = fsspec.core.url_to_fs(location, **options)
     except ImportError as error:
-        raise MissingExtraError(f"{location}: {error}; or pip install 'keepfit-clip[remote]'") from error
+        raise MissingExtraError(f"{location}: {error}; or {install_command('remote')}") from error
     except ValueError as error:
         raise ShardError(f"{location}: {error}") from error
     return filesystem.open(path, "rb", block_size=_BLOCK, cache_type="readahead")
