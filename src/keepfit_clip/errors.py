@@ -14,8 +14,7 @@
     ├── TextTooLongError      a text does not fit into the model's context
     ├── CorpusError           a text corpus cannot be used for textual pretraining
     ├── OutputError           a result cannot be written: something stands there, no space, no permission
-    └── NonFiniteError        features or scores are NaN or infinite
-        └── NonFiniteLossError    a loss term became so
+    └── NonFiniteError        features or scores are NaN or infinite; NonFiniteLossError, below it: a loss term is
 
 Errors about single images and rows carry `reason`, a sentence without any name out of the input: only `reason` may
 enter a manifest or a report. The full message, which may name the user's own file, is for the terminal.
