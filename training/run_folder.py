@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.export import RUN_MODEL
-from keepfit_clip.files import new_folder, write_json, write_text
+from keepfit_clip.files import new_folder, read_json, write_json, write_text
 from keepfit_clip.model_folder import CONFIG_NAME, read_model_config, write_model_folder
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
@@ -198,11 +198,13 @@ def write_settings(run: Path, flags: dict) -> None:
 
 
 def _counts(place: str) -> dict | None:
-    """What a manifest counts, or None where there is none at hand."""
-    manifest = Path(place) / "manifest.json"
-    if not place or not manifest.is_file():
+    """What a manifest counts, or None where none that can be read is at hand."""
+    try:
+        told = read_json(Path(place) / "manifest.json")
+    except (OSError, ValueError):
         return None
-    told = json.loads(manifest.read_text(encoding="utf-8"))
+    if not place or not isinstance(told, dict):
+        return None
     counts = {name: told.get(name) for name in ("samples", "modalities", "categories")}
     return {**counts, "rejected": len(told.get("rejected", []))}
 

@@ -9,7 +9,7 @@ from typing import Any
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from keepfit_clip.errors import ShardError, WorkerError
+from keepfit_clip.errors import ShardError, WorkerError, first_line
 from keepfit_clip.extras import require_extra
 
 __all__ = ["ENGINES", "require_engine", "run_jobs"]
@@ -75,7 +75,7 @@ def _on_ray(function: Callable[[Any], Any], jobs: Sequence, workers: int | None)
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", **local)
         except (OSError, RuntimeError, ValueError) as error:  # ConnectionError, where the cluster does not answer
-            raise WorkerError(f"Ray cannot be reached or started: {_first_line(error)}") from error
+            raise WorkerError(f"Ray cannot be reached or started: {first_line(error)}") from error
     try:
         remote = ray.remote(function)
         at_once = workers or int(ray.cluster_resources().get("CPU", 1))
@@ -88,11 +88,7 @@ def _on_ray(function: Callable[[Any], Any], jobs: Sequence, workers: int | None)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayError as error:
-        raise WorkerError(f"Ray: {_first_line(error)}; what was finished is kept") from error
+        raise WorkerError(f"Ray: {first_line(error)}; what was finished is kept") from error
     finally:
         if started:
             ray.shutdown()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from keepfit_clip.data.duplicates import both_views
 from keepfit_clip.data.records import FileSlice, Record
-from keepfit_clip.errors import ImageError, KeepFITError, OutputError, first_line
+from keepfit_clip.errors import ImageError, KeepFITError, NonFiniteError, OutputError, first_line
 from keepfit_clip.evaluation import image_batches
 from keepfit_clip.files import file_sha256
+from keepfit_clip.finite import finite_rows
 from keepfit_clip.loading import LoadedModel
 from keepfit_clip.model_folder import CONFIG_NAME, WEIGHTS_NAME, require_model
 
@@ -285,8 +286,9 @@ def _content_hash(record: Record, number: int, unreadable: dict[int, ImageError]
 
 
 def _check_finite(rows: Sequence[ImageRow], records: Sequence[Record]) -> None:
-    for row, record in zip(rows, records, strict=True):
-        if not (np.isfinite(row.pooled).all() and np.isfinite(row.projected).all()):
-            raise KeepFITError(
+    values = np.stack([np.concatenate([row.pooled, row.projected]) for row in rows])
+    for record, finite in zip(records, finite_rows(values), strict=True):
+        if not finite:
+            raise NonFiniteError(
                 f"the features of row {record.row} are not finite: the weights are broken, or its image is"
             )
