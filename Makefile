@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint smoke docs check-docs bench clean
+.PHONY: demo test test-long lint smoke docs check-docs bench clean
 
 # Everything a fresh machine needs: an environment of its own, the package and what the demo and the tests use.
 $(VENV)/.installed: setup.cfg setup.py
@@ -31,6 +31,10 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html --doctree-dir runs/docs-cache docs runs/docs
 	@echo "-> runs/docs/index.html"
+
+# What takes many seconds each: programs of several processes, a browser with many visitors.
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 # Every command and Python block of README and docs, in small.
 check-docs: $(VENV)/.installed

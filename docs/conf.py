@@ -1,5 +1,8 @@
 """The site: `make docs` builds it into runs/docs, and fails at a warning."""
 
+import pkgutil
+from importlib import import_module
+
 import keepfit_clip
 
 project = "keepfit_clip"
@@ -21,3 +24,35 @@ autodoc_default_options = {"members": True, "show-inheritance": False}
 napoleon_google_docstring = True
 napoleon_use_param = False  # "Args" names several arguments in a line here and there
 napoleon_use_rtype = False
+
+
+def modules(package):
+    """Names of a package's modules that have public names, those of each package together."""
+    found = sorted(pkgutil.iter_modules(package.__path__, f"{package.__name__}."), key=lambda module: module.ispkg)
+    for module in found:
+        if module.name.rpartition(".")[2] in ("cli", "__main__"):  # the command line says itself what it can
+            continue
+        loaded = import_module(module.name)
+        if getattr(loaded, "__all__", None) and not module.ispkg:
+            yield module.name
+        if module.ispkg:
+            yield from modules(loaded)
+
+
+def fill_in_modules(app, name, source):
+    """Writes a section for each module into api.md."""
+    if name != "api":
+        return
+    parts, room = [], None
+    for module in modules(keepfit_clip):
+        package = module.rpartition(".")[0]
+        if package != room:
+            parts.append(f"## {package}")
+            room = package
+        parts.append(f"### {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```")
+    source[0] = source[0].replace("MODULES", "\n\n".join(parts))
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("source-read", fill_in_modules)

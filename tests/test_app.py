@@ -351,9 +351,11 @@ def test_a_text_file_named_png_is_told_and_the_page_lives_on(browse, tmp_path):
     page.set_input_files("input[type=file]", str(tmp_path / "note.png"))
     page.wait_for_selector(".kf-problem")
     assert "File 1: not an image" in page.inner_text("#kf-results")
-    page.set_input_files("input[type=file]", [str(tmp_path / "empty.png"), drawn(tmp_path)])
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "blank.png")
+    page.set_input_files("input[type=file]", [str(tmp_path / f"{n}.png") for n in ("empty", "blank")] + [drawn(tmp_path)])
     page.wait_for_selector(".kf-card")
     assert "File 1: the image file is empty" in page.inner_text("#kf-results")
+    assert "File 2: the picture shows nothing" in page.inner_text("#kf-results")
     assert page.locator(".kf-card").count() == 1
 
 
@@ -366,6 +368,7 @@ def test_two_uploads_at_once(browse, tmp_path):
         assert page.locator(".kf-card").count() == count
 
 
+@pytest.mark.long
 def test_the_session_not_used_for_longest_is_told_to_upload_again(browse, tmp_path):
     first = browse()
     first.set_input_files("input[type=file]", drawn(tmp_path))

@@ -212,9 +212,10 @@ print(json.dumps(problems))
 """
 
 
-def test_a_build_killed_at_any_time_ends_in_the_same_bytes(tmp_path, table):
+@pytest.mark.parametrize("stride", ["7", pytest.param("1", marks=pytest.mark.long)])
+def test_a_build_killed_at_any_time_ends_in_the_same_bytes(tmp_path, table, stride):
     done = subprocess.run(
-        [sys.executable, "-c", KILLING, str(table), "5"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", KILLING, str(table), stride], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     problems = json.loads(done.stdout)

@@ -1,8 +1,6 @@
 """What users of open_clip, PyTorch and scikit-learn expect of a model: precisions, exporters, adapters, programs."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from keepfit_clip.sklearn import KeepFITFeatures
 from keepfit_clip.tokenization import decode_texts
 from keepfit_clip.zero_shot import ZeroShotClassifier
 from tests.conftest import MODEL
+from tests.programs import Program
 
 
 @pytest.fixture(scope="module")
@@ -231,14 +230,14 @@ def _stock(shards, logs, name, *more):
              "--dataset-type", "webdataset", "--train-num-samples", "16", "--batch-size", "8", "--epochs", "1",
              "--workers", "1", "--warmup", "1", "--logs", str(logs), "--name", name, "--device", "cpu",
              *more]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "keepfit_clip", "run", "--", "-m", "open_clip_train.main", *flags]
-    return subprocess.run(program, capture_output=True, text=True, env=environment)
+    program = Program("keepfit_clip", ["run", "--", "-m", "open_clip_train.main", *flags])
+    program.wait(300)
+    return program
 
 
 def test_open_clips_own_program_trains_our_model_on_our_shards(shards, tmp_path):
     result = _stock(shards, tmp_path, "stock")
-    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.returncode == 0, result.output.read_text()[-2000:]
     log = (tmp_path / "stock" / "out.log").read_text()
     assert "Caption_loss" in log
     assert "Contrastive_loss" in log

@@ -25,6 +25,7 @@ from keepfit_clip.training.demo_report import build_page, collect_metrics
 from keepfit_clip.training.display import StepDisplay
 from keepfit_clip.training.loss_log import LossLog, read_losses
 from keepfit_clip.training.measuring import peak_memory, timed
+from tests.programs import Program
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +91,10 @@ def test_the_judge_holds_its_controls_beside_the_model(scores):
 
 
 def test_judge_as_a_program(drawn, tmp_path):
-    command = [sys.executable, "-m", "keepfit_clip.drawing.judging", "/no/model", drawn, tmp_path / "a.json"]
-    failed = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    failed = Program("keepfit_clip.drawing.judging", ["/no/model", str(drawn), str(tmp_path / "a.json")])
+    failed.wait(60)
     assert failed.returncode == 1
-    assert "/no/model is no model folder" in failed.stderr.splitlines()[-1]
+    assert "/no/model is no model folder" in failed.output.read_text().splitlines()[-1]
 
 
 def test_metrics_and_page_of_a_finished_demo(scores, run, held_out, drawn, tmp_path):

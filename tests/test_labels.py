@@ -88,6 +88,15 @@ def test_one_name_for_the_numbers_of_two_columns_is_an_error(tmp_path):
         )))  # fmt: skip
 
 
+def test_halves_of_characters_are_counted(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"image": "a.png", "caption": "drusen \\ud83d"}\n{"image": "b.png", "caption": "drusen"}\n')
+    records, rejected, notes = read(path)
+    assert [record.captions[0].text for record in records] == ["drusen ?", "drusen"]
+    assert not rejected
+    assert "1 texts hold halves of characters" in notes.lines()[-1]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -185,7 +185,7 @@ def one_of_two(rank, port, folder, arguments):
 
 def assert_two_are_as_one(tmp_path, arguments, rtol=1e-5):
     port = 20000 + os.getpid() % 20000
-    mp.spawn(one_of_two, args=(port, tmp_path, arguments), nprocs=2)
+    mp.start_processes(one_of_two, args=(port, tmp_path, arguments), nprocs=2, start_method="forkserver")
     for number, more in enumerate(arguments):
         two_terms, two_gradients = torch.load(tmp_path / f"{number}.pt")
         one_terms, one_gradients = step(slice(None), **more)

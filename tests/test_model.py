@@ -254,7 +254,7 @@ def test_overfitting_eight_pairs_gives_the_captions_back_word_for_word(tokenizer
         optimizer.zero_grad()
         sum(terms.values()).backward()
         optimizer.step()
-        if terms["caption_loss"] < 0.02:
+        if terms["caption_loss"] < 0.08:
             break
     assert terms["caption_loss"] < 0.1
     model.eval()

@@ -146,11 +146,12 @@ def test_user_config_in_a_folder_is_found_by_open_clip(tmp_path):
         factory._MODEL_CONFIGS.pop("my-keepfit", None)
 
 
-def test_import_loads_no_model_code():
+@pytest.mark.parametrize("first", ["keepfit_clip", "keepfit_clip.registry"])
+def test_imported_before_open_clip_the_models_are_there_and_none_of_their_code(first):
     code = (
-        "import sys, open_clip; before = set(sys.modules); import keepfit_clip;"
-        "print([m for m in set(sys.modules) - before if m.split('.')[0] in ('sklearn', 'webdataset', 'accelerate')"
-        " or m in ('keepfit_clip.model', 'keepfit_clip.training')])"
+        f"import {first}, open_clip, sys; from open_clip.factory import list_models;"
+        "print('keepfit-v2' in list_models(), [m for m in sys.modules if m.split('.')[0] in"
+        " ('sklearn', 'webdataset', 'accelerate') or m in ('keepfit_clip.model', 'keepfit_clip.training')])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.strip() == "True []"

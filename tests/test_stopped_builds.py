@@ -115,6 +115,16 @@ def test_files_that_come_into_a_folder_are_named(tmp_path, classes):
     assert go_on(classes, tmp_path / "fresh").samples == 13
 
 
+def test_an_image_that_was_missing_and_came_is_named(tmp_path, table):
+    with open(table, "a", newline="") as file:
+        file.write("late,['another']\nnever.png,['another']\n")  # the first without its ending
+    stop_while_writing(table, tmp_path / "out", images=tmp_path)
+    (tmp_path / "late.PNG").write_bytes(encoded(picture(50, 32)))
+    with pytest.raises(OutputError, match=r"1 of the files .*new: \S+/late\.PNG"):
+        go_on(table, tmp_path / "out", tmp_path)
+    assert go_on(table, tmp_path / "out", tmp_path, {"restart": True}).samples == 13
+
+
 def test_a_table_and_excluded_sets_that_change_are_named(tmp_path, table, classes):
     stop_while_writing(table, tmp_path / "out", images=tmp_path, exclude=(str(classes / "glaucoma"),))
     with open(table, "a", newline="") as file:

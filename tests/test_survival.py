@@ -21,6 +21,7 @@ from keepfit_clip.errors import ConfigError
 from keepfit_clip.training import run_folder
 from keepfit_clip.training.main import main as train
 from tests.conftest import train_flags
+from tests.programs import Program
 from tests.test_training import checkpoint, with_dropout
 
 EPOCHS = 6
@@ -28,16 +29,17 @@ STEPS = 4  # in an epoch
 PATIENCE = 120  # seconds
 
 
-def start(flags, processes=1, max_restarts=0, environment=None):
+def start(flags, processes=1, max_restarts=0, environment=None, from_scratch=False):
     """Starts a training as its users do."""
+    if processes == 1 and not from_scratch:
+        return Program("keepfit_clip.training.main", flags, environment)
     program = ["-m", "keepfit_clip.training.main", *flags]
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         program = [*launcher, "--max-restarts", str(max_restarts), "-m", "keepfit_clip.training.main", "--", *flags]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
     number, name = tempfile.mkstemp(prefix="training-", suffix=".log")  # a pipe that nobody reads would stop it
     with open(number, "wb") as output:
-        process = subprocess.Popen([sys.executable, *program], env=env, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([sys.executable, *program], stdout=output, stderr=subprocess.STDOUT)
     process.output = Path(name)
     return process
 
@@ -196,6 +198,7 @@ OF_SEVERAL = {"local_loss": True, "gather_with_grad": True, "ddp_static_graph": 
               "grad_checkpointing": True}  # fmt: skip
 
 
+@pytest.mark.long
 def test_one_dead_rank_ends_all_and_torchrun_starts_them_again(shards, tmp_path):
     run = tmp_path / "restarted"
     flags = flags_of(shards, tmp_path, run.name, batch_size=4, **OF_SEVERAL)
@@ -233,11 +236,12 @@ def test_a_second_run_is_kept_out_of_the_folder(shards, tmp_path, monkeypatch):
         train(train_flags(shards, tmp_path, "one"))
 
 
+@pytest.mark.long
 def test_an_error_ends_a_run_that_is_copied_to_a_remote_folder(shards, tmp_path):
     """Python waits at its end for a process of upstream's that copies for ever."""
     broken = train_flags(shards, tmp_path, "broken", lr=1e30, grad_clip_norm=1e30, remote_sync=tmp_path / "remote",
                          remote_sync_protocol="fsspec")  # fmt: skip
-    process = start(broken)
+    process = start(broken, from_scratch=True)  # a forked process ends otherwise
     output = all_output(process)
     assert process.returncode == 1
     assert output.strip().splitlines()[-1].startswith("keepfit-clip train: epoch 0, step")

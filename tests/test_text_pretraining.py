@@ -185,6 +185,7 @@ def test_command_takes_all_kinds_of_sources_and_prints_one_table(encoder, corpus
     assert all(tensor.dtype is torch.float32 for tensor in load_file(tower / "model.safetensors").values())
 
 
+@pytest.mark.long
 def test_two_torchrun_processes_train(encoder, corpus, tmp_path):
     words = ["--corpus", corpus, "--init", encoder, "--out", tmp_path / "two" / "tower", "--no-knowledge",
              "--epochs", 1, "--batch-size", 4, "--workers", 1]  # fmt: skip

@@ -1,10 +1,7 @@
 """Stage 2 on the tiny model: the loop, its log, resume, refusals, export and use in another process."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from argparse import Namespace
 from functools import partial
 
@@ -30,6 +27,7 @@ from keepfit_clip.training.checkpoints import Checkpoints
 from keepfit_clip.training.loss_log import read_losses
 from keepfit_clip.training.main import main as train
 from tests.conftest import MODEL, train_flags
+from tests.programs import forkserver
 
 
 def checkpoint(run, epoch):
@@ -215,6 +213,7 @@ def test_what_is_newest_is_gone_on_from_whatever_its_name(shards, tmp_path):
     assert [line["epoch"] for line in read_losses(tmp_path / "run")] == list(range(5))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo's own
 def test_a_compiled_model_trains(shards, tmp_path, monkeypatch):
     flags = {"freeze_text_steps": 1}  # as the recipe of the ViT-B/16
@@ -406,21 +405,24 @@ def test_a_disk_that_is_full_at_the_start_is_one_line_of_ours(shards, tmp_path, 
         train(train_flags(shards, tmp_path, "full"))
 
 
+def use_as_open_clip_does(folder):
+    torch.set_num_threads(1)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    images = torch.load(folder.parent / "images.pt")
+    with torch.no_grad():
+        output = model.eval()(images, tokenizer(["a photo", "glaucoma"]))
+    torch.save(output, folder.parent / "output.pt")
+
+
 def test_export_loads_in_another_process_offline_bit_equal(run, exported, tokenizer):
     torch.manual_seed(0)
     images = torch.randn(2, 3, 64, 64)
     torch.save(images, exported.parent / "images.pt")
-    code = f"""
-import torch, open_clip, keepfit_clip
-torch.set_num_threads(1)
-model, _, preprocess = open_clip.create_model_and_transforms('local-dir:{exported}')
-tokenizer = open_clip.get_tokenizer('local-dir:{exported}')
-images = torch.load('{exported.parent}/images.pt')
-with torch.no_grad():
-    output = model.eval()(images, tokenizer(['a photo', 'glaucoma']))
-torch.save(output, '{exported.parent}/output.pt')
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    process = forkserver.Process(target=use_as_open_clip_does, args=(exported,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
     model = open_clip.create_model(MODEL)
     model.load_state_dict(checkpoint(run, 2))
     with torch.no_grad():

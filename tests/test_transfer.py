@@ -5,7 +5,6 @@ import json
 import math
 import pickle
 from dataclasses import replace
-from multiprocessing import get_context
 from xml.dom import minidom
 
 import numpy as np
@@ -45,6 +44,7 @@ from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, linear
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
 from keepfit_clip.transfer.splits import Shots, choose_shots, copies_of, folds_of, parse_shots, with_copies
 from keepfit_clip.zero_shot import ZeroShotClassifier
+from tests.programs import forkserver
 
 COLOURS = {"normal": (200, 60, 30), "glaucoma": (30, 60, 200), "cataract": (60, 200, 30)}
 
@@ -293,8 +293,7 @@ def put_many(folder, model, first):
 
 
 def test_two_processes_share_a_cache(exported, tmp_path):
-    context = get_context("spawn")
-    processes = [context.Process(target=put_many, args=(tmp_path, exported, first)) for first in (0, 100)]
+    processes = [forkserver.Process(target=put_many, args=(tmp_path, exported, first)) for first in (0, 100)]
     for process in processes:
         process.start()
     for process in processes:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import open_clip
@@ -13,11 +11,11 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_score
 
 from keepfit_clip import ZeroShotClassifier, load_model
-from keepfit_clip.cli import main
 from keepfit_clip.errors import CategoryError
 from keepfit_clip.evaluation import evaluate_table
 from keepfit_clip.metrics import score_classification
 from tests.pictures import CONDITIONS, write_table
+from tests.programs import Program, call
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +24,15 @@ def loaded(exported):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(monkeypatch):
     """Runs `keepfit-clip ...`; returns exit code and what it printed."""
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["keepfit-clip", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-            raise SystemExit(0)
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
+    def run(*words):
+        result = call(*words)
+        return result.returncode, result.stdout, result.stderr
 
-    return call
+    return run
 
 
 def test_class_feature_is_the_normalised_mean_over_names_and_findings(loaded):
@@ -208,13 +202,10 @@ def test_wrong_usage_is_exit_code_2(command):
 
 
 def test_module_entry_point_says_what_is_wrong():
-    result = subprocess.run(
-        [sys.executable, "-m", "keepfit_clip.training.main", "--public-data", "/no/such", "--preset", "contrastive"],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("keepfit-clip train: /no/such")
+    program = Program("keepfit_clip.training.main", ["--public-data", "/no/such", "--preset", "contrastive"])
+    program.wait(60)
+    assert program.returncode == 1
+    assert program.output.read_text().strip().splitlines()[-1].startswith("keepfit-clip train: /no/such")
 
 
 def test_grey_and_large_images_are_classified(loaded, tmp_path):

@@ -8,7 +8,7 @@ Importing this package makes every KeepFIT config known to open_clip:
 
 from importlib import import_module
 
-from keepfit_clip.registry import list_keepfit_models, register
+from wrapt import when_imported
 
 __version__ = "0.1.0"
 
@@ -20,10 +20,12 @@ _LAZY = {
     "Knowledge": "keepfit_clip.knowledge",
     "ZeroShotClassifier": "keepfit_clip.zero_shot",
     "allow_source": "keepfit_clip.weights",
+    "list_keepfit_models": "keepfit_clip.registry",
     "load_model": "keepfit_clip.loading",
+    "register": "keepfit_clip.registry",
 }
 
-__all__ = ["__version__", "list_keepfit_models", "register", *sorted(_LAZY)]
+__all__ = ["__version__", *sorted(_LAZY)]
 
 
 def __getattr__(name: str):
@@ -36,4 +38,7 @@ def __dir__():
     return __all__
 
 
-register()
+@when_imported("open_clip")
+def _register(_):
+    """At once where open_clip is there already, else when somebody imports it: what needs no model starts quickly."""
+    import_module("keepfit_clip.registry")

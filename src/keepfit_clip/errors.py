@@ -22,7 +22,7 @@ enter a manifest or a report. The full message, which may name the user's own fi
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 __all__ = [
     "CategoryError",
@@ -74,11 +74,13 @@ class TableError(KeepFITError):
         message: the whole sentence, for the person at the terminal.
         row: 1-based number of the data row (the header is not counted), or None for the table as a whole.
         reason: the same without names out of the input; defaults to the message.
+        looked_for: the files of which one would have done, where the row's image is missing.
     """
 
-    def __init__(self, message: str, row: int | None = None, reason: str | None = None):
+    def __init__(self, message: str, row: int | None = None, reason: str | None = None, looked_for: Sequence[str] = ()):
         super().__init__(message)
         self.row = row
+        self.looked_for = tuple(looked_for)
         self.reason = reason or message
 
 

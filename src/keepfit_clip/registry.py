@@ -1,4 +1,4 @@
-"""Makes open_clip know the KeepFIT models. The only file of the library that touches open_clip's internals.
+"""Makes open_clip know the KeepFIT models, on import. The only file of the library that touches open_clip's internals.
 
 Its seams, all in `open_clip.factory` and checked at import:
 
@@ -187,3 +187,5 @@ _WRAPPERS: dict[str, Callable] = {
     "_get_hf_config": _wrap_hf_config,
     "get_model_config": _wrap_get_model_config,
 }
+
+register()

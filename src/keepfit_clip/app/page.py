@@ -285,7 +285,7 @@ class _Handlers:
             for number, path in enumerate(paths[:MAX_IMAGES], start=1):
                 self._keep(paths[number - 1 :])
                 try:
-                    seen.append(self.service.look(open_image(path.read_bytes(), max_pixels=MAX_PIXELS)))
+                    seen.append(self.service.look(open_image(path.read_bytes(), max_pixels=MAX_PIXELS, blank=False)))
                 except OSError:
                     problems.append(f"File {number}: it did not arrive; upload it again.")
                 except KeepFITError as error:

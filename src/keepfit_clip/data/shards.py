@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -96,6 +96,8 @@ def build_shards(
     knowledge = knowledge or Knowledge.load()
     out = Path(out)
     work = out.absolute().parent / f".{out.name}.building"
+    with suppress(OSError):
+        work.rmdir()  # where a build was killed at its very end, it is empty
     if restart or not (work / _FINISHED).exists():
         require_free(out)
     find_source(source, source_options.source)
@@ -278,6 +280,8 @@ class _Build:
         def reject(error) -> None:
             if rows is None or error.row in rows:
                 plan.reject(error.row, error.reason, str(error))
+                for path in error.looked_for:  # it may be there when a stopped build goes on
+                    plan.inputs.note(path)
 
         records = read_records(self.source, self.images, reject, self.source_options, notes)
         for number, record in enumerate(records, start=1):
@@ -378,8 +382,15 @@ class _Build:
                 raise OutputError(
                     f"{self.out} cannot be put in place ({first_line(error)}): was it made meanwhile?"
                 ) from error
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._clean_up(finished)
         return report
+
+    def _clean_up(self, finished: Path) -> None:
+        """Removes the work folder; what says that the build is finished goes last, as a kill may come at any time."""
+        for path in self.work.iterdir():
+            if path != finished:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
 
     def _write_lists(self, folder: Path, report: ShardReport, patients: dict) -> None:
         write_json(folder / "sizes.json", {name: shard["samples"] for name, shard in report.shards.items()})

@@ -1,4 +1,4 @@
-"""From the cells of one row to a record: which column means what, and what a cell may hold."""
+"""From the cells of one row to a record: what a cell may hold, and what it says."""
 
 import ast
 import json
@@ -7,36 +7,20 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from keepfit_clip.data.records import Caption, FileSlice, Record
+from keepfit_clip.data.sources.columns import Columns, find_columns, form
 from keepfit_clip.data.sources.notes import SourceNotes
-from keepfit_clip.data.sources.options import NO_COLUMN, SourceOptions
+from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 from keepfit_clip.files import printable
 
 __all__ = ["IMAGE_SUFFIXES", "RowReader", "image_root", "row_error"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm")
-
-# Usual names of columns, the first that is there wins; compared in lower case with "_" for blanks and dashes.
-_IMAGE = (
-    "image", "images", "image_path", "image_paths", "img_path", "filepath", "file_path", "path", "filename",
-    "file_name", "image_name", "image_file", "image_id", "img", "file", "id_code",
-)  # fmt: skip
-_CATEGORY = (
-    "categories", "category", "labels", "label", "classes", "class", "cls", "diagnosis", "diagnoses", "diagnostics",
-    "disease", "diseases",
-)  # fmt: skip
-_ATTRIBUTE = ("atributes", "attributes", "attribute")  # FLAIR spells it with one t
-_PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "case_id")  # a group or study is many people
-_EYE = ("eye", "laterality", "eye_side", "exam_eye", "side")
-_CAPTION_WORDS = {"caption", "captions", "report", "reports", "text", "texts", "description", "descriptions",
-                  "finding", "findings", "impression", "impressions"}  # fmt: skip
-_LANGUAGES = {"en": "en", "english": "en", "cn": "zh", "zh": "zh", "ch": "zh", "chinese": "zh"}
 
 _EYES = {
     **dict.fromkeys(("left", "l", "os", "oi", "left_eye"), "left"),
@@ -53,9 +37,9 @@ _WHOLE = re.compile(r"[-+]?\d+\.0+")  # as pandas writes grades where a row has 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
-def row_error(where: str | Path, row: int, reason: str, detail: str = "") -> TableError:
+def row_error(where: str | Path, row: int, reason: str, detail: str = "", looked_for: Sequence[str] = ()) -> TableError:
     """The error of one row; only `reason` may leave the user's terminal."""
-    return TableError(printable(f"{where}, row {row}: {reason}{detail}"), row=row, reason=reason)
+    return TableError(printable(f"{where}, row {row}: {reason}{detail}"), row, reason, looked_for)
 
 
 def image_root(images: str | Path | None) -> Path | None:
@@ -69,18 +53,6 @@ def image_root(images: str | Path | None) -> Path | None:
             raise TableError(f"{images}: is a file; give the folder that the image names are relative to (--images)")
         raise TableError(f"{images}: no such folder of images")
     return None if images is None else Path(images)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    image: str | None
-    captions: dict[str, str | None]  # name -> language, None where the name does not tell
-    categories: tuple[str, ...]
-    attributes: str | None
-    modality: str | None
-    patient: str | None
-    eye: str | None
-    dataset: str | None
 
 
 class RowReader:
@@ -111,7 +83,7 @@ class RowReader:
         self.options = options
         self.needs_image = needs_image
         self.label_names = label_names or {}
-        self._known: dict[tuple[str, ...], _Columns] = {}
+        self._known: dict[tuple[str, ...], Columns] = {}
         self._column_names: dict[str, dict[str, str]] = {}
         self._group_pattern = re.compile(options.group_pattern) if options.group_pattern else None
 
@@ -134,13 +106,13 @@ class RowReader:
         """
         columns = self._columns(tuple(cells))
         said = {} if self.options.images_only else self._said(row, cells, columns)
-        patient = _plain(cells.get(columns.patient))
+        patient = self._plain(cells.get(columns.patient))
         images = [(image, _file_name(image))] if image is not None else self._images(row, cells.get(columns.image))
         return [
             Record(row=row, image=where, patient=patient or self._group(row, name), **said) for where, name in images
         ]
 
-    def _said(self, row: int, cells: Mapping[str, Any], columns: "_Columns") -> dict:
+    def _said(self, row: int, cells: Mapping[str, Any], columns: Columns) -> dict:
         """What a row says of its images, as fields of a record."""
         captions = self._captions(row, cells, columns)
         categories = [text for name in columns.categories for text in self._labels(row, name, cells)]
@@ -153,76 +125,19 @@ class RowReader:
             "attributes": tuple(attributes),
             "modality": self._one_of(row, "modality", columns.modality, cells, _MODALITIES),
             "eye": self._one_of(row, "eye", columns.eye, cells, _EYES),
-            "dataset": _plain(cells.get(columns.dataset)),
+            "dataset": self._plain(cells.get(columns.dataset)),
         }
 
     # -- columns -------------------------------------------------------------------------------------------------
 
-    def _columns(self, names: tuple[str, ...]) -> _Columns:
+    def _columns(self, names: tuple[str, ...]) -> Columns:
         if names not in self._known:
-            self._known[names] = self._find_columns(names)
+            self._known[names] = find_columns(names, self.options, self.needs_image, self.where, self.notes)
         return self._known[names]
-
-    def _find_columns(self, names: tuple[str, ...]) -> _Columns:
-        by_form = {_form(name): name for name in reversed(names)}
-        options = self.options
-
-        def named(chosen: str | None, usual: Sequence[str]) -> str | None:
-            if chosen is None:
-                return next((by_form[form] for form in usual if form in by_form), None)
-            if chosen == NO_COLUMN:
-                return None
-            if _form(chosen) not in by_form:
-                raise TableError(f"{self.where}: has no column {chosen!r}; it has {', '.join(filter(None, names))}")
-            return by_form[_form(chosen)]
-
-        def several(chosen: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
-            found = [named(name, ()) for name in chosen] if chosen else [named(None, usual)]
-            return tuple(name for name in found if name is not None)
-
-        image = named(options.image_column, _IMAGE)
-        categories = several(options.category_columns, _CATEGORY)
-        captions = {name: _caption_language(name) or None for name in several(options.caption_columns, ())}
-        if not options.caption_columns:
-            captions = {name: language or None for name in names if (language := _caption_language(name)) is not None}
-        if (self.needs_image and image is None) or not (categories or captions or options.images_only):
-            raise TableError(
-                f"{self.where}: needs a column 'image' and a column 'categories' or 'caption'; it has "
-                f"{', '.join(names)}. Name yours with --image-column, --category-column or --caption-column"
-            )
-        found = _Columns(
-            image,
-            captions,
-            categories,
-            named(options.attribute_column, _ATTRIBUTE),
-            named(options.modality_column, ("modality",)),
-            named(options.patient_column, _PATIENT),
-            named(options.eye_column, _EYE),
-            named(options.dataset_column, ("dataset",)),
-        )
-        self._note(found)
-        return found
-
-    def _note(self, columns: _Columns) -> None:
-        options = self.options
-        taken = {
-            "image": (columns.image, options.image_column),
-            "caption": (tuple(columns.captions), options.caption_columns),
-            "category": (columns.categories, options.category_columns),
-            "attribute": (columns.attributes, options.attribute_column),
-            "modality": (columns.modality, options.modality_column),
-            "patient": (columns.patient, options.patient_column),
-            "eye": (columns.eye, options.eye_column),
-            "dataset": (columns.dataset, options.dataset_column),
-        }
-        for role, (found, chosen) in taken.items():
-            names = found if isinstance(found, tuple) else (found,) if found else ()
-            if names:
-                self.notes.take(role, names, guessed=not chosen)
 
     # -- cells ---------------------------------------------------------------------------------------------------
 
-    def _captions(self, row: int, cells: Mapping[str, Any], columns: _Columns) -> list[Caption]:
+    def _captions(self, row: int, cells: Mapping[str, Any], columns: Columns) -> list[Caption]:
         captions = []
         for name, language in columns.captions.items():
             for text in self._texts(row, name, cells[name], split=False):
@@ -279,9 +194,7 @@ class RowReader:
         if column not in self._column_names:
             pairs = ((key.rpartition(":"), name) for key, name in self.options.label_names.items())
             self._column_names[column] = {
-                _whole(label.strip()): name
-                for (of, colon, label), name in pairs
-                if colon and _form(of) == _form(column)
+                _whole(label.strip()): name for (of, colon, label), name in pairs if colon and form(of) == form(column)
             }
         return self._column_names[column]
 
@@ -302,7 +215,7 @@ class RowReader:
             value = re.split(r"[;|]", value) if split else [value]
         elif not isinstance(value, (list, tuple)):
             value = [value]
-        texts = [_plain(item) for item in value]
+        texts = [self._plain(item) for item in value]
         if any(isinstance(item, (Mapping, list, tuple, bytes)) for item in value):
             raise row_error(self.where, row, f"the cell of '{column}' is not a list of texts")
         return [text for text in texts if text is not None]
@@ -333,12 +246,12 @@ class RowReader:
 
         What makes no sense costs the row only where somebody named the column; of one that was guessed it is counted.
         """
-        text = _plain(cells.get(column))
+        text = self._plain(cells.get(column))
         if text is None:
             return None
         text = self._of_column(column).get(_whole(text), text)
-        if _form(text) in known:
-            return known[_form(text)]
+        if form(text) in known:
+            return known[form(text)]
         if column in self.notes.guessed:
             self.notes.ignored[role, column] += 1
             return None
@@ -357,10 +270,10 @@ class RowReader:
         if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:  # as Hugging Face's datasets store it
             content, value = value.get("bytes"), value.get("path")
             if isinstance(content, bytes):
-                return content, _plain(value)
+                return content, self._plain(value)
         if isinstance(value, bytes):
             return value, None
-        name = _plain(value)
+        name = self._plain(value)
         if name is None or "\0" in name:
             raise row_error(self.where, row, "the cell of 'image' is empty")
         if self.root is None:
@@ -371,8 +284,19 @@ class RowReader:
             raise row_error(self.where, row, "the image path leaves the image folder", f" ({name})")
         found = _existing(path)
         if found is None:
-            raise row_error(self.where, row, "the image file is missing", f" ({path})")
+            raise row_error(self.where, row, "the image file is missing", f" ({path})", _candidates(path))
         return Path(found), os.path.basename(found)
+
+    def _plain(self, value: Any) -> str | None:
+        """A cell as text; None for an empty one."""
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        written = " ".join(str(value).split())
+        text = printable(written)
+        self.notes.half_characters += text != written
+        return None if text.lower() in _EMPTY else text
 
     def _group(self, row: int, name: str | None) -> str | None:
         """The patient or eye that a file's name tells of."""
@@ -388,42 +312,22 @@ def _file_name(image: Path | FileSlice | bytes) -> str | None:
     return image.name if isinstance(image, Path) else None
 
 
+def _candidates(path: str) -> list[str]:
+    """The path, and those with a suffix of an image where the source leaves it out."""
+    if path.lower().endswith(IMAGE_SUFFIXES):
+        return [path]
+    return [path, *(path + written for suffix in IMAGE_SUFFIXES for written in (suffix, suffix.upper()))]
+
+
 def _existing(path: str) -> str | None:
-    """The path, or the one with a suffix of an image where the source leaves it out."""
+    """The first of its candidates that is a file."""
     try:
-        if os.path.isfile(path):
-            return path
-        if not path.lower().endswith(IMAGE_SUFFIXES):
-            return next((path + s for s in IMAGE_SUFFIXES for s in (s, s.upper()) if os.path.isfile(path + s)), None)
+        return next((candidate for candidate in _candidates(path) if os.path.isfile(candidate)), None)
     except (OSError, ValueError):  # a name too long or odd for the file system
         pass
     return None
 
 
-def _plain(value: Any) -> str | None:
-    """A cell as text; None for an empty one."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = printable(" ".join(str(value).split()))
-    return None if text.lower() in _EMPTY else text
-
-
 def _whole(label: str) -> str:
     """A whole number without the zeros behind its point; any other label as it is."""
     return label.partition(".")[0] if _WHOLE.fullmatch(label) else label
-
-
-def _form(name: str) -> str:
-    return re.sub(r"[\s_\-]+", "_", name.strip().casefold())
-
-
-def _caption_language(name: str) -> str | None:
-    """Language of a caption column, "" where its name does not tell; None for other columns."""
-    words = [word for word in re.split(r"_+", re.sub(r"(\d+)", r"_\1_", _form(name))) if word and not word.isdigit()]
-    languages = [_LANGUAGES[word] for word in words if word in _LANGUAGES]
-    rest = [word for word in words if word not in _LANGUAGES]
-    if len(rest) != 1 or rest[0] not in _CAPTION_WORDS or len(languages) > 1:
-        return None
-    return languages[0] if languages else ""

@@ -18,11 +18,13 @@ class SourceNotes:
         columns: role -> names of the columns taken for it.
         guessed: names of those that nobody named: they were found by their usual names.
         ignored: (role, column) -> cells that make no sense for it, and were passed over.
+        half_characters: texts that held halves of characters.
     """
 
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     guessed: set[str] = field(default_factory=set)
     ignored: Counter = field(default_factory=Counter)
+    half_characters: int = 0
 
     def take(self, role: str, columns: tuple[str, ...], guessed: bool) -> None:
         """Notes columns taken for a role."""
@@ -41,6 +43,11 @@ class SourceNotes:
                 f"column {column!r} was taken for the {role}, and {count} of its cells make no sense as one: they were "
                 f"passed over. Say what they mean with --label-name '{column}:VALUE=...', or switch the column off "
                 f"with --{role}-column none"
+            )
+        if self.half_characters:
+            told.append(
+                f"{self.half_characters} texts hold halves of characters, such as a cut emoji leaves; each half became "
+                "'?'"
             )
         return told
 
