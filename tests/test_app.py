@@ -352,7 +352,9 @@ def test_a_text_file_named_png_is_told_and_the_page_lives_on(browse, tmp_path):
     page.wait_for_selector(".kf-problem")
     assert "File 1: not an image" in page.inner_text("#kf-results")
     Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "blank.png")
-    page.set_input_files("input[type=file]", [str(tmp_path / f"{n}.png") for n in ("empty", "blank")] + [drawn(tmp_path)])
+    page.set_input_files(
+        "input[type=file]", [str(tmp_path / f"{n}.png") for n in ("empty", "blank")] + [drawn(tmp_path)]
+    )
     page.wait_for_selector(".kf-card")
     assert "File 1: the image file is empty" in page.inner_text("#kf-results")
     assert "File 2: the picture shows nothing" in page.inner_text("#kf-results")

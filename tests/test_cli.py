@@ -1,10 +1,12 @@
 """The command line as a whole: light, grouped, the same words everywhere, errors in one line, results for machines."""
 
 import json
+import os
 import subprocess
 import sys
 import typing
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import typer
@@ -33,7 +35,10 @@ def options_of(function):
                 yield (declared[0].partition("/")[0] if declared else f"--{name.replace('_', '-')}"), parts
 
 
-@pytest.mark.parametrize("words", [["--help"], ["shards", "--help"], ["knowledge", "lookup", "glaucoma"]], ids="".join)
+LIGHT = (["--help"], ["--version"], ["shards", "--help"], ["knowledge", "lookup", "glaucoma"])
+
+
+@pytest.mark.parametrize("words", LIGHT, ids="".join)
 def test_what_needs_no_model_starts_without_the_libraries_of_models(words):
     program = """if True:
         import sys
@@ -46,6 +51,21 @@ def test_what_needs_no_model_starts_without_the_libraries_of_models(words):
     """
     result = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert result.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("sh", "shards"), ("shards st", "stats"), ("evaluate --allow", "--allow-missing-classes")]
+)
+def test_a_shell_completes_commands_and_options(typed, offered):
+    script = Path(sys.executable).with_name("keepfit-clip")
+    words = f"keepfit-clip {typed}"
+    environment = {
+        "_KEEPFIT_CLIP_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(typed.count(" ") + 1),
+    }
+    result = subprocess.run([script], env={**os.environ, **environment}, capture_output=True, text=True)
+    assert offered in result.stdout.split()
 
 
 def test_every_command_is_in_a_group_and_says_what_it_does():

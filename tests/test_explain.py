@@ -95,7 +95,7 @@ def test_words_are_those_of_the_caption_and_the_decoder_stays_as_it_was(loaded):
     kind = loaded.model.text_decoder.config._attn_implementation
     text, words = word_maps(loaded, pixels)
     assert text == loaded.decode(before)[0]
-    assert [word.word for word in words] == text.split()
+    assert [word.word for word in words] == [w for w in text.split() if any(map(str.isalnum, w))]
     assert all(word.heat.shape == (64, 64) for word in words)
     assert loaded.model.text_decoder.config._attn_implementation == kind
     assert torch.equal(loaded.model.generate(pixels), before)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from keepfit_clip.errors import ConfigError
+from keepfit_clip.errors import ConfigError, KeepFITError
 from keepfit_clip.training import run_folder
 from keepfit_clip.training.main import main as train
 from tests.conftest import train_flags
@@ -227,6 +227,16 @@ def test_without_torchrun_the_other_rank_ends_with_one_sentence(shards, tmp_path
     assert ranks[0].returncode == 1
     assert output.strip().splitlines()[-1].startswith("keepfit-clip train: another process of this run has ended")
     assert "Traceback" not in output
+
+
+def test_an_attempt_that_ended_before_its_first_step_is_no_run(shards, tmp_path):
+    short = {"epochs": 1, "train_num_samples": 8}
+    with pytest.raises(KeepFITError):
+        train(train_flags(shards, tmp_path, "one", preset="contrastive", public_data=shards / "elite", **short))
+    assert (tmp_path / "one" / "out.log").exists()
+    train(train_flags(shards, tmp_path, "one", **short))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(train_flags(shards, tmp_path, "one", **short))
 
 
 def test_a_second_run_is_kept_out_of_the_folder(shards, tmp_path, monkeypatch):

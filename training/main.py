@@ -50,6 +50,7 @@ from keepfit_clip.training.objective import CaptionSchedule, frozen
 from keepfit_clip.training.params import parse_keepfit_args, upstream_argv
 from keepfit_clip.training.plausibility import check_held_out, doubts
 from keepfit_clip.training.run_folder import (
+    begin_anew,
     forget_places,
     has_weights,
     log_names_only,
@@ -91,12 +92,16 @@ class _Run:
         upstream = upstream_parse_args(upstream_argv(self.args, self.rest, train))
         if train and self.args.warmup is None:
             upstream.warmup = self._steps_per_epoch() // upstream.accum_freq
-        self._check_run_is_new(upstream)
+        run = Path(self.args.logs) / self.args.name
+        if upstream.resume and upstream.resume != "latest" and not Path(upstream.resume).is_file():
+            raise CheckpointError(f"--resume {upstream.resume}: no such checkpoint")
         if self.args.pretrained:
             check_readable(self.args.pretrained)
         if train:
             check_held_out(self.args)
-            self.open.enter_context(only_run_in(Path(self.args.logs) / self.args.name))
+            self.open.enter_context(only_run_in(run))
+        if upstream.resume != "latest" and world_info_from_env()[1] == 0:
+            begin_anew(run)
         if upstream.resume == "latest" and upstream.save_most_recent and world_info_from_env()[1] == 0:
             name_newest_latest(Path(self.args.logs) / self.args.name)
         upstream.model, self.config = prepare_run(self.args, upstream)
@@ -117,14 +122,6 @@ class _Run:
     def _steps_per_epoch(self) -> int:
         _, _, world_size = world_info_from_env()
         return max(1, samples_per_epoch(self.args) // (self.args.batch_size * world_size))
-
-    def _check_run_is_new(self, upstream) -> None:
-        folder = Path(upstream.logs) / upstream.name
-        _, rank, _ = world_info_from_env()
-        if rank == 0 and upstream.resume != "latest" and (folder / "out.log").exists():
-            raise ConfigError(f"{folder} holds a run already: go on with --resume latest, or choose another --name")
-        if upstream.resume and upstream.resume != "latest" and not Path(upstream.resume).is_file():
-            raise CheckpointError(f"--resume {upstream.resume}: no such checkpoint")
 
     def create_model_and_transforms(self, *args, **kwargs):
         if self.args.public_data or self.args.elite_data:

@@ -25,10 +25,12 @@ from keepfit_clip.model_folder import CONFIG_NAME, read_model_config, write_mode
 from keepfit_clip.preprocess import resolve_preprocess
 from keepfit_clip.registry import is_keepfit_config
 from keepfit_clip.text_tower import with_text_tower
+from keepfit_clip.training.loss_log import LOSSES_NAME
 from keepfit_clip.weights import load_pretrained
 
 __all__ = [
     "SETTINGS_NAME",
+    "begin_anew",
     "differing_settings",
     "forget_places",
     "has_weights",
@@ -42,6 +44,7 @@ __all__ = [
 SETTINGS_NAME = "settings.json"
 DATA_FLAGS = ("public_data", "elite_data", "val_data")
 _LOCAL = "local-dir:"
+_LOG_NAME = "out.log"  # of open_clip_train
 # The folders before a name: of absolute paths and those with a scheme, and of any path in quotes.
 _FOLDERS = re.compile(
     r"(?<![\w./])(?:[a-z][a-z0-9+]{1,9}://|\.{0,2}/)(?:[^\s/'\"`:,()]{1,255}/)*(?=[^\s/'\"`:,()])|"
@@ -72,6 +75,21 @@ def only_run_in(run: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise ConfigError(f"another run is at work in {run}: wait for it, or choose another --name") from error
+
+
+def begin_anew(run: Path) -> None:
+    """Takes away what an attempt left that ended before its first step, such as for data that are not there.
+
+    Raises:
+        ConfigError: the folder holds a run that learnt something.
+    """
+    if (run / LOSSES_NAME).exists() or any(path.is_file() for path in run.glob("checkpoints/*")):
+        raise ConfigError(f"{run} holds a run already: go on with --resume latest, or choose another --name")
+    if (run / _LOG_NAME).exists():
+        if world_info_from_env()[2] == 1:  # else another rank may be reading it
+            shutil.rmtree(run / RUN_MODEL, ignore_errors=True)
+        for name in (_LOG_NAME, SETTINGS_NAME, "params.txt"):
+            (run / name).unlink(missing_ok=True)
 
 
 def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[str, dict]:

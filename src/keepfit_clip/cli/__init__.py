@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from keepfit_clip import __version__
 from keepfit_clip.cli import (
     evaluate,
     explain,
@@ -34,7 +35,6 @@ app = typer.Typer(
     name="keepfit-clip",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(shards.app, name="shards", rich_help_panel=DATA)
 app.add_typer(knowledge.app, name="knowledge", rich_help_panel=DATA)
@@ -42,9 +42,18 @@ for part in (practice, train, weights, use, explain, serve, evaluate, transfer, 
     part.add_commands(app)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"keepfit_clip {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="show the whole traceback of an error")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version and exit", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """KeepFIT V2 for open_clip: vision-language pretraining for retinal images. Research use, not a diagnosis."""
     global _debug
