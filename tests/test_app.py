@@ -309,7 +309,12 @@ def probabilities(page):
 
 def files_below(folder):
     return [
-        path for path in folder.rglob("*") if path.is_file() and path.stat().st_size and "examples" not in path.parts
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.stat().st_size
+        and "examples" not in path.parts
+        and path.name != "_remote_module_non_scriptable.py"  # torch's own, before 2.9
     ]
 
 

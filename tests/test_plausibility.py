@@ -1,5 +1,6 @@
 """Trainings that cannot be what was meant are refused, or told in one loud line with the remedy."""
 
+import json
 import shutil
 
 import open_clip
@@ -76,3 +77,12 @@ def test_a_patient_is_not_trained_on_and_evaluated_on(tmp_path):
 def test_a_table_given_as_shards_is_told_as_one(shards, pictures, tmp_path):
     with pytest.raises(ShardError, match=r"public\.csv: is no shard.*shards build"):
         train(train_flags(shards, tmp_path, "run", public_data=pictures / "public.csv"))
+
+
+def test_parts_chosen_by_rows_number_their_patients_alike(tmp_path):
+    table, marks = write_elite(tmp_path, 16, "elite.csv"), []
+    for name, rows in (("one", range(1, 9)), ("other", range(5, 17))):
+        build_shards(table, tmp_path, tmp_path / name, ShardOptions(kind="elite", modality="CFP"), rows=rows)
+        marks.append(json.loads((tmp_path / name / "manifest.json").read_text())["patients"])
+    assert marks[0]["numbering"] == marks[1]["numbering"]
+    assert marks[0]["numbers"] != marks[1]["numbers"]

@@ -17,6 +17,7 @@ from keepfit_clip.data.batch import ImageBatch, collate
 from keepfit_clip.data.decoding import make_letterbox
 from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.data.shard_reader import ShardSample, read_shards
+from keepfit_clip.data.sources import plain_tables_only
 from keepfit_clip.data.stream import draw_sample, usable_captions
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
 from keepfit_clip.evaluation import evaluate_table
@@ -251,7 +252,8 @@ class ZeroShotTable:
         self.table, self.root = Path(table), Path(root)
         self.open_clip_tokenizer, self.preprocess, self.knowledge = open_clip_tokenizer, preprocess, knowledge
         # Rather fail now than after an epoch.
-        found = read_downstream(self.table, self.root, None, knowledge)
+        with plain_tables_only("--zeroshot-table"):
+            found = read_downstream(self.table, self.root, None, knowledge)
         self.classes = found.classes
         for used in {self.modality or record.modality for record in found.records}:
             tokenizer([text for name in self.classes for text in class_texts(name, used, knowledge)])

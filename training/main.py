@@ -71,6 +71,7 @@ _OUR_SHAPING = ("preset", "contrastive_weight", "revision_weight", "caption_weig
                 "caption_schedule", "joint_contrast", "elite_fraction", "freeze_text_steps", "balance", "languages",
                 "no_augment")  # fmt: skip
 # All ranks wait for the first one's evaluation; NCCL's own patience is ten minutes.
+_LARGEST_LR = 1e30  # beyond, a step is no number of single precision any more
 _PATIENCE = timedelta(hours=1)
 
 
@@ -93,6 +94,8 @@ class _Run:
         if train and self.args.warmup is None:
             upstream.warmup = self._steps_per_epoch() // upstream.accum_freq
         run = Path(self.args.logs) / self.args.name
+        if not 0 <= (upstream.lr or 0) <= _LARGEST_LR:
+            raise ConfigError(f"--lr {upstream.lr}: is no learning rate; it is a number such as 5e-4")
         if upstream.resume and upstream.resume != "latest" and not Path(upstream.resume).is_file():
             raise CheckpointError(f"--resume {upstream.resume}: no such checkpoint")
         if self.args.pretrained:

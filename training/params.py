@@ -160,7 +160,10 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[argparse.Namespace, list[st
     """
     args, rest = keepfit_parser().parse_known_args(argv)
     if not (args.public_data or args.elite_data or args.val_data or args.zeroshot_table):
-        raise ConfigError("nothing to train on: give --public-data and --elite-data (or one of them)")
+        raise ConfigError(
+            "nothing to train on: give --public-data and --elite-data, --elite-data alone, or --public-data alone with "
+            "--preset contrastive"
+        )
     if args.image_tower and (args.pretrained or "--pretrained-image" in rest):
         raise ConfigError("--image-tower and other weights for the image tower exclude each other")
     if args.random_text and args.text_tower:

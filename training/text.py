@@ -142,7 +142,7 @@ def _load(auto_class, name: str, **options):
     except KeepFITError:
         raise
     except (OSError, ValueError) as error:
-        raise unreachable(name, error) from error
+        raise unreachable(name, error, "--init") from error
 
 
 def _load_model(settings: TextPretraining) -> PreTrainedModel:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
 from keepfit_clip.config import check_preprocess_config
-from keepfit_clip.errors import CheckpointError, ConfigError
+from keepfit_clip.errors import CheckpointError, ConfigError, MissingWeightsError
 from keepfit_clip.files import read_json, require_free
 from keepfit_clip.model import KeepFIT
 from keepfit_clip.model_folder import CONFIG_NAME, write_model
@@ -179,7 +179,10 @@ def import_image_tower(
     pretrained = bool(text_cfg.get("hf_model_name")) and not random_text
     built = _build({**model_cfg, "text_cfg": {**text_cfg, "hf_model_pretrained": pretrained}})
     named = _with_timms_names(built.visual.trunk, state) if origin == "open-clip" else state
-    not_backbone, fit = built.visual.load_backbone(named, file, partial)
+    try:
+        not_backbone, fit = built.visual.load_backbone(named, file, partial)
+    except MissingWeightsError as error:
+        raise MissingWeightsError(f"{error}. --partial takes what fits") from error
     history = {"weights": f"image tower imported from {origin}; nothing trained together yet"}
     write_model(out, model_cfg, resolve_preprocess(model_cfg), tokenizer, built.state_dict(), history)
     anew = "projections" if built.text_decoder is None else "projections and the caption decoder"
@@ -211,7 +214,7 @@ def _load_tokenizer(name: str):
     try:
         return load_pretrained(AutoTokenizer, source)
     except (OSError, ValueError) as error:
-        raise unreachable(name, error) from error
+        raise unreachable(name, error, "--tokenizer") from error
 
 
 def _text_settings(state: Mapping[str, Tensor], name: str, tokenizer) -> dict:

@@ -75,10 +75,20 @@ class TableError(KeepFITError):
         row: 1-based number of the data row (the header is not counted), or None for the table as a whole.
         reason: the same without names out of the input; defaults to the message.
         looked_for: the files of which one would have done, where the row's image is missing.
+        remedy: the end of the sentence, where it names options that only commands with a table of their own have.
     """
 
-    def __init__(self, message: str, row: int | None = None, reason: str | None = None, looked_for: Sequence[str] = ()):
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        row: int | None = None,
+        reason: str | None = None,
+        looked_for: Sequence[str] = (),
+        remedy: str = "",
+    ):
+        super().__init__(f"{message}{remedy}")
+        self.statement = message
+        self.remedy = remedy
         self.row = row
         self.looked_for = tuple(looked_for)
         self.reason = reason or message
@@ -111,6 +121,10 @@ class KnowledgeError(KeepFITError):
 
 class CategoryError(KeepFITError):
     """No category was given, or none of the given ones matches."""
+
+
+class MissingClassesError(CategoryError):
+    """A class has no image."""
 
 
 class TextTooLongError(KeepFITError):

@@ -14,7 +14,14 @@ from keepfit_clip.data.downstream import ClassFile, read_downstream
 from keepfit_clip.data.images import image_name, open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources import SourceNotes, SourceOptions
-from keepfit_clip.errors import CategoryError, ConfigError, ImageError, KeepFITError, NonFiniteError
+from keepfit_clip.errors import (
+    CategoryError,
+    ConfigError,
+    ImageError,
+    KeepFITError,
+    MissingClassesError,
+    NonFiniteError,
+)
 from keepfit_clip.finite import NOT_FINITE, finite_rows
 from keepfit_clip.knowledge import Knowledge
 from keepfit_clip.loading import LoadedModel
@@ -135,7 +142,10 @@ def evaluate_table(
         ConfigError: images may have several of the classes, or these have no names.
     """
     knowledge = knowledge or Knowledge.load()
-    found = read_downstream(table, images, classes, knowledge, options, rows, allow_missing_classes)
+    try:
+        found = read_downstream(table, images, classes, knowledge, options, rows, allow_missing_classes)
+    except MissingClassesError as error:
+        raise MissingClassesError(f"{error}, or go on without them (--allow-missing-classes)") from error
     if found.spec.multi_label or not found.spec.named:
         raise ConfigError(f"{found.spec.title}: zero-shot needs one named class for each image; see `transfer`")
     modalities = [modality or found.spec.modality or record.modality for record in found.records]

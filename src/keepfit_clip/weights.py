@@ -131,14 +131,21 @@ def resolve_source(name: str) -> str:
 
 
 def unreachable(name: str, error: Exception, part: str = "text") -> MissingWeightsError:
-    """The one-line error for a hub name or folder that could not be loaded; `part` is text or image."""
+    """The one-line error for a hub name or folder that could not be loaded.
+
+    Args:
+        name: as it was given.
+        error: what the loading library said.
+        part: text or image, of a model; or the option that takes a folder as well, such as --init.
+    """
     ways = {
         "text": "download the model to a folder and pass that (--text-tower DIR, or hf_model_name and "
         "hf_tokenizer_name in the config); without its weights: pretrained_text=False",
         "image": "download its weights and pass the file (pretrained_image_path=FILE); without them: "
         "pretrained_image=False",
     }
-    return MissingWeightsError(f"{name!r} could not be loaded ({first_line(error)[:160]}). Offline: {ways[part]}")
+    way = ways.get(part, f"download it to a folder and pass that ({part} DIR)")
+    return MissingWeightsError(f"{name!r} could not be loaded ({first_line(error)[:160]}). Offline: {way}")
 
 
 @lru_cache(maxsize=8)

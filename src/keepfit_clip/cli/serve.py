@@ -8,6 +8,7 @@ import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
 from keepfit_clip.cli.options import USE, Cache, Device, KnowledgeFile
+from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.errors import CheckpointError
 
 _DEMO = Path("runs/demo/model")
@@ -15,7 +16,7 @@ _DEMO = Path("runs/demo/model")
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("app", rich_help_panel=USE)(serve)
+    app.command("app", rich_help_panel=USE)(reads_tables(serve))
 
 
 def serve(
@@ -37,6 +38,7 @@ def serve(
     cache: Cache = Path("runs/features"),
     knowledge: KnowledgeFile = None,
     device: Device = None,
+    source_options=None,
 ) -> None:
     """Open a page: drop images, read probabilities and captions, see where the model looks. Research use only."""
     from keepfit_clip.app.page import running_page
@@ -58,7 +60,8 @@ def serve(
     loaded = load_model(model, device)
     shown = None
     if gallery is not None:
-        pairs = read_pairs(gallery, images)
+        pairs = read_pairs(gallery, images, source_options)
+        tell_notes(pairs.notes)
         show_messages(pairs.messages, "entries of the gallery not used")
         shown = Gallery(loaded, pairs, FeatureCache(cache, model), with_progress("Encoding the gallery"))
     service = Service(loaded, Knowledge.load(knowledge), shown)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, read_records
-from keepfit_clip.errors import CategoryError, TableError, first_line
+from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, nothing_usable, read_records
+from keepfit_clip.errors import CategoryError, MissingClassesError, TableError, first_line
 from keepfit_clip.files import read_json
 from keepfit_clip.knowledge import MODALITIES, Knowledge
 
@@ -189,8 +189,7 @@ def read_downstream(
         records = [record for record in records if record.row in chosen]
         rejected = [error for error in rejected if error.row in chosen]
     if not records:
-        first = f": {rejected[0]}" if rejected else ""
-        raise TableError(f"{table}: none of its rows can be used{first}")
+        raise nothing_usable(table, rejected)
     if spec is None:
         spec = sorted({knowledge.canonical(category) for record in records for category in record.categories})
     if not isinstance(spec, ClassFile):
@@ -262,11 +261,10 @@ def _check_classes(
         )
     if found.empty_classes and not empty_classes:
         several = sum(reason == _SEVERAL for reason in found.unused.values())
-        raise CategoryError(
+        raise MissingClassesError(
             f"{table} has no image of {', '.join(found.empty_classes)}"
             + (f" alone ({several} rows belong to several classes)" if several else "")
-            + ": name the classes that count (--classes), the labels that mean them in a class file, or go on without "
-            "them (--allow-missing-classes)"
+            + ": name the classes that count (--classes), or the labels that mean them in a class file"
         )
 
 

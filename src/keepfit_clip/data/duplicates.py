@@ -19,7 +19,7 @@ from keepfit_clip.data.field_of_view import crop_field_of_view
 from keepfit_clip.data.images import image_bytes, image_name, open_image
 from keepfit_clip.data.records import FileSlice
 from keepfit_clip.data.shard_reader import list_all_shards, read_raw_samples, split_parts
-from keepfit_clip.data.sources import SourceOptions, find_source, read_records
+from keepfit_clip.data.sources import SourceOptions, find_source, plain_tables_only, read_records
 from keepfit_clip.data.sources.folder import walk_images
 from keepfit_clip.errors import ImageError, TableError
 
@@ -184,5 +184,6 @@ def _images(where: Path) -> Iterator[Path | FileSlice | bytes]:
                     yield sample.image
     else:
         options = SourceOptions(images_only=True)
-        for record in read_records(where, where.parent, on_reject=lambda _: None, options=options):
-            yield record.image
+        with plain_tables_only("--exclude"):
+            for record in read_records(where, where.parent, on_reject=lambda _: None, options=options):
+                yield record.image

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["INPUTS_TABLE", "Inputs"]
+__all__ = ["INPUTS_TABLE", "Inputs", "size_of"]
 
 INPUTS_TABLE = """
     CREATE TABLE IF NOT EXISTS inputs (
@@ -72,6 +72,11 @@ class Inputs:
 
 def _encoded(path: str | Path) -> bytes:
     return os.fsencode(os.path.abspath(path))
+
+
+def size_of(path: str | Path) -> int | None:
+    """Bytes of a file, None where it is not there."""
+    return _size_and_time(path)[0]
 
 
 def _size_and_time(path: str | bytes | Path) -> tuple[int | None, int | None]:

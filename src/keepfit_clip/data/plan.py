@@ -17,7 +17,7 @@ import numpy as np
 from keepfit_clip.data.duplicates import UnionFind, image_digest, near_pairs, perceptual_hash
 from keepfit_clip.data.engines import run_jobs
 from keepfit_clip.data.images import image_bytes, image_name, open_image
-from keepfit_clip.data.inputs import INPUTS_TABLE, Inputs
+from keepfit_clip.data.inputs import INPUTS_TABLE, Inputs, size_of
 from keepfit_clip.data.records import Caption, FileSlice, Record
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import printable
@@ -70,6 +70,7 @@ class Plan:
         if not read_only:
             self._db.executescript(_TABLES)
         self.inputs = Inputs(self._db)
+        self._numbering = hashlib.sha256()
         self._spool = self.path.with_name("images.bin")
 
     def close(self) -> None:
@@ -110,7 +111,7 @@ class Plan:
             said: what a record says of its image, as text; equal texts on equal images are one sample.
         """
         self._spool.unlink(missing_ok=True)
-        numbering = hashlib.sha256()
+        self._numbering = hashlib.sha256()
         with open(self._spool, "wb") as spool:
             for record in records:
                 image = record.image
@@ -124,20 +125,28 @@ class Plan:
                     image = FileSlice(self._spool, spool.tell(), size)
                     spool.write(record.image)
                 patient = None if record.patient is None else self._patient_number(record.patient)
-                numbering.update(f"{patient} {size}\n".encode())
+                self._number(patient, size)
                 self._db.execute(
                     "INSERT INTO rows (row, record, said, patient, size) VALUES (?, ?, ?, ?, ?)",
                     (record.row, _to_json(record, image), _short_hash(said(record)), patient, size),
                 )
-        self._db.execute("INSERT INTO numbering VALUES (?)", (numbering.hexdigest()[:24],))
+        self._db.execute("INSERT INTO numbering VALUES (?)", (self._numbering.hexdigest()[:24],))
 
     def reject(self, row: int, reason: str, message: str) -> None:
         """Notes a row that is left out; `reason` names nothing of the input."""
         self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (row, printable(reason), printable(message)))
 
-    def know(self, patient: str) -> None:
-        """Gives a patient a number, where none of the rows taken in is of them."""
-        self._patient_number(patient)
+    def know(self, record: Record) -> None:
+        """Counts a row that is not taken in, so that all parts of a table number its patients alike.
+
+        It is called while `add` takes in the others.
+        """
+        image = record.image
+        size = size_of(image) if isinstance(image, Path) else image.size if isinstance(image, FileSlice) else len(image)
+        self._number(None if record.patient is None else self._patient_number(record.patient), size)
+
+    def _number(self, patient: int | None, size: int | None) -> None:
+        self._numbering.update(f"{patient} {size}\n".encode())
 
     def _patient_number(self, name: str) -> int:
         name = ascii(name)  # a file's name may hold halves of characters, which SQLite does not take

@@ -289,8 +289,8 @@ class _Build:
                 self.on_step("reading the source", number, None)
             if rows is None or record.row in rows:
                 yield record
-            elif record.patient is not None:
-                plan.know(record.patient)  # so that parts of one table number their patients alike
+            else:
+                plan.know(record)
 
     def _said(self, record) -> str:
         categories = [self.knowledge.canonical(category) for category in record.categories]

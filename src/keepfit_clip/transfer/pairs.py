@@ -14,7 +14,7 @@ from keepfit_clip.caption_metrics import score_captions, score_mentions
 from keepfit_clip.data.batch import stable_id
 from keepfit_clip.data.downstream import groups_of, require_images
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources import SourceNotes, SourceOptions, read_records
+from keepfit_clip.data.sources import SourceNotes, SourceOptions, nothing_usable, read_records
 from keepfit_clip.errors import ConfigError, ImageError, TableError
 from keepfit_clip.extras import require_extra
 from keepfit_clip.knowledge import Knowledge
@@ -126,7 +126,7 @@ def read_pairs(
     found.unused = {error.row: error.reason for error in rejected}
     found.messages = [str(error) for error in rejected]
     if not found.records:
-        raise TableError(f"{table}: none of its rows can be used{f': {rejected[0]}' if rejected else ''}")
+        raise nothing_usable(table, rejected)
     return found
 
 

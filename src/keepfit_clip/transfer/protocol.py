@@ -78,7 +78,7 @@ class TransferOptions:
         if too_many and any(method not in ZERO_SHOT for method in self.methods):
             raise ConfigError(
                 f"--shots {','.join(too_many)}: {self.folds} folds leave {100 * left:.0f}% to learn from, "
-                "use more --folds"
+                "use more --folds or smaller --shots"
             )
 
 

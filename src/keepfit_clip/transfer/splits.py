@@ -102,7 +102,10 @@ def folds_of(
     there = len(labels) if groups is None else len(np.unique(groups))
     if there < folds:
         what = "images" if groups is None else "patients (near copies counted once)"
-        raise CategoryError(f"there are {there} {what}, which is fewer than the {folds} folds: use fewer --folds")
+        raise CategoryError(
+            f"there are {there} {what}, which is fewer than the {folds} folds: use fewer --folds, "
+            "and less of --shots with them"
+        )
     for number in np.unique(strata):
         members = np.flatnonzero(strata == number)
         count = len(members if groups is None else np.unique(groups[members]))

@@ -2,7 +2,8 @@
 like it, and `read(path, images, options)`, which yields records and an error for each row that cannot be used.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
@@ -12,7 +13,8 @@ from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 
-__all__ = ["SOURCES", "SourceNotes", "SourceOptions", "find_source", "read_records"]
+__all__ = ["SOURCES", "SourceNotes", "SourceOptions", "find_source", "nothing_usable", "plain_tables_only",
+           "read_records"]  # fmt: skip
 
 # In the order in which they are tried; a folder of shards or Parquet files comes before a folder of images.
 SOURCES = {
@@ -62,6 +64,30 @@ def find_source(path: str | Path, source: str = "auto") -> str:
     if found is None:
         raise TableError(f"{path}: does not look like any source ({_FORMS}): it {_what_it_is(path)}")
     return found
+
+
+def nothing_usable(where: str | Path, rejected: Sequence[TableError]) -> TableError:
+    """The error of a source whose rows were all rejected: the first says why."""
+    if not rejected:
+        return TableError(f"{where}: none of its rows can be used")
+    first = rejected[0]
+    return TableError(f"{where}: none of its rows can be used: {first.statement}", remedy=first.remedy)
+
+
+@contextmanager
+def plain_tables_only(option: str) -> Iterator[None]:
+    """For a table behind an option, whose columns no other option names: errors say what helps there.
+
+    Raises:
+        TableError: one of the block's, with that remedy.
+    """
+    try:
+        yield
+    except TableError as error:
+        if not error.remedy:
+            raise
+        remedy = f". A table of {option} is read by the usual names, in UTF-8, with labels in words: write it so"
+        raise TableError(error.statement, error.row, error.reason, error.looked_for, remedy) from error
 
 
 def read_records(

@@ -18,7 +18,7 @@ from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 from keepfit_clip.files import printable
 
-__all__ = ["IMAGE_SUFFIXES", "RowReader", "image_root", "row_error"]
+__all__ = ["IMAGE_SUFFIXES", "AmbiguousNameError", "RowReader", "image_root", "row_error"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm")
 
@@ -37,9 +37,15 @@ _WHOLE = re.compile(r"[-+]?\d+\.0+")  # as pandas writes grades where a row has 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
-def row_error(where: str | Path, row: int, reason: str, detail: str = "", looked_for: Sequence[str] = ()) -> TableError:
+class AmbiguousNameError(TableError):
+    """A name for a number may be of several columns: no row of the table can be trusted."""
+
+
+def row_error(
+    where: str | Path, row: int, reason: str, detail: str = "", looked_for: Sequence[str] = (), remedy: str = ""
+) -> TableError:
     """The error of one row; only `reason` may leave the user's terminal."""
-    return TableError(printable(f"{where}, row {row}: {reason}{detail}"), row, reason, looked_for)
+    return TableError(printable(f"{where}, row {row}: {reason}{detail}"), row, reason, looked_for, remedy)
 
 
 def image_root(images: str | Path | None) -> Path | None:
@@ -103,6 +109,7 @@ class RowReader:
 
         Raises:
             TableError: the row cannot be used.
+            AmbiguousNameError: none of them can.
         """
         columns = self._columns(tuple(cells))
         said = {} if self.options.images_only else self._said(row, cells, columns)
@@ -157,7 +164,8 @@ class RowReader:
                     self.where,
                     row,
                     f"the label in '{column}' is a number",
-                    f" ({label}): say what it stands for with --label-name {own}, or in a class file",
+                    f" ({label})",
+                    remedy=f": say what it stands for with --label-name {own}",
                 )
             labels.append(label)
         return labels
@@ -177,7 +185,7 @@ class RowReader:
             return label
         if _NUMBER.fullmatch(label):
             if self._number_column not in (None, column):
-                raise TableError(
+                raise AmbiguousNameError(
                     f"{self.where}: the columns {self._number_column!r} and {column!r} both hold numbers, and "
                     f"--label-name {label}={name} does not say whose it is: write '{column}:{label}=...'"
                 )

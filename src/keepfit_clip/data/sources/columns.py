@@ -79,8 +79,8 @@ def find_columns(
         captions = {name: language or None for name in names if (language := _caption_language(name)) is not None}
     if (needs_image and image is None) or not (categories or captions or options.images_only):
         raise TableError(
-            f"{where}: needs a column 'image' and a column 'categories' or 'caption'; it has "
-            f"{', '.join(names)}. Name yours with --image-column, --category-column or --caption-column"
+            f"{where}: needs a column 'image' and a column 'categories' or 'caption'; it has {', '.join(names)}",
+            remedy=". Name yours with --image-column, --category-column or --caption-column",
         )
     found = Columns(
         image,

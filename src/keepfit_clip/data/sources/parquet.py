@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources.cells import RowReader, image_root
+from keepfit_clip.data.sources.cells import AmbiguousNameError, RowReader, image_root
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
@@ -50,6 +50,8 @@ def read(
                     number += 1
                     try:
                         yield from reader.records(number, cells)
+                    except AmbiguousNameError:
+                        raise
                     except TableError as error:
                         yield error
         except FileNotFoundError as error:

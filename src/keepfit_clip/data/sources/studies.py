@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
+from keepfit_clip.data.sources.cells import AmbiguousNameError, RowReader, image_root, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
@@ -46,6 +46,8 @@ def read(
     for number, (identifier, study) in enumerate(_studies(content), start=1):
         try:
             yield from reader.records(number, {_STUDY: identifier or f"study {number}", **study})
+        except AmbiguousNameError:
+            raise
         except TableError as error:
             yield error if error.row else row_error(path, number, "the study lacks images, or a report and a category")
     if number == 0:

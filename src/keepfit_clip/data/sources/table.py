@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
+from keepfit_clip.data.sources.cells import AmbiguousNameError, RowReader, image_root, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
@@ -54,14 +54,15 @@ def read(
                     continue
                 try:
                     yield from reader.records(number, dict(zip(names, cells, strict=True)))
+                except AmbiguousNameError:
+                    raise
                 except TableError as error:
                     yield error
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
     except (UnicodeError, csv.Error) as error:
-        raise TableError(
-            f"{path}: not a CSV in {options.encoding.upper()} ({error}); give --encoding, e.g. gb18030 or cp1252"
-        ) from error
+        message = f"{path}: not a CSV in {options.encoding.upper()} ({error})"
+        raise TableError(message, remedy="; give --encoding, e.g. gb18030 or cp1252") from error
     if number == 0:
         raise TableError(f"{path}: has a header but no rows")
 
