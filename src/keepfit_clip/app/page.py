@@ -210,7 +210,7 @@ def _check_guarded(address: str) -> None:
         if answer.status != expected or not forgets:
             raise ConfigError(
                 "this release of Gradio would keep images in the browser or answer to any name: "
-                "pip install 'gradio>=6,<=6.31'"
+                "pip install 'gradio>=6.20,<=6.31'"
             )
 
 
