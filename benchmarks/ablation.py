@@ -33,21 +33,21 @@ from sklearn.metrics import roc_auc_score
 from transformers.utils import logging as transformers_logging
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.data.shards.build import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import KINDS, DrawOptions, draw_dataset, draw_retina
 from keepfit_clip.drawing.retina import CONDITIONS
-from keepfit_clip.evaluation import evaluate_table, image_batches
-from keepfit_clip.export import export_model
+from keepfit_clip.evaluate.table import evaluate_table, image_batches
 from keepfit_clip.files import new_folder, write_json, write_text
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.loading import LoadedModel, load_model
-from keepfit_clip.templates import class_texts
-from keepfit_clip.training.display import StepDisplay
-from keepfit_clip.training.launch import flag_words, program, run_logged
-from keepfit_clip.training.loss_log import steps_done
-from keepfit_clip.training.text import TextPretraining, pretrain_text
-from keepfit_clip.zero_shot import ZeroShotClassifier
+from keepfit_clip.folders.export import export_model
+from keepfit_clip.folders.loading import LoadedModel, load_model
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.templates import class_texts
+from keepfit_clip.model.zero_shot import ZeroShotClassifier
+from keepfit_clip.training.demo.display import StepDisplay
+from keepfit_clip.training.demo.launch import flag_words, program, run_logged
+from keepfit_clip.training.hybrid.loss_log import steps_done
+from keepfit_clip.training.text_stage.pretrain import TextPretraining, pretrain_text
 
 MODEL = "keepfit-v2-lite"
 OBJECTIVES = {

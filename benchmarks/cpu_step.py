@@ -13,7 +13,7 @@ KEPT = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "80000
 STEP = """
 import statistics, sys, time, torch, open_clip, keepfit_clip
 from transformers import BatchEncoding
-from keepfit_clip.loss import HybridLoss
+from keepfit_clip.model.loss import HybridLoss
 torch.set_num_threads(2)
 torch.manual_seed(0)
 model = open_clip.create_model("keepfit-v2-lite", pretrained_text=False).train()

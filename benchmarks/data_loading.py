@@ -29,11 +29,11 @@ from torch.utils.data import DataLoader
 
 import keepfit_clip  # noqa: F401 - registers the models
 from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards, list_shards
-from keepfit_clip.data.decoding import make_letterbox
-from keepfit_clip.data.sampling import make_pools
+from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.sampling import make_pools
 from keepfit_clip.drawing import draw_retina
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.tokenization import Tokenizer
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.tokenization import Tokenizer
 
 BATCH = 32
 WARM_UP = 4

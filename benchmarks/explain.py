@@ -26,8 +26,8 @@ from transformers.utils import logging as transformers_logging
 
 from keepfit_clip.drawing.content import LESIONS
 from keepfit_clip.drawing.retina import KINDS, DrawnRetina, draw_retina
-from keepfit_clip.explain import Explainer, Explanation
-from keepfit_clip.loading import load_model
+from keepfit_clip.explain.maps import Explainer, Explanation
+from keepfit_clip.folders.loading import load_model
 
 TOLERANCE = 15 / 224
 STEPS = 12

@@ -14,7 +14,7 @@ import regex
 from rich.console import Console
 from rich.table import Table
 
-from keepfit_clip.data.privacy import REDACTED, find_identifiers, redact
+from keepfit_clip.data.identifiers.privacy import REDACTED, find_identifiers, redact
 
 CAPTIONS = Path(__file__).parents[1] / "tests" / "identifier_captions.json"
 MARKED = regex.compile(r"\[\[(.+?)\]\]")  # an identifier inside a caption

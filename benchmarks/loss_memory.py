@@ -34,11 +34,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from keepfit_clip.compat import set_activation_checkpointing
-from keepfit_clip.config import DecoderConfig
-from keepfit_clip.data.batch import MAX_IDS
-from keepfit_clip.decoder import CaptionDecoder, token_nll
-from keepfit_clip.loss import HybridLoss, _Everyone
+from keepfit_clip.data.stream.batch import MAX_IDS
+from keepfit_clip.model.compat import set_activation_checkpointing
+from keepfit_clip.model.config import DecoderConfig
+from keepfit_clip.model.decoder import CaptionDecoder, token_nll
+from keepfit_clip.model.loss import HybridLoss, _Everyone
 
 LOCAL = 128
 EMBED_DIM = 512
@@ -204,7 +204,7 @@ def decoder_peak(args: argparse.Namespace, function: Callable) -> int:
         ids = torch.randint(1000, words.num_embeddings, (batch, args.tokens + 1), device=args.device)
         image_tokens = torch.randn(batch, 49, words.embedding_dim, device=args.device)
         with (
-            mock.patch("keepfit_clip.decoder.token_nll", function),
+            mock.patch("keepfit_clip.model.decoder.token_nll", function),
             torch.autocast("cuda", torch.bfloat16, enabled=ids.is_cuda),
         ):
             nll, tokens = decoder.caption_nll(ids, torch.ones_like(ids, dtype=torch.bool), image_tokens)

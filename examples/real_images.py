@@ -33,20 +33,18 @@ from sklearn.preprocessing import StandardScaler
 import keepfit_clip  # noqa: F401 - registers the models
 from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.data.duplicates import UnionFind, near_pairs, perceptual_hash
-from keepfit_clip.data.images import open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
-from keepfit_clip.evaluation import evaluate_table, image_batches
-from keepfit_clip.export import export_model
+from keepfit_clip.evaluate import evaluate_table, image_batches
+from keepfit_clip.evaluate.metrics.classification import score_classification
 from keepfit_clip.files import write_json, write_text
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.loading import load_model
-from keepfit_clip.metrics import score_classification
-from keepfit_clip.templates import class_texts
-from keepfit_clip.training.launch import child_environment, flag_words, program
-from keepfit_clip.training.measuring import timed
-from keepfit_clip.training.text import TextPretraining, pretrain_text
+from keepfit_clip.folders import export_model, load_model
+from keepfit_clip.images import open_image
+from keepfit_clip.knowledge import Knowledge, class_texts
+from keepfit_clip.training.demo.launch import child_environment, flag_words, program
+from keepfit_clip.training.demo.measuring import timed
+from keepfit_clip.training.text_stage.pretrain import TextPretraining, pretrain_text
 
 MODEL = "keepfit-v2-lite"
 VALIDATION_SHARE = 0.2

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import keepfit_clip  # noqa: F401 - registers the models
-from keepfit_clip.data.shards import ShardOptions, build_shards
-from keepfit_clip.export import export_model
-from keepfit_clip.training.main import main as train
+from keepfit_clip.data.shards.build import ShardOptions, build_shards
+from keepfit_clip.folders.export import export_model
+from keepfit_clip.training.hybrid.run import main as train
 from tests.pictures import write_elite, write_public
 
 torch.set_num_threads(1)

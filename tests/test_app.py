@@ -31,13 +31,13 @@ from keepfit_clip.app.guard import Guard
 from keepfit_clip.app.page import _check_guarded, _forget, _Handlers
 from keepfit_clip.app.service import Gallery, Service
 from keepfit_clip.cli import app
-from keepfit_clip.data.images import open_image
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import CategoryError, CheckpointError, ConfigError, ImageError
-from keepfit_clip.knowledge import MODALITIES, Knowledge
-from keepfit_clip.loading import load_model
-from keepfit_clip.transfer.pairs import read_pairs
-from keepfit_clip.zero_shot import ZeroShotClassifier
+from keepfit_clip.evaluate.pairs import read_pairs
+from keepfit_clip.folders.loading import load_model
+from keepfit_clip.images.reading import open_image
+from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
+from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CATEGORIES = ("normal", "glaucoma", "cataract")

@@ -16,11 +16,11 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from keepfit_clip.cli import main
 from keepfit_clip.data import ShardOptions, SourceOptions, build_shards, list_shards, read_shards
-from keepfit_clip.data.field_of_view import crop_field_of_view
-from keepfit_clip.data.metadata import without_metadata
-from keepfit_clip.data.privacy import find_identifiers, redact
+from keepfit_clip.data.identifiers.privacy import find_identifiers, redact
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError, KeepFITError, OutputError, ShardError
+from keepfit_clip.images.field_of_view import crop_field_of_view
+from keepfit_clip.images.metadata import without_metadata
 from tests.pictures import write_table
 
 
@@ -154,8 +154,8 @@ def test_a_build_stopped_with_two_workers_goes_on_with_one_and_keeps_what_was_do
 KILLING = """
 import json, os, signal, sys
 from pathlib import Path
-from keepfit_clip.data.shards import ShardOptions, build_shards
-import keepfit_clip.data.shard_writer
+from keepfit_clip.data.shards.build import ShardOptions, build_shards
+import keepfit_clip.data.shards.writer
 
 table, stride = Path(sys.argv[1]), int(sys.argv[2])
 options = ShardOptions("public", samples_per_shard=4)

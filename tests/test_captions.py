@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from keepfit_clip.caption_metrics import score_captions, score_mentions
 from keepfit_clip.errors import ConfigError, MissingExtraError
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.mentions import Mention, find_mentions
+from keepfit_clip.evaluate.metrics.captions import score_captions, score_mentions
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.mentions import Mention, find_mentions
 
 KNOWLEDGE = Knowledge.load()
 

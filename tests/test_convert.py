@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
-from keepfit_clip.convert import import_dual_encoder, import_image_tower
 from keepfit_clip.errors import CheckpointError, ConfigError, MissingWeightsError, OutputError
-from keepfit_clip.loading import load_model
+from keepfit_clip.folders.convert import import_dual_encoder, import_image_tower
+from keepfit_clip.folders.loading import load_model
 from tests.encoders import SENTENCES, write_encoder
 
 MODEL = "keepfit-v2-test"

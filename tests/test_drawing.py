@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 from scipy.ndimage import center_of_mass, label
 
-from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.data.shards.build import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import CONDITIONS, KINDS, DrawOptions, draw_dataset, draw_number, draw_retina, oct
 from keepfit_clip.drawing.content import LESIONS
 from keepfit_clip.drawing.fundus import QUADRANTS, new_fundus
 from keepfit_clip.errors import CategoryError, ConfigError, OutputError
-from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.knowledge.conditions import Knowledge
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from sklearn.metrics import top_k_accuracy_score
 from torch.utils.data import DataLoader, Dataset
 
-from keepfit_clip.data.images import open_image
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import DrawOptions, draw_dataset
-from keepfit_clip.evaluation import evaluate_table
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.loading import LoadedModel
-from keepfit_clip.retrieval import score_retrieval
-from keepfit_clip.templates import class_texts
+from keepfit_clip.evaluate.metrics.retrieval import score_retrieval
+from keepfit_clip.evaluate.table import evaluate_table
+from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.images.reading import open_image
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.templates import class_texts
 
 CLASSES = ["normal", "glaucoma", "cataract", "macular hole"]
 

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from keepfit_clip.data import list_shards, read_shards
 from keepfit_clip.errors import CategoryError, ConfigError, TableError, TextTooLongError
-from keepfit_clip.training.main import main as train
+from keepfit_clip.training.hybrid.run import main as train
 from tests.conftest import train_flags
 
 
@@ -98,7 +98,7 @@ def test_an_evaluation_that_fails_costs_no_epoch(shards, held_out, pictures, tmp
     def fail(*_):
         raise TableError("the disk with the table is gone")
 
-    monkeypatch.setattr("keepfit_clip.training.evaluators.evaluate_table", fail)
+    monkeypatch.setattr("keepfit_clip.training.hybrid.evaluators.evaluate_table", fail)
     spec = f"t@CFP={pictures / 'public.csv'}:{pictures}"
     flags = {"epochs": 1, "train_num_samples": 8, "val_data": held_out}
     train(train_flags(shards, tmp_path, "run", zeroshot_table=spec, **flags))

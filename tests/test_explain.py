@@ -10,9 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
-from keepfit_clip.data.images import open_image
 from keepfit_clip.errors import CategoryError, ConfigError, MissingExtraError
-from keepfit_clip.explain import (
+from keepfit_clip.explain.maps import (
     Explainer,
     grad_cam,
     heat_overlay,
@@ -21,7 +20,8 @@ from keepfit_clip.explain import (
     word_maps,
     words_of_tokens,
 )
-from keepfit_clip.loading import LoadedModel, load_model
+from keepfit_clip.folders.loading import LoadedModel, load_model
+from keepfit_clip.images.reading import open_image
 
 CATEGORIES = ["normal", "glaucoma", "cataract"]
 

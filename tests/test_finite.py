@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
 from keepfit_clip.errors import CheckpointError, KeepFITError, NonFiniteError
-from keepfit_clip.evaluation import evaluate_table
+from keepfit_clip.evaluate.metrics.classification import score_classification, score_multi_label
+from keepfit_clip.evaluate.metrics.retrieval import score_image_retrieval, score_retrieval
+from keepfit_clip.evaluate.table import evaluate_table
 from keepfit_clip.files import parse_json, read_json, to_json, write_json
-from keepfit_clip.loading import load_model
-from keepfit_clip.metrics import score_classification, score_multi_label
-from keepfit_clip.retrieval import score_image_retrieval, score_retrieval
-from keepfit_clip.zero_shot import ZeroShotClassifier
+from keepfit_clip.folders.loading import load_model
+from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
 NAN = float("nan")
 

@@ -10,14 +10,14 @@ import yaml
 from open_clip import factory
 
 import keepfit_clip
-from keepfit_clip import weights
-from keepfit_clip.config import check_model_config, check_preprocess_config
 from keepfit_clip.errors import ConfigError, KeepFITError, KnowledgeError, MissingWeightsError
-from keepfit_clip.export import export_model
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.loading import load_model
-from keepfit_clip.training.main import main as train
-from keepfit_clip.training.text import TextPretraining, pretrain_text
+from keepfit_clip.folders.export import export_model
+from keepfit_clip.folders.loading import load_model
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model import pretrained as weights
+from keepfit_clip.model.config import check_model_config, check_preprocess_config
+from keepfit_clip.training.hybrid.run import main as train
+from keepfit_clip.training.text_stage.pretrain import TextPretraining, pretrain_text
 from tests.conftest import MODEL, train_flags
 from tests.encoders import write_encoder
 
@@ -138,7 +138,7 @@ def test_every_load_of_the_library_forbids_code():
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained":
                 trust = [k.value for k in node.keywords if k.arg == "trust_remote_code"]
                 found.append((path.name, [getattr(value, "value", None) for value in trust]))
-    assert found == [("weights.py", [False])]
+    assert found == [("pretrained.py", [False])]
 
 
 def test_tokenizer_of_a_hub_model_is_its_own(tmp_path, monkeypatch):
@@ -277,7 +277,7 @@ def test_yaml_aliases_are_refused_at_once(tmp_path):
 
 
 def test_a_knowledge_file_of_any_size_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("keepfit_clip.knowledge._LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr("keepfit_clip.knowledge.conditions._LARGEST_FILE", 1 << 20)
     (tmp_path / "large.yaml").write_text("a: 1\n" * (1 << 18))
     with pytest.raises(KnowledgeError, match="larger than 1 MiB"):
         Knowledge.load(tmp_path / "large.yaml")

@@ -7,9 +7,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from typer.testing import CliRunner
 
-from keepfit_clip import hub
 from keepfit_clip.cli import app
 from keepfit_clip.errors import CheckpointError, OutputError
+from keepfit_clip.folders import hub
 
 
 def test_the_card_says_what_the_model_is_and_is_not_for(exported, run):

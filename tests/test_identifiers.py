@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import regex
 
-from keepfit_clip.data.privacy import find_identifiers, redact
-from keepfit_clip.knowledge import Knowledge
+from keepfit_clip.data.identifiers.privacy import find_identifiers, redact
+from keepfit_clip.knowledge.conditions import Knowledge
 
 CAPTIONS = json.loads(Path(__file__).with_name("identifier_captions.json").read_text(encoding="utf-8"))
 MARKED = regex.compile(r"\[\[(.+?)\]\]")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from keepfit_clip.config import VisionConfig
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.image_tower import ImageTower, place_features
+from keepfit_clip.model.config import VisionConfig
+from keepfit_clip.model.image_tower import ImageTower, place_features
 
 BACKBONES = [
     "test_resnet",

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keepfit_clip.data.images import encode_jpeg, image_bytes, open_image
-from keepfit_clip.data.limits import MAX_IMAGE_BYTES
-from keepfit_clip.data.records import FileSlice
 from keepfit_clip.errors import ImageError
+from keepfit_clip.images.reading import MAX_IMAGE_BYTES, FileSlice, encode_jpeg, image_bytes, open_image
 
 
 def encoded(image, fmt, **options):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
 from keepfit_clip.data import ShardOptions, build_shards, list_shards, read_shards
-from keepfit_clip.data.inspection import check_shards, find_sample, gather_statistics
+from keepfit_clip.data.shards.inspection import check_shards, find_sample, gather_statistics
 from keepfit_clip.errors import ShardError
 from tests.pictures import write_elite
 

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 import keepfit_clip
 from keepfit_clip.cli import app
 from keepfit_clip.errors import CategoryError, KnowledgeError
-from keepfit_clip.knowledge import MODALITIES, Knowledge
-from keepfit_clip.templates import category_text, class_texts, draw_text, mentions_place
+from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
+from keepfit_clip.knowledge.templates import category_text, class_texts, draw_text, mentions_place
 
 KNOWLEDGE = Knowledge.load()
-KNOWLEDGE_FILE = Path(keepfit_clip.__file__).with_name("knowledge.json")
+KNOWLEDGE_FILE = Path(keepfit_clip.__file__).with_name("knowledge") / "knowledge.json"
 # What the public tables that FLAIR and KeepFIT train on write in `categories`, but for whole sentences.
 FLAIR_CATEGORIES = Path(__file__).with_name("flair_categories.txt").read_text(encoding="utf-8").splitlines()
 RETINA_SETS = (

@@ -13,7 +13,7 @@ import pytest
 from fsspec.registry import known_implementations
 
 from keepfit_clip.data import list_shards, read_shards
-from keepfit_clip.data.shard_reader import count_samples
+from keepfit_clip.data.tars.reader import count_samples
 from keepfit_clip.errors import MissingExtraError, ShardError
 
 
@@ -83,7 +83,7 @@ def server(shards):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("keepfit_clip.data.locations._FIRST_DELAY", 0.01)
+    monkeypatch.setattr("keepfit_clip.data.tars.locations._FIRST_DELAY", 0.01)
 
 
 def keys(spec, **options):

@@ -11,14 +11,15 @@ import torch.multiprocessing as mp
 from open_clip_train.params import parse_args as upstream_parse_args
 from transformers import BatchEncoding
 
-from keepfit_clip.data.batch import encode_keys
+from keepfit_clip.data.stream.batch import encode_keys
 from keepfit_clip.errors import NonFiniteLossError
-from keepfit_clip.loss import HybridLoss, positive_pairs, soft_clip_loss_sum
-from keepfit_clip.model import KeepFIT
-from keepfit_clip.revision import revised_text_features
-from keepfit_clip.training.guard import NonFiniteGuard
-from keepfit_clip.training.main import _Run
-from keepfit_clip.training.params import upstream_argv
+from keepfit_clip.model.keepfit import KeepFIT
+from keepfit_clip.model.loss import HybridLoss, soft_clip_loss_sum
+from keepfit_clip.model.pairs import positive_pairs
+from keepfit_clip.model.revision import revised_text_features
+from keepfit_clip.training.hybrid.guard import NonFiniteGuard
+from keepfit_clip.training.hybrid.params import upstream_argv
+from keepfit_clip.training.hybrid.run import _Run
 from tests.conftest import MODEL
 
 

@@ -8,10 +8,10 @@ import torch
 from open_clip import CoCaLoss
 from transformers import BatchEncoding
 
-from keepfit_clip.decoder import token_nll
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.loss import HybridLoss
-from keepfit_clip.tokenization import Tokenizer, decode_texts
+from keepfit_clip.model.decoder import token_nll
+from keepfit_clip.model.loss import HybridLoss
+from keepfit_clip.model.tokenization import Tokenizer, decode_texts
 from tests.conftest import MODEL
 
 TEXTS = ["microaneurysms near the macula!", "a large cup", "normal", "hard exudates ! and edema"]

@@ -13,13 +13,13 @@ import pytest
 
 from keepfit_clip.cli import main
 from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards, list_shards, read_shards
-from keepfit_clip.data.decoding import make_letterbox
-from keepfit_clip.data.inspection import check_shards, gather_statistics
-from keepfit_clip.data.sampling import ShardPool
-from keepfit_clip.data.statistics_page import statistics_page
+from keepfit_clip.data.shards.inspection import check_shards, gather_statistics
+from keepfit_clip.data.shards.statistics_page import statistics_page
+from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.sampling import ShardPool
 from keepfit_clip.errors import KeepFITError
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.tokenization import Tokenizer
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.tokenization import Tokenizer
 from tests.odd_shards import LONE, description, header, odd_name, odd_sample, write_tar
 from tests.test_building import encoded, picture
 from tests.test_stream import PREPROCESS
@@ -116,7 +116,7 @@ def test_files_whose_names_are_no_text_are_taken_or_rejected(tmp_path, name):
 
 PEAK = """
 import json, resource, sys
-from keepfit_clip.data.shard_reader import read_shards
+from keepfit_clip.data.tars.reader import read_shards
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -177,7 +177,7 @@ def test_small_tars_take_little_memory(tmp_path):
 
 
 def test_a_compressed_tar_may_not_unpack_to_far_more_than_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("keepfit_clip.data.tars._ALWAYS_UNPACKED", 1 << 20)
+    monkeypatch.setattr("keepfit_clip.data.tars.members._ALWAYS_UNPACKED", 1 << 20)
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(good(b"a") + header(b"b.mp4", BOMB) + ZEROS + END))
     problems = []
     assert len(list(read_shards([str(tmp_path / "a.tar.gz")], problems.append))) == 1
@@ -185,7 +185,7 @@ def test_a_compressed_tar_may_not_unpack_to_far_more_than_it_is(tmp_path, monkey
 
 
 def test_an_image_member_has_a_limit_and_the_next_sample_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("keepfit_clip.data.tars.MAX_IMAGE_BYTES", 2000)
+    monkeypatch.setattr("keepfit_clip.data.tars.members.MAX_IMAGE_BYTES", 2000)
     samples = [(b"a", members(description(), b"\0" * 3000)), (b"b", members(description(), b"\0" * 1000))]
     write_tar(tmp_path / "a.tar", samples)
     problems = []

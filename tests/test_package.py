@@ -42,12 +42,19 @@ def test_the_library_does_not_import_the_training_programs():
         assert found is None or path.parent.name == "cli", path
 
 
-def test_every_file_stands_in_the_readme_tree():
-    tree = (ROOT / "README.md").read_text()
-    for folder in ("src/keepfit_clip", "training"):
-        for path in (ROOT / folder).glob("*.py"):
-            if path.name != "__init__.py":
-                assert path.name in tree or f"{path.stem}.json, .py" in tree, path
+def test_the_readmes_tree_is_true():
+    """Every room, and every module that stands beside rooms, is in it; and what it names is there."""
+    tree = re.search(r"## The tree\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    for root in (ROOT / "src" / "keepfit_clip", ROOT / "training"):
+        for path in [*root.glob("*"), *root.glob("*/*/")]:
+            if path.is_dir() and (path / "__init__.py").exists():
+                assert f"{path.name}/" in tree, path
+            elif path.suffix == ".py" and path.name != "__init__.py":
+                assert re.search(rf"\b{path.stem}\b", tree), path
+    for line in tree.splitlines():
+        room = re.match(r" *(?:src/)?([a-z_]+)/ ", line)
+        if room:
+            assert list(ROOT.glob(f"{room[1]}/")) or list(ROOT.glob(f"*/**/{room[1]}/")), line
 
 
 def test_every_command_in_the_readme_exists():

@@ -11,12 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
-from keepfit_clip.data.images import open_image
 from keepfit_clip.errors import ConfigError, KeepFITError, TableError
-from keepfit_clip.loading import LoadedModel, load_model
-from keepfit_clip.retrieval import score_retrieval
-from keepfit_clip.transfer.features import FeatureCache
-from keepfit_clip.transfer.pairs import evaluate_captions, evaluate_retrieval, read_pairs
+from keepfit_clip.evaluate.features import FeatureCache
+from keepfit_clip.evaluate.metrics.retrieval import score_retrieval
+from keepfit_clip.evaluate.pairs import evaluate_captions, evaluate_retrieval, read_pairs
+from keepfit_clip.folders.loading import LoadedModel, load_model
+from keepfit_clip.images.reading import open_image
 from tests.pictures import write_table
 
 TEXTS = ("glaucoma", "cataract", "normal")

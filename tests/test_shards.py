@@ -12,8 +12,8 @@ from open_clip_train.data import get_wds_dataset
 from PIL import Image
 
 from keepfit_clip.data import build_shards, list_shards, read_shards
-from keepfit_clip.data.shard_reader import count_samples
-from keepfit_clip.data.shards import ShardOptions
+from keepfit_clip.data.shards.build import ShardOptions
+from keepfit_clip.data.tars.reader import count_samples
 from keepfit_clip.errors import OutputError, ShardError
 from tests.pictures import write_elite, write_public, write_table
 
@@ -104,7 +104,7 @@ def test_bad_rows_are_counted_with_reasons_that_name_nothing(tmp_path):
 def test_a_build_that_failed_leaves_no_output_and_goes_on(tmp_path, pictures, monkeypatch):
     options = ShardOptions(kind="public", samples_per_shard=7)
     with monkeypatch.context() as patch:
-        patch.setattr("keepfit_clip.data.shard_writer.write_json", lambda *_: (_ for _ in ()).throw(OSError("broken")))
+        patch.setattr("keepfit_clip.data.shards.writer.write_json", lambda *_: (_ for _ in ()).throw(OSError("broken")))
         with pytest.raises(OSError, match="broken"):
             build_shards(pictures / "public.csv", pictures, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()

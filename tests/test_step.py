@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from keepfit_clip.data.batch import encode_keys, sample_keys
+from keepfit_clip.data.stream.batch import encode_keys, sample_keys
 from keepfit_clip.errors import ConfigError, NonFiniteLossError
-from keepfit_clip.training.guard import NonFiniteGuard
-from keepfit_clip.training.loss_log import LossLog, read_losses
-from keepfit_clip.training.objective import CaptionSchedule, frozen
-from keepfit_clip.training.params import parse_keepfit_args
-from keepfit_clip.training.step_loss import StepLoss
+from keepfit_clip.training.hybrid.guard import NonFiniteGuard
+from keepfit_clip.training.hybrid.loss_log import LossLog, read_losses
+from keepfit_clip.training.hybrid.objective import CaptionSchedule, frozen
+from keepfit_clip.training.hybrid.params import parse_keepfit_args
+from keepfit_clip.training.hybrid.step_loss import StepLoss
 
 FLAGS = ["--public-data", "p", "--elite-data", "e"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from keepfit_clip import files
 from keepfit_clip.data import ShardOptions, build_shards
-from keepfit_clip.data.plan import Plan
+from keepfit_clip.data.shards.plan import Plan
 from keepfit_clip.errors import OutputError, ShardError, WorkerError
 from keepfit_clip.files import new_folder
 from tests.test_building import Stopped, build, command, encoded, labelled, picture, shown, tree
@@ -201,7 +201,7 @@ def test_a_worker_that_dies_costs_no_finished_tar(tmp_path, table, monkeypatch):
 
     stop_while_writing(table, tmp_path / "out", images=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("keepfit_clip.data.shards.run_jobs", dies)
+        patch.setattr("keepfit_clip.data.shards.build.run_jobs", dies)
         with pytest.raises(WorkerError, match="a worker process was killed"):
             go_on(table, tmp_path / "out", tmp_path, {"workers": 2})
     (tar,) = left_by(tmp_path / "out").glob("shards/*.tar")
@@ -216,7 +216,7 @@ def test_a_worker_that_is_killed_costs_nothing_that_was_finished(tmp_path, table
     options = {"near_duplicates": near_duplicates}
     stop_while_writing(table, tmp_path / "out", images=tmp_path, **options)
     with monkeypatch.context() as patch:
-        patch.setattr("keepfit_clip.data.shards.write_shard", die)
+        patch.setattr("keepfit_clip.data.shards.build.write_shard", die)
         with pytest.raises(WorkerError, match=r"a worker process was killed.*what was finished is kept"):
             go_on(table, tmp_path / "out", tmp_path, {"workers": 2}, **options)
     assert len(list(left_by(tmp_path / "out").glob("shards/*.tar"))) == 1
@@ -245,7 +245,7 @@ def test_an_error_of_ray_costs_no_finished_tar(tmp_path, table, monkeypatch, kin
             raise FakeRay.exceptions.RayError(f"\n{kind}: gone\nmore")
 
     monkeypatch.setitem(sys.modules, "ray", FakeRay)
-    monkeypatch.setattr("keepfit_clip.data.shards.require_engine", lambda _: None)
+    monkeypatch.setattr("keepfit_clip.data.shards.build.require_engine", lambda _: None)
     with pytest.raises(
         WorkerError, match="no cluster answers" if kind == "cluster" else f"Ray: {kind}: gone"
     ) as caught:

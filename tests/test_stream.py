@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards
-from keepfit_clip.data.augment import augment
-from keepfit_clip.data.batch import ImageBatch, stable_id
-from keepfit_clip.data.decoding import make_letterbox
-from keepfit_clip.data.sampling import ShardPool, category_repeats, make_pools
+from keepfit_clip.data.stream.augment import augment
+from keepfit_clip.data.stream.batch import ImageBatch, stable_id
+from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.sampling import ShardPool, category_repeats, make_pools
 from keepfit_clip.errors import ConfigError, ShardError, TextTooLongError
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.tokenization import Tokenizer
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.tokenization import Tokenizer
 from tests.pictures import write_elite, write_public
 
 PREPROCESS = {

@@ -18,8 +18,8 @@ import torch
 from filelock import FileLock
 
 from keepfit_clip.errors import ConfigError, KeepFITError
-from keepfit_clip.training import run_folder
-from keepfit_clip.training.main import main as train
+from keepfit_clip.training.hybrid import run_folder
+from keepfit_clip.training.hybrid.run import main as train
 from tests.conftest import train_flags
 from tests.programs import Program
 from tests.test_training import checkpoint, with_dropout

@@ -25,13 +25,13 @@ from transformers import (
 )
 
 from keepfit_clip.errors import ConfigError, CorpusError, MissingWeightsError, OutputError
-from keepfit_clip.export import export_model
-from keepfit_clip.knowledge import Condition, Knowledge
-from keepfit_clip.loading import load_model
-from keepfit_clip.training.main import main as train
-from keepfit_clip.training.text import TextPretraining, main, pretrain_text
-from keepfit_clip.training.text_probe import score_masked_words, synonym_retrieval
-from keepfit_clip.training.vocabulary import WholeWordMasking
+from keepfit_clip.folders.export import export_model
+from keepfit_clip.folders.loading import load_model
+from keepfit_clip.knowledge.conditions import Condition, Knowledge
+from keepfit_clip.training.hybrid.run import main as train
+from keepfit_clip.training.text_stage.pretrain import TextPretraining, main, pretrain_text
+from keepfit_clip.training.text_stage.probe import score_masked_words, synonym_retrieval
+from keepfit_clip.training.text_stage.vocabulary import WholeWordMasking
 from tests.conftest import train_flags
 from tests.encoders import POSITIONS, SENTENCES, write_encoder
 
@@ -74,7 +74,8 @@ def test_a_training_that_was_stopped_at_its_end_takes_no_step_more(encoder, corp
     told: list[tuple[int, int]] = []
     settings = short(encoder, max_steps=5)
     with monkeypatch.context() as patched:
-        patched.setattr("keepfit_clip.training.text._probe", lambda *_: pytest.fail("stopped before it was measured"))
+        probe = "keepfit_clip.training.text_stage.pretrain._probe"
+        patched.setattr(probe, lambda *_: pytest.fail("stopped before it was measured"))
         with pytest.raises(pytest.fail.Exception):
             pretrain_text([corpus], settings, tmp_path / "out", KNOWLEDGE, lambda *step: told.append(step))
     assert told[-1] == (10, 10)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import keepfit_clip.training.main as keepfit_main
+import keepfit_clip.training.hybrid.run as keepfit_main
 from keepfit_clip.errors import (
     CheckpointError,
     ConfigError,
@@ -20,12 +20,12 @@ from keepfit_clip.errors import (
     OutputError,
     ShardError,
 )
-from keepfit_clip.export import export_model, load_training_checkpoint
-from keepfit_clip.loading import load_model
-from keepfit_clip.loss import HybridLoss
-from keepfit_clip.training.checkpoints import Checkpoints
-from keepfit_clip.training.loss_log import read_losses
-from keepfit_clip.training.main import main as train
+from keepfit_clip.folders.export import export_model, load_training_checkpoint
+from keepfit_clip.folders.loading import load_model
+from keepfit_clip.model.loss import HybridLoss
+from keepfit_clip.training.hybrid.checkpoints import Checkpoints
+from keepfit_clip.training.hybrid.loss_log import read_losses
+from keepfit_clip.training.hybrid.run import main as train
 from tests.conftest import MODEL, train_flags
 from tests.programs import forkserver
 

@@ -22,12 +22,11 @@ from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
 from keepfit_clip.data.downstream import ClassFile, list_class_files, read_class_file, read_downstream
-from keepfit_clip.data.duplicates import both_views
+from keepfit_clip.data.duplicates import both_views, copies_of, with_copies
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import CategoryError, ConfigError, ImageError, KeepFITError, OutputError, TableError
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.loading import load_model
-from keepfit_clip.metrics import (
+from keepfit_clip.evaluate.features import FeatureCache, ImageRow, image_features
+from keepfit_clip.evaluate.metrics.classification import (
     Answers,
     _weighted_aca_and_auc,
     abstention_curve,
@@ -37,13 +36,14 @@ from keepfit_clip.metrics import (
     score_multi_label,
     tuned_thresholds,
 )
-from keepfit_clip.sklearn import KeepFITFeatures
-from keepfit_clip.transfer.features import FeatureCache, ImageRow, image_features
+from keepfit_clip.evaluate.sklearn import KeepFITFeatures
+from keepfit_clip.folders.loading import load_model
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.zero_shot import ZeroShotClassifier
 from keepfit_clip.transfer.finetune import FinetuneOptions
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, linear_head
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
-from keepfit_clip.transfer.splits import Shots, choose_shots, copies_of, folds_of, parse_shots, with_copies
-from keepfit_clip.zero_shot import ZeroShotClassifier
+from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots
 from tests.programs import forkserver
 
 COLOURS = {"normal": (200, 60, 30), "glaucoma": (30, 60, 200), "cataract": (60, 200, 30)}

@@ -15,11 +15,12 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from keepfit_clip import cli
-from keepfit_clip.charts import confusion_chart
-from keepfit_clip.errors import ConfigError, KeepFITError, OutputError, exit_code, first_line, ordinary_trouble
+from keepfit_clip.errors import ConfigError, KeepFITError, OutputError, first_line, ordinary_trouble
 from keepfit_clip.extras import EXTRAS, install_command
-from keepfit_clip.training.main import main as train
-from keepfit_clip.training.run_report import build_report
+from keepfit_clip.page.charts import confusion_chart
+from keepfit_clip.training.hybrid.run import main as train
+from keepfit_clip.training.programs import exit_code
+from keepfit_clip.training.report import build_report
 from tests.conftest import train_flags
 
 

@@ -12,8 +12,8 @@ from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_
 
 from keepfit_clip import ZeroShotClassifier, load_model
 from keepfit_clip.errors import CategoryError
-from keepfit_clip.evaluation import evaluate_table
-from keepfit_clip.metrics import score_classification
+from keepfit_clip.evaluate.metrics.classification import score_classification
+from keepfit_clip.evaluate.table import evaluate_table
 from tests.pictures import CONDITIONS, write_table
 from tests.programs import Program, call
 
@@ -36,8 +36,8 @@ def command(monkeypatch):
 
 
 def test_class_feature_is_the_normalised_mean_over_names_and_findings(loaded):
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.templates import class_texts
+    from keepfit_clip.knowledge.conditions import Knowledge
+    from keepfit_clip.knowledge.templates import class_texts
 
     classifier = ZeroShotClassifier(loaded.model, loaded.tokenizer, ["glaucoma", "normal"], modality="CFP")
     texts = class_texts("glaucoma", "CFP", Knowledge.load())
@@ -209,7 +209,7 @@ def test_module_entry_point_says_what_is_wrong():
 
 
 def test_grey_and_large_images_are_classified(loaded, tmp_path):
-    from keepfit_clip.evaluation import image_batches
+    from keepfit_clip.evaluate.table import image_batches
 
     Image.linear_gradient("L").resize((300, 100)).save(tmp_path / "grey.png")
     ((_, batch),) = image_batches([tmp_path / "grey.png"], loaded.preprocess)

@@ -9,7 +9,13 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.training.vocabulary import WholeWordMasking, add_embeddings, add_words, frequent_words, tokenize
+from keepfit_clip.training.text_stage.vocabulary import (
+    WholeWordMasking,
+    add_embeddings,
+    add_words,
+    frequent_words,
+    tokenize,
+)
 from tests.encoders import SENTENCES, write_encoder
 
 WORDS = ["drusen", "retinopathy"]

@@ -1,1 +1,1 @@
-"""The training programs: `keepfit_clip.training.text` (stage 1) and `keepfit_clip.training.main` (stage 2)."""
+"""The training programs: `text` (stage 1) and `main` (stage 2); `demo` runs both, `report` shows a run."""

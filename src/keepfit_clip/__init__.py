@@ -10,18 +10,19 @@ from importlib import import_module
 
 from wrapt import when_imported
 
-__version__ = "0.1.0"
+from keepfit_clip import _former
+from keepfit_clip._version import __version__
 
 # Name -> module. Loaded on first use, so that the import stays light.
 _LAZY = {
-    "HybridLoss": "keepfit_clip.loss",
-    "KeepFIT": "keepfit_clip.model",
+    "HybridLoss": "keepfit_clip.model.loss",
+    "KeepFIT": "keepfit_clip.model.keepfit",
     "KeepFITError": "keepfit_clip.errors",
-    "Knowledge": "keepfit_clip.knowledge",
-    "ZeroShotClassifier": "keepfit_clip.zero_shot",
-    "allow_source": "keepfit_clip.weights",
+    "Knowledge": "keepfit_clip.knowledge.conditions",
+    "ZeroShotClassifier": "keepfit_clip.model.zero_shot",
+    "allow_source": "keepfit_clip.model.pretrained",
     "list_keepfit_models": "keepfit_clip.registry",
-    "load_model": "keepfit_clip.loading",
+    "load_model": "keepfit_clip.folders.loading",
     "register": "keepfit_clip.registry",
 }
 
@@ -36,6 +37,9 @@ def __getattr__(name: str):
 
 def __dir__():
     return __all__
+
+
+_former.install()
 
 
 @when_imported("open_clip")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from keepfit_clip.errors import MissingWeightsError
 from keepfit_clip.extras import EXTRAS, install_command
-from keepfit_clip.weights import PYPI_PREFIX, resolve_source
+from keepfit_clip.model.pretrained import PYPI_PREFIX, resolve_source
 
 __all__ = ["Finding", "examine"]
 

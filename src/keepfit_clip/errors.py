@@ -21,8 +21,7 @@ enter a manifest or a report. The full message, which may name the user's own fi
 """
 
 import errno
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 __all__ = [
     "CategoryError",
@@ -41,7 +40,6 @@ __all__ = [
     "TableError",
     "TextTooLongError",
     "WorkerError",
-    "exit_code",
     "first_line",
     "ordinary_trouble",
 ]
@@ -166,16 +164,3 @@ def ordinary_trouble(error: BaseException) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported for this
         return f"the device has not enough memory ({first_line(error)[:120]}): take a smaller --batch-size"
     return None
-
-
-def exit_code(program: str, main: Callable[[], None]) -> int:
-    """Runs a program: 0, or 1 with one line on standard error after an error of ours or ordinary trouble."""
-    try:
-        main()
-    except Exception as error:
-        told = str(error) if isinstance(error, KeepFITError) else ordinary_trouble(error)
-        if told is None:
-            raise
-        print(f"{program}: {told}", file=sys.stderr)
-        return 1
-    return 0

@@ -16,46 +16,26 @@ Its seams, all in `open_clip.factory` and checked at import:
 import logging
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import open_clip
 from open_clip import factory
-from open_clip.transform import PreprocessCfg
 
 from keepfit_clip import model_configs
 from keepfit_clip.errors import ConfigError, KeepFITError
+from keepfit_clip.model.config import is_keepfit_config
 
-__all__ = ["CONFIG_MARKER", "default_preprocess", "is_keepfit_config", "list_keepfit_models", "register",
-           "registered_sources"]  # fmt: skip
+__all__ = ["list_keepfit_models", "register"]
 
-CONFIG_MARKER = "keepfit_cfg"
 _TOKENIZER_MARKER = "keepfit"
 _ORIGINAL = "keepfit_original"  # attribute of each of our functions: what stood there before
 _SEAMS = ("CoCa", "HFTokenizer", "create_loss", "parse_model_name", "get_model_config", "_get_hf_config",
           "add_model_config", "_MODEL_CONFIG_PATHS", "_MODEL_CONFIGS")  # fmt: skip
 
 
-def is_keepfit_config(model_cfg: Any) -> bool:
-    """Whether an open_clip model config builds a KeepFIT model."""
-    return isinstance(model_cfg, dict) and CONFIG_MARKER in model_cfg
-
-
-def registered_sources() -> set[str]:
-    """Where the registered configs' text towers come from: hub names and wheels."""
-    configs = (factory._MODEL_CONFIGS[name] for name in list_keepfit_models())
-    return {str(config["text_cfg"].get("hf_model_name", "")) for config in configs}
-
-
 def list_keepfit_models() -> list[str]:
     """Names that `open_clip.create_model` builds as KeepFIT, sorted."""
     return [name for name in open_clip.list_models() if is_keepfit_config(factory._MODEL_CONFIGS[name])]
-
-
-def default_preprocess() -> dict:
-    """open_clip's preprocessing values where nobody chose any."""
-    return asdict(PreprocessCfg())
 
 
 def register() -> None:
@@ -90,7 +70,8 @@ def _wrap_coca(original):
     def build(**model_cfg):
         if not is_keepfit_config(model_cfg):
             return original(**model_cfg)
-        from keepfit_clip.model import KeepFIT  # transformers and timm load only when a model is built
+        from keepfit_clip.model.keepfit import KeepFIT  # transformers and timm load only when a model is built
+        from keepfit_clip.model.preprocess import default_preprocess
 
         return KeepFIT(default_preprocess=default_preprocess(), **model_cfg)
 
@@ -103,7 +84,7 @@ def _wrap_tokenizer(original):
             return original(
                 tokenizer_name, *args, tokenizer_mode=tokenizer_mode, **{"trust_remote_code": False, **options}
             )
-        from keepfit_clip.weights import resolve_source, unreachable
+        from keepfit_clip.model.pretrained import resolve_source, unreachable
 
         if options.pop("trust_remote_code", False):
             raise ConfigError("tokenizers of KeepFIT models run no code of their own: leave trust_remote_code out")
@@ -120,7 +101,7 @@ def _wrap_parse_model_name(original):
     def parse(model_name):
         schema, identifier = original(model_name)
         if schema == "local-dir":
-            from keepfit_clip.model_folder import check_folder
+            from keepfit_clip.folders.model_folder import check_folder
 
             check_folder(Path(identifier))
         elif schema == "hf-hub":
@@ -137,7 +118,7 @@ def _wrap_parse_model_name(original):
 
 def _wrap_hf_config(original):
     def fetch(model_id, *args, **options):
-        from keepfit_clip.model_folder import check_config
+        from keepfit_clip.folders.model_folder import check_config
 
         config = original(model_id, *args, **options)
         if not check_config(config, f"hf-hub:{model_id}"):
@@ -154,7 +135,7 @@ def _wrap_get_model_config(original):
     def get(model_name):
         model_cfg = original(model_name)
         if is_keepfit_config(model_cfg):
-            from keepfit_clip.config import check_model_config
+            from keepfit_clip.model.config import check_model_config
 
             check_model_config(model_cfg)
         return model_cfg

@@ -21,12 +21,12 @@ from PIL import Image
 
 from keepfit_clip.app.guard import Guard
 from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, Seen, Service
-from keepfit_clip.data.images import open_image
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ConfigError, KeepFITError
 from keepfit_clip.extras import require_extra
-from keepfit_clip.knowledge import MODALITIES
-from keepfit_clip.report import picture_uri
+from keepfit_clip.images.reading import open_image
+from keepfit_clip.knowledge.conditions import MODALITIES
+from keepfit_clip.page.report import picture_uri
 
 __all__ = ["running_page"]
 

@@ -12,18 +12,18 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from keepfit_clip.cells import csv_text
-from keepfit_clip.data.images import image_bytes, open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.explain import Explainer, Explanation, heat_overlay
-from keepfit_clip.knowledge import MODALITIES, Knowledge
-from keepfit_clip.loading import LoadedModel
-from keepfit_clip.report import picture_uri
-from keepfit_clip.templates import modality_text
-from keepfit_clip.tokenization import Tokenizer
-from keepfit_clip.transfer.features import FeatureCache, image_features
-from keepfit_clip.transfer.pairs import PairTable
+from keepfit_clip.evaluate.features import FeatureCache, image_features
+from keepfit_clip.evaluate.pairs import PairTable
+from keepfit_clip.explain.maps import Explainer, Explanation, heat_overlay
+from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.images.reading import image_bytes, open_image
+from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
+from keepfit_clip.knowledge.templates import modality_text
+from keepfit_clip.model.tokenization import Tokenizer
+from keepfit_clip.page.cells import csv_text
+from keepfit_clip.page.report import picture_uri
 
 __all__ = ["MAPS", "MAX_IMAGES", "MAX_PIXELS", "Answer", "Gallery", "Seen", "Service"]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from keepfit_clip import __version__
+from keepfit_clip._version import __version__
 from keepfit_clip.cli import (
     evaluate,
     explain,

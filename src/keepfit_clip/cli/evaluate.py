@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from keepfit_clip.cells import csv_text
 from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
 from keepfit_clip.cli.options import (
     MEASURE,
@@ -27,6 +26,7 @@ from keepfit_clip.cli.options import (
     write_result,
 )
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
+from keepfit_clip.page.cells import csv_text
 
 Pairs = Annotated[
     Path, typer.Argument(metavar="TABLE", help="CSV of images and captions or categories, or another source")
@@ -55,9 +55,9 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Zero-shot scores on a labelled table: ACA, AUC, of grades quadratic kappa, and the confusion table."""
-    from keepfit_clip.evaluation import FIGURE_TITLES, evaluate_table
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
+    from keepfit_clip.evaluate.table import FIGURE_TITLES, evaluate_table
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     quiet_libraries()
     result = evaluate_table(
@@ -109,10 +109,10 @@ def evaluate_retrieval(
     device: Device = None,
 ) -> None:
     """Recall at 1, 5 and 10: texts of an image, images of a text, images like an image; chance beside each."""
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
-    from keepfit_clip.transfer.features import FeatureCache
-    from keepfit_clip.transfer.pairs import evaluate_retrieval, read_pairs
+    from keepfit_clip.evaluate.features import FeatureCache
+    from keepfit_clip.evaluate.pairs import evaluate_retrieval, read_pairs
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     quiet_libraries()
     pairs = read_pairs(table, images, source_options, lang)
@@ -154,12 +154,12 @@ def evaluate_captions(
     device: Device = None,
 ) -> None:
     """BLEU, ROUGE-L, CIDEr and chrF of written captions, and whether they name the right conditions and lesions."""
+    from keepfit_clip.evaluate.features import FeatureCache
+    from keepfit_clip.evaluate.pairs import evaluate_captions, read_pairs
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import write_text
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
-    from keepfit_clip.transfer.features import FeatureCache
-    from keepfit_clip.transfer.pairs import evaluate_captions, read_pairs
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     quiet_libraries()
     require_extra("captions")

@@ -28,13 +28,13 @@ def explain(
     device: Device = None,
 ) -> None:
     """Show where the model looks for each category and each word of its caption: PNG overlays and a page."""
-    from keepfit_clip.data.images import open_image
-    from keepfit_clip.explain import Explainer
-    from keepfit_clip.explain_page import PAGE, write_explanations
+    from keepfit_clip.explain.maps import Explainer
+    from keepfit_clip.explain.report import PAGE, write_explanations
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import require_free
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.images.reading import open_image
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     quiet_libraries()
     require_free(out)

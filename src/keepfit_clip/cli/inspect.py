@@ -25,8 +25,8 @@ def check(
     workers: Annotated[int | None, typer.Option(min=1, help="processes (all cores)")] = None,
 ) -> None:
     """Check hashes, samples, images, categories and leaks between parts; exit 1 with a table of problems."""
-    from keepfit_clip.data.inspection import check_shards
-    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.data.shards.inspection import check_shards
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     with StepProgress() as progress:
         problems = check_shards(folder, Knowledge.load(knowledge), workers, progress)
@@ -51,8 +51,8 @@ def stats(
     json_file: JsonFile = None,
 ) -> None:
     """Count samples by category, modality, source and eye; with --html also write a page."""
-    from keepfit_clip.data.inspection import gather_statistics
-    from keepfit_clip.data.statistics_page import statistics_page
+    from keepfit_clip.data.shards.inspection import gather_statistics
+    from keepfit_clip.data.shards.statistics_page import statistics_page
     from keepfit_clip.files import write_text
 
     with StepProgress() as progress:
@@ -88,7 +88,7 @@ def show(
     image: Annotated[Path | None, typer.Option(help="also write the image here, as it is stored")] = None,
 ) -> None:
     """Show one sample: what is said of it, and its picture in the terminal's colours."""
-    from keepfit_clip.data.inspection import find_sample
+    from keepfit_clip.data.shards.inspection import find_sample
     from keepfit_clip.errors import OutputError, first_line
     from keepfit_clip.files import printable
 

@@ -22,7 +22,7 @@ def lookup(
     json_file: JsonFile = None,
 ) -> None:
     """Show what is known of a condition or sign."""
-    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     known = Knowledge.load(knowledge)
     name = known.resolve(term)
@@ -54,7 +54,7 @@ def lookup(
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="knowledge file, JSON or YAML")]) -> None:
     """Check a knowledge file against the schema; exit 1 with what is wrong."""
-    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     known = Knowledge.load(file)
     names = sum(len(condition.terms) for condition in known.conditions.values())

@@ -114,7 +114,7 @@ def upper(modality: str | None) -> str | None:
     Raises:
         CategoryError: it is none.
     """
-    from keepfit_clip.knowledge import MODALITIES
+    from keepfit_clip.knowledge.conditions import MODALITIES
 
     if modality and modality.upper() not in MODALITIES:
         raise CategoryError(f"--modality {modality}: none of {', '.join(MODALITIES)}")

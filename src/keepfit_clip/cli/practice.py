@@ -28,7 +28,7 @@ def draw(
     """Draw retinal pictures of known content, with captions, lesion masks and the tables `shards build` reads."""
     from keepfit_clip.drawing.dataset import DrawOptions, draw_dataset
     from keepfit_clip.drawing.retina import chosen_kinds
-    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     names = None
     if conditions is not None:
@@ -47,7 +47,7 @@ def demo(
     quick: Annotated[bool, typer.Option(help="a short run that only shows that everything works")] = False,
 ) -> None:
     """Run the whole method on drawn retinas: both stages, export, evaluation, report. Ten minutes on two cores."""
-    from keepfit_clip.training.demo import FULL, QUICK, run_demo
+    from keepfit_clip.training.demo.run import FULL, QUICK, run_demo
 
     quiet_libraries()
     try:

@@ -56,14 +56,14 @@ def report(
     device: Device = None,
 ) -> None:
     """Write one self-contained page about a run: settings, data, losses, tables, captions, heat maps."""
-    from keepfit_clip.charts import confusion_chart
-    from keepfit_clip.evaluation import FIGURE_TITLES, evaluate_table
+    from keepfit_clip.evaluate.table import FIGURE_TITLES, evaluate_table
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import write_text
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
-    from keepfit_clip.report import Section
-    from keepfit_clip.training.run_report import answered_of, answers_section, build_report, find_parts
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.knowledge.conditions import Knowledge
+    from keepfit_clip.page.charts import confusion_chart
+    from keepfit_clip.page.report import Section
+    from keepfit_clip.training.report import answered_of, answers_section, build_report, find_parts
 
     quiet_libraries()
     require_extra("plots")

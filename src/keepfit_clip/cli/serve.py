@@ -43,11 +43,11 @@ def serve(
     """Open a page: drop images, read probabilities and captions, see where the model looks. Research use only."""
     from keepfit_clip.app.page import running_page
     from keepfit_clip.app.service import Gallery, Service
+    from keepfit_clip.evaluate.features import FeatureCache
+    from keepfit_clip.evaluate.pairs import read_pairs
     from keepfit_clip.extras import require_extra
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
-    from keepfit_clip.transfer.features import FeatureCache
-    from keepfit_clip.transfer.pairs import read_pairs
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     quiet_libraries()
     require_extra("app")

@@ -93,8 +93,8 @@ def build(
     ] = False,
 ) -> None:
     """Build shards from labelled pictures. A build that was stopped goes on when it is started again."""
-    from keepfit_clip.data.shards import ShardOptions, build_shards
-    from keepfit_clip.knowledge import Knowledge
+    from keepfit_clip.data.shards.build import ShardOptions, build_shards
+    from keepfit_clip.knowledge.conditions import Knowledge
 
     if redact and keep_identifiers:
         raise ConfigError("--redact and --keep-identifiers exclude each other")

@@ -15,13 +15,13 @@ def add_commands(app: typer.Typer) -> None:
 
 def pretrain_text(context: typer.Context) -> None:
     """Stage 1: textual pretraining of a text tower."""
-    from keepfit_clip.training.text import main
+    from keepfit_clip.training.text_stage.pretrain import main
 
     main(context.args)
 
 
 def train(context: typer.Context) -> None:
-    """Stage 2: hybrid pretraining by open_clip's loop; = python -m keepfit_clip.training.main."""
-    from keepfit_clip.training.main import main
+    """Stage 2: hybrid pretraining by open_clip's loop; = python -m keepfit_clip.training.hybrid.run."""
+    from keepfit_clip.training.hybrid.run import main
 
     main(context.args)

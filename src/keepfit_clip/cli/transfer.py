@@ -84,11 +84,11 @@ def transfer(
 ) -> None:
     """Measure zero-shot, few-shot and linear-probe classification over folds, from features computed once."""
     from keepfit_clip.data.downstream import read_downstream
+    from keepfit_clip.evaluate.features import FeatureCache
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import require_free
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
-    from keepfit_clip.transfer.features import FeatureCache
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.knowledge.conditions import Knowledge
     from keepfit_clip.transfer.finetune import FinetuneOptions
     from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
     from keepfit_clip.transfer.splits import parse_shots

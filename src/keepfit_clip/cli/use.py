@@ -48,11 +48,11 @@ def classify(
     device: Device = None,
 ) -> None:
     """Zero-shot probabilities of the given categories for each image."""
-    from keepfit_clip.evaluation import image_batches
+    from keepfit_clip.evaluate.table import image_batches
     from keepfit_clip.finite import NOT_FINITE, finite_rows
-    from keepfit_clip.knowledge import Knowledge
-    from keepfit_clip.loading import load_model
-    from keepfit_clip.zero_shot import ZeroShotClassifier
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.knowledge.conditions import Knowledge
+    from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
     quiet_libraries()
     loaded = load_model(model, device)
@@ -97,8 +97,8 @@ def caption(
     device: Device = None,
 ) -> None:
     """Write a caption for each image."""
-    from keepfit_clip.evaluation import image_batches
-    from keepfit_clip.loading import load_model
+    from keepfit_clip.evaluate.table import image_batches
+    from keepfit_clip.folders.loading import load_model
 
     quiet_libraries()
     loaded = load_model(model, device)

@@ -40,7 +40,7 @@ def import_weights(
     ] = False,
 ) -> None:
     """Make a model folder of the weights of FLAIR, KeepFIT v1, RETFound, open_clip or timm."""
-    from keepfit_clip.convert import DUAL_ENCODERS, IMAGE_TOWERS, import_dual_encoder, import_image_tower
+    from keepfit_clip.folders.convert import DUAL_ENCODERS, IMAGE_TOWERS, import_dual_encoder, import_image_tower
 
     quiet_libraries()
     if origin in DUAL_ENCODERS:
@@ -68,7 +68,7 @@ def export(
     out: Annotated[Path, typer.Option(help="new folder for the model")],
 ) -> None:
     """Write a trained run as a folder that open_clip loads with local-dir:."""
-    from keepfit_clip.export import export_model
+    from keepfit_clip.folders.export import export_model
 
     quiet_libraries()
     checkpoint = export_model(run, out)
@@ -81,7 +81,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="a new repository is private")] = False,
 ) -> None:
     """Upload a model folder to the Hugging Face hub, from where open_clip loads it with hf-hub:."""
-    from keepfit_clip.hub import push_to_hub
+    from keepfit_clip.folders.hub import push_to_hub
 
     address = push_to_hub(folder, repository, private)
     console.print(f"{folder} -> {address}", soft_wrap=True)

@@ -4,17 +4,17 @@ from importlib import import_module
 
 # Name -> module. Loaded on first use: reading a table needs no torch.
 _LAZY = {
-    "MixedStream": "keepfit_clip.data.stream",
     "Caption": "keepfit_clip.data.records",
+    "MixedStream": "keepfit_clip.data.stream.mixed",
     "Record": "keepfit_clip.data.records",
+    "ShardOptions": "keepfit_clip.data.shards.options",
     "SourceOptions": "keepfit_clip.data.sources",
-    "ShardOptions": "keepfit_clip.data.shards",
-    "StreamOptions": "keepfit_clip.data.stream",
-    "build_shards": "keepfit_clip.data.shards",
-    "list_shards": "keepfit_clip.data.shard_reader",
-    "open_image": "keepfit_clip.data.images",
+    "StreamOptions": "keepfit_clip.data.stream.mixed",
+    "build_shards": "keepfit_clip.data.shards.build",
+    "list_shards": "keepfit_clip.data.tars.reader",
+    "open_image": "keepfit_clip.images.reading",
     "read_records": "keepfit_clip.data.sources",
-    "read_shards": "keepfit_clip.data.shard_reader",
+    "read_shards": "keepfit_clip.data.tars.reader",
 }
 
 __all__ = sorted(_LAZY)

@@ -10,7 +10,7 @@ from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, nothing_usable, read_records
 from keepfit_clip.errors import CategoryError, MissingClassesError, TableError, first_line
 from keepfit_clip.files import read_json
-from keepfit_clip.knowledge import MODALITIES, Knowledge
+from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 
 __all__ = [
     "ClassFile",

@@ -15,15 +15,24 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from keepfit_clip.data.field_of_view import crop_field_of_view
-from keepfit_clip.data.images import image_bytes, image_name, open_image
-from keepfit_clip.data.records import FileSlice
-from keepfit_clip.data.shard_reader import list_all_shards, read_raw_samples, split_parts
 from keepfit_clip.data.sources import SourceOptions, find_source, plain_tables_only, read_records
 from keepfit_clip.data.sources.folder import walk_images
+from keepfit_clip.data.tars.reader import list_all_shards, read_raw_samples, split_parts
 from keepfit_clip.errors import ImageError, TableError
+from keepfit_clip.images.field_of_view import crop_field_of_view
+from keepfit_clip.images.reading import FileSlice, image_bytes, image_name, open_image
 
-__all__ = ["NEAR_BITS", "ImageIndex", "UnionFind", "both_views", "image_digest", "near_pairs", "perceptual_hash"]
+__all__ = [
+    "NEAR_BITS",
+    "ImageIndex",
+    "UnionFind",
+    "both_views",
+    "copies_of",
+    "image_digest",
+    "near_pairs",
+    "perceptual_hash",
+    "with_copies",
+]
 
 NEAR_BITS = 20
 _SIDE = 16
@@ -187,3 +196,37 @@ def _images(where: Path) -> Iterator[Path | FileSlice | bytes]:
         with plain_tables_only("--exclude"):
             for record in read_records(where, where.parent, on_reject=lambda _: None, options=options):
                 yield record.image
+
+
+def with_copies(groups: np.ndarray | None, looks: np.ndarray) -> np.ndarray | None:
+    """Groups that hold near duplicates too.
+
+    Args:
+        groups: (N,) patients, or None.
+        looks: (N, 2, 32) perceptual hashes, with and without a black border.
+
+    Returns:
+        (N,) numbers of what belongs together; None where every image stands alone.
+    """
+    together = UnionFind()
+    count, views, width = looks.shape
+    for one, other in near_pairs(looks.transpose(1, 0, 2).reshape(views * count, width)):
+        together.join(one % count, other % count)
+    if groups is not None:
+        first = {group: row for row, group in reversed(list(enumerate(groups.tolist())))}
+        for row, group in enumerate(groups.tolist()):
+            together.join(first[group], row)
+    representatives, numbers = np.unique([together.find(row) for row in range(len(looks))], return_inverse=True)
+    return None if groups is None and len(representatives) == len(looks) else numbers
+
+
+def copies_of(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which images look like one of other images: (N,) bool of perceptual hashes (N, 2, 32) and (M, 2, 32)."""
+    both = np.concatenate([looks, others])
+    count, views, width = both.shape
+    found = np.zeros(len(looks), dtype=bool)
+    for pair in near_pairs(both.transpose(1, 0, 2).reshape(views * count, width)):
+        one, other = sorted(place % count for place in pair)
+        if one < len(looks) <= other:
+            found[one] = True
+    return found

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Caption", "FileSlice", "Record"]
+from keepfit_clip.images.reading import FileSlice
+
+__all__ = ["Caption", "Record"]
 
 
 class Caption(NamedTuple):
@@ -17,30 +19,6 @@ class Caption(NamedTuple):
 
     text: str
     lang: str = "en"
-
-
-class FileSlice(NamedTuple):
-    """An encoded image that is a part of a bigger file, such as a member of a tar.
-
-    Args:
-        path: the bigger file.
-        offset: of the image's first byte.
-        size: bytes.
-    """
-
-    path: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """The image's bytes.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
 
 
 @dataclass(frozen=True)

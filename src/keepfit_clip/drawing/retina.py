@@ -9,7 +9,7 @@ from PIL import Image
 from keepfit_clip.drawing import cfp, ffa, oct
 from keepfit_clip.drawing.content import describe
 from keepfit_clip.errors import CategoryError, ConfigError
-from keepfit_clip.knowledge import MODALITIES
+from keepfit_clip.knowledge.conditions import MODALITIES
 
 __all__ = ["CONDITIONS", "KINDS", "DrawnRetina", "chosen_kinds", "draw_number", "draw_retina"]
 

@@ -21,12 +21,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from keepfit_clip.data.images import open_image
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.files import writing
-from keepfit_clip.image_tower import ImageTower
-from keepfit_clip.loading import LoadedModel
+from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.images.reading import open_image
+from keepfit_clip.model.image_tower import ImageTower
 from keepfit_clip.transfer.methods import Features, linear_head
 
 __all__ = ["FinetuneOptions", "LabelledImages", "finetune"]

@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.manifold import TSNE
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from keepfit_clip.charts import INK, as_svg, draw_confusion, new_figure, plain, tidy
 from keepfit_clip.files import write_text
+from keepfit_clip.page.charts import INK, as_svg, draw_confusion, new_figure, plain, tidy
 from keepfit_clip.transfer.protocol import Encoded, Outcome
 
 __all__ = ["embedding_chart", "outcome_chart", "shots_chart", "write_plots"]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from keepfit_clip.data.downstream import DownstreamSet
+from keepfit_clip.data.duplicates import copies_of, with_copies
 from keepfit_clip.errors import CategoryError, ConfigError
-from keepfit_clip.knowledge import Knowledge
-from keepfit_clip.loading import LoadedModel
-from keepfit_clip.metrics import (
+from keepfit_clip.evaluate.features import FeatureCache, image_features
+from keepfit_clip.evaluate.metrics.classification import (
     Answers,
     ClassificationScores,
     abstention_curve,
@@ -20,11 +20,12 @@ from keepfit_clip.metrics import (
     reliability,
     tuned_thresholds,
 )
-from keepfit_clip.transfer.features import FeatureCache, image_features
+from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.zero_shot import ZeroShotClassifier
 from keepfit_clip.transfer.finetune import FinetuneOptions, LabelledImages, finetune
 from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, probe_out_of_fold
-from keepfit_clip.transfer.splits import Shots, choose_shots, copies_of, folds_of, with_copies
-from keepfit_clip.zero_shot import ZeroShotClassifier
+from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of
 
 __all__ = ["METRICS", "Encoded", "Outcome", "TransferOptions", "encode_set", "run_transfer"]
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
-from keepfit_clip.data.duplicates import UnionFind, near_pairs
 from keepfit_clip.errors import CategoryError, ConfigError
 
-__all__ = ["Shots", "choose_shots", "copies_of", "folds_of", "parse_shots", "with_copies"]
+__all__ = ["Shots", "choose_shots", "folds_of", "parse_shots"]
 
 
 @dataclass(frozen=True)
@@ -43,40 +42,6 @@ def parse_shots(text: str) -> list[Shots]:
         found.append(Shots(share=int(number) / 100) if word.endswith("%") else Shots(per_class=int(number)))
     if not found:
         raise ConfigError("--shots names nothing: write 1,5,10 or 80%")
-    return found
-
-
-def with_copies(groups: np.ndarray | None, looks: np.ndarray) -> np.ndarray | None:
-    """Groups that hold near duplicates too.
-
-    Args:
-        groups: (N,) patients, or None.
-        looks: (N, 2, 32) perceptual hashes, with and without a black border; see `data.duplicates`.
-
-    Returns:
-        (N,) numbers of what belongs together; None where every image stands alone.
-    """
-    together = UnionFind()
-    count, views, width = looks.shape
-    for one, other in near_pairs(looks.transpose(1, 0, 2).reshape(views * count, width)):
-        together.join(one % count, other % count)
-    if groups is not None:
-        first = {group: row for row, group in reversed(list(enumerate(groups.tolist())))}
-        for row, group in enumerate(groups.tolist()):
-            together.join(first[group], row)
-    representatives, numbers = np.unique([together.find(row) for row in range(len(looks))], return_inverse=True)
-    return None if groups is None and len(representatives) == len(looks) else numbers
-
-
-def copies_of(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which images look like one of other images: (N,) bool of perceptual hashes (N, 2, 32) and (M, 2, 32)."""
-    both = np.concatenate([looks, others])
-    count, views, width = both.shape
-    found = np.zeros(len(looks), dtype=bool)
-    for pair in near_pairs(both.transpose(1, 0, 2).reshape(views * count, width)):
-        one, other = sorted(place % count for place in pair)
-        if one < len(looks) <= other:
-            found[one] = True
     return found
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keepfit_clip.cells import csv_text
 from keepfit_clip.data.downstream import DownstreamSet
 from keepfit_clip.files import new_folder, write_json, write_text
+from keepfit_clip.page.cells import csv_text
 from keepfit_clip.transfer.plots import write_plots
 from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 

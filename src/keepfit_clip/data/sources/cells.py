@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from keepfit_clip.data.records import Caption, FileSlice, Record
+from keepfit_clip.data.records import Caption, Record
 from keepfit_clip.data.sources.columns import Columns, find_columns, form
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 from keepfit_clip.files import printable
+from keepfit_clip.images.reading import FileSlice
 
 __all__ = ["IMAGE_SUFFIXES", "AmbiguousNameError", "RowReader", "image_root", "row_error"]
 

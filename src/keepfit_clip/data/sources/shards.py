@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from keepfit_clip.data.limits import check_description, json_text
 from keepfit_clip.data.records import Caption, Record
-from keepfit_clip.data.shard_reader import RawSample, list_shards, read_raw_samples
 from keepfit_clip.data.sources.cells import RowReader, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
+from keepfit_clip.data.tars.limits import check_description, json_text
+from keepfit_clip.data.tars.reader import RawSample, list_shards, read_raw_samples
 from keepfit_clip.errors import ShardError, TableError
 
 __all__ = ["fits", "read"]

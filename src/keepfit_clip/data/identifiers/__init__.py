@@ -1,0 +1,1 @@
+"""Captions that identify somebody: `privacy` looks for `patterns` and for `names` of persons."""

@@ -1,0 +1,412 @@
+"""Building WebDataset shards from any source of labelled pictures.
+
+One sample is `<key>.jpg` (or .png, .webp), `<key>.txt` (a ready caption, so that a stock open_clip loader can train
+too) and `<key>.json` (see DATA_SCHEMA). Beside the tars stand `sizes.json`, which open_clip reads, and
+`manifest.json`. Keys are content hashes; no file name, date or metadata of an input image, and no patient identifier,
+reaches the output.
+
+A build makes a plan first (`keepfit_clip.data.shards.plan`), then writes its shards in parallel
+(`keepfit_clip.data.shards.writer`), all in a hidden work folder beside the output, which takes its place when
+everything is there. The same input and options give the same bytes whatever the number of workers, and a build that
+was stopped, at any moment, goes on where it was when it is started again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from keepfit_clip._version import __version__
+from keepfit_clip.data.duplicates import NEAR_BITS, ImageIndex
+from keepfit_clip.data.engines import require_engine, run_jobs
+from keepfit_clip.data.shards.options import KINDS, ShardOptions, ShardReport
+from keepfit_clip.data.shards.plan import Plan
+from keepfit_clip.data.shards.writer import (
+    DATA_SCHEMA,
+    EXCLUDED,
+    ShardJob,
+    ShardResult,
+    reading_leftovers,
+    write_shard,
+)
+from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, read_records
+from keepfit_clip.data.tars.locations import is_local
+from keepfit_clip.data.tars.reader import list_shards
+from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerError, first_line
+from keepfit_clip.files import read_json, require_free, write_json, writing
+from keepfit_clip.knowledge.conditions import Knowledge
+
+__all__ = ["DATA_SCHEMA", "KINDS", "ShardOptions", "ShardReport", "build_shards"]
+
+_SHARD_NAME = "{:06d}.tar"
+_SEED = 0
+_ROWS = "rows"  # the first step of a plan
+_NAMED = 3  # files of each kind that an error names
+_LOCK = "lock"
+_FINISHED = "finished.json"  # the report of a build that only has to be put in place
+_NOTES = "notes.json"  # which columns were taken for what
+
+
+def build_shards(
+    source: str | Path,
+    images: str | Path | None,
+    out: str | Path,
+    options: ShardOptions,
+    knowledge: Knowledge | None = None,
+    source_options: SourceOptions | None = None,
+    workers: int | None = 1,
+    engine: str = "processes",
+    on_step: Callable[[str, int, int | None], None] | None = None,
+    rows: Iterable[int] | None = None,
+    restart: bool = False,
+    accept_changes: bool = False,
+) -> ShardReport:
+    """Builds shards into a new folder, or goes on with a build of the same that was stopped.
+
+    Args:
+        source, images, source_options: see `read_records`.
+        out: folder to make; it must not hold anything yet. It appears only when complete.
+        options: what the shards hold.
+        knowledge: resolves category names; the shipped one by default.
+        workers: processes that write shards; None is one for each core of the machine or cluster.
+        engine: processes (on this machine) or ray (on a cluster that shares the file system with this machine).
+        on_step: called with the name of a step, how much of it is done, and of how much, where that is known.
+        rows: row numbers to use; all by default.
+        restart: throw away what a stopped build had done.
+        accept_changes: go on with the plan of a stopped build although its input changed since: the shards that it
+            wrote stay, for the others files are read as they are now, and files that came are not taken in.
+
+    Raises:
+        TableError: the source as a whole cannot be read.
+        OutputError: `out` holds something already, another build is writing it, no space is left; or a stopped build
+            of `out` had other options, its input changed since, or what it left is damaged.
+        ShardError: no row could be used.
+        WorkerError: a worker process was killed, or the cluster is gone; started again, the build goes on.
+        MissingExtraError: the engine ray, and Ray is not installed.
+    """
+    source_options = source_options or SourceOptions()
+    knowledge = knowledge or Knowledge.load()
+    out = Path(out)
+    work = out.absolute().parent / f".{out.name}.building"
+    with suppress(OSError):
+        work.rmdir()  # where a build was killed at its very end, it is empty
+    if restart or not (work / _FINISHED).exists():
+        require_free(out)
+    find_source(source, source_options.source)
+    require_engine(engine)
+    build = _Build(Path(source), images, out, work, options, knowledge, source_options, on_step or _ignore)
+    with _locked(work, out), writing(out):
+        if restart:
+            build.throw_away()
+        return build.run(None if rows is None else sorted(set(rows)), workers, engine, accept_changes)
+
+
+@contextmanager
+def _locked(work: Path, out: Path) -> Iterator[None]:
+    """Makes the work folder and keeps other builds out of it."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work / _LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"{out}: another build is writing it") from error
+    except OSError as error:
+        raise OutputError(f"{out}: the folder cannot be made ({first_line(error)})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _ignore(step: str, done: int, total: int | None) -> None:
+    pass
+
+
+class _Build:
+    """One build: its plan, its shards, and putting them in place."""
+
+    def __init__(self, source, images, out, work, options, knowledge, source_options, on_step):
+        self.source, self.images = source, images
+        self.out, self.work = out, work
+        self.options, self.knowledge, self.source_options = options, knowledge, source_options
+        self.on_step = on_step
+        self.shards = work / "shards"
+        self.reports = work / "reports"
+
+    def throw_away(self) -> None:
+        """Removes what a stopped build had done."""
+        for path in self.work.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def run(self, rows: list[int] | None, workers: int | None, engine: str, accept_changes: bool) -> ShardReport:
+        """Does what is left to do and returns the report."""
+        finished = self.work / _FINISHED
+        if not finished.exists():
+            self._claim(rows)
+            path = self.work / "plan.sqlite"
+            try:
+                with closing(Plan(path)) as plan:
+                    if plan.is_done(_ROWS):
+                        self._check_inputs(plan, accept_changes)
+                    with self._hopeless():
+                        self._plan(plan, None if rows is None else set(rows), workers)
+                        jobs = list(self._jobs(plan))
+                    self._write(jobs, workers, engine)
+                    with self._hopeless():
+                        report = self._finish(plan, jobs)
+            except sqlite3.DatabaseError as error:
+                with reading_leftovers(path):
+                    raise error
+            write_json(finished, report.__dict__)
+        return self._put_in_place(finished)
+
+    @contextmanager
+    def _hopeless(self) -> Iterator[None]:
+        """Throws everything away after an error that a second try would end in too."""
+        try:
+            yield
+        except (OutputError, WorkerError):
+            raise
+        except KeepFITError:
+            shutil.rmtree(self.work, ignore_errors=True)
+            raise
+
+    def _claim(self, rows: list[int] | None) -> None:
+        """Makes sure that what lies in the work folder is of this very build."""
+        self.shards.mkdir(parents=True, exist_ok=True)
+        self.reports.mkdir(exist_ok=True)
+        mine = self._identity(rows)
+        marker = self.work / "build.json"
+        if not marker.exists():
+            write_json(marker, mine)
+            return
+        with reading_leftovers(marker):
+            stored = json.loads(marker.read_text(encoding="utf-8"))
+            changed = [name for name in mine if stored.get(name) != mine[name]]
+        if changed:
+            raise OutputError(
+                f"{self.out}: a build of it was stopped that had another {', another '.join(changed)}; finish that one "
+                "with its own options, or throw it away with --restart"
+            )
+
+    def _identity(self, rows: list[int] | None) -> dict:
+        options = json.loads(json.dumps([asdict(self.options), asdict(self.source_options), rows]))
+        return {
+            "version": __version__,
+            "source": [str(self.source.absolute()), str(self.images)],
+            "set of options": options,
+            "knowledge": hashlib.sha256(repr(sorted(self.knowledge.conditions.items())).encode()).hexdigest(),
+        }
+
+    # -- inputs ---------------------------------------------------------------------------------------------------
+
+    def _places(self) -> list[str]:
+        """The files and folders that are read, but for the images that rows name."""
+        places = [str(self.source)] if self.source.exists() else []
+        if find_source(self.source, self.source_options.source) == "shards":
+            places += [shard for shard in list_shards(self.source) if is_local(shard)]
+        return [*places, *(where for where in self.options.exclude if Path(where).exists())]
+
+    def _check_inputs(self, plan: Plan, accept: bool) -> None:
+        """Makes sure that the input is as it was when the plan was made, or that the user takes what changed."""
+        named: dict[str, list[str]] = {}
+        counts: Counter[str] = Counter()
+        with plan.changing():
+            for what, path in plan.inputs.changes(self._places()):
+                counts[what] += 1
+                if counts[what] <= _NAMED:
+                    named.setdefault(what, []).append(path)
+                if accept:
+                    plan.inputs.accept([path])
+        if not counts or accept:
+            return
+        told = [f"{what}: {', '.join(paths)}{self._more(counts[what])}" for what, paths in sorted(named.items())]
+        raise OutputError(
+            f"{self.out}: since its build was stopped, {counts.total()} of the files that it reads are others ("
+            f"{'; '.join(told)}); --restart builds anew, --accept-changes goes on with the rows that it had"
+        )
+
+    @staticmethod
+    def _more(count: int) -> str:
+        return f" and {count - _NAMED} more" if count > _NAMED else ""
+
+    # -- planning ------------------------------------------------------------------------------------------------
+
+    def _plan(self, plan: Plan, rows: set[int] | None, workers: int | None) -> None:
+        options = self.options
+
+        def read() -> None:
+            plan.inputs.clear()
+            plan.inputs.note_all(self._places())  # before they are read: what changes meanwhile is noticed too
+            notes = SourceNotes()
+            plan.add(self._records(plan, rows, notes), self._said)
+            write_json(self.work / _NOTES, notes.lines())
+
+        plan.step(_ROWS, read)
+        if not plan.count():
+            raise self._nothing_left(plan)
+        self.on_step("looking for equal images", 0, None)
+        plan.step("duplicates", plan.drop_duplicates)
+        if options.nearness != "ignore":
+            total, done = plan.count(), 0
+
+            def on_rows(rows: int) -> None:
+                nonlocal done
+                done += rows
+                self.on_step("looking for nearly equal pictures", done, total)
+
+            plan.step("hashes", lambda: plan.hash_pictures(workers, on_rows))
+            if options.nearness == "drop":
+                plan.step("near duplicates", lambda: plan.drop_near_duplicates(NEAR_BITS))
+        if options.split:
+            bits = NEAR_BITS if options.nearness == "together" else None
+            plan.step("teams", lambda: plan.make_teams(bits))
+            plan.step("split", lambda: plan.split(options.split, _SEED))
+        plan.step("layout", lambda: plan.lay_out(_SEED))
+        if options.exclude and not (self.work / EXCLUDED).exists():
+            self.on_step("reading the sets to exclude", 0, None)
+            ImageIndex.of(options.exclude).save(self.work / EXCLUDED)
+
+    def _records(self, plan: Plan, rows: set[int] | None, notes: SourceNotes) -> Iterator:
+        def reject(error) -> None:
+            if rows is None or error.row in rows:
+                plan.reject(error.row, error.reason, str(error))
+                for path in error.looked_for:  # it may be there when a stopped build goes on
+                    plan.inputs.note(path)
+
+        records = read_records(self.source, self.images, reject, self.source_options, notes)
+        for number, record in enumerate(records, start=1):
+            if number % 1000 == 0:
+                self.on_step("reading the source", number, None)
+            if rows is None or record.row in rows:
+                yield record
+            else:
+                plan.know(record)
+
+    def _said(self, record) -> str:
+        categories = [self.knowledge.canonical(category) for category in record.categories]
+        return json.dumps([record.captions, categories, record.modality, record.eye])
+
+    def _nothing_left(self, plan: Plan) -> ShardError:
+        rejected = list(plan.rejected())
+        first = f" First: {rejected[0][2]}" if rejected else ""
+        return ShardError(f"{self.source}: none of its rows could be used ({len(rejected)} rejected).{first}")
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def _jobs(self, plan: Plan) -> Iterator[ShardJob]:
+        for part in self.options.split or [""]:
+            (self.shards / part).mkdir(exist_ok=True)
+            count, size = plan.count(part), self.options.samples_per_shard
+            for number, start in enumerate(range(0, count, size)):
+                name = _SHARD_NAME.format(number)
+                yield ShardJob(
+                    plan.path,
+                    part,
+                    start,
+                    min(start + size, count),
+                    self.shards / part / name,
+                    self.reports / f"{part}{name}.json",
+                    self.options,
+                    self.knowledge,
+                )
+
+    def _write(self, jobs: list[ShardJob], workers: int | None, engine: str) -> None:
+        total = sum(job.stop - job.start for job in jobs)
+        done = 0
+
+        def on_row() -> None:
+            nonlocal done
+            done += 1
+            self.on_step("writing shards", done, total)
+
+        if engine == "processes" and (workers == 1 or len(jobs) == 1):
+            for job in jobs:
+                before = done
+                write_shard(job, on_row)
+                done = before + job.stop - job.start
+            self.on_step("writing shards", done, total)
+            return
+        with closing(run_jobs(write_shard, jobs, workers, engine)) as results:
+            for rows in results:
+                done += rows
+                self.on_step("writing shards", done, total)
+
+    # -- finishing -------------------------------------------------------------------------------------------------
+
+    def _finish(self, plan: Plan, jobs: list[ShardJob]) -> ShardReport:
+        """Writes the lists beside the tars."""
+        whole = ShardReport(told=read_json(self.work / _NOTES))
+        for row, reason, message in plan.rejected():
+            whole.reject(row, reason, message)
+        parts = {part: ShardReport() for part in self.options.split or [""]}
+        for job in jobs:
+            result = ShardResult.load(job.report)
+            parts[job.part].add(job.tar.name, result)
+            whole.add(f"{job.part}/{job.tar.name}".lstrip("/"), result)
+        for part, report in parts.items():
+            if not report.samples:
+                first = f" First: {whole.messages[0]}" if whole.messages else ""
+                raise ShardError(
+                    f"{self.source}: none of its rows could be used{f' for {part}' if part else ''} "
+                    f"({len(whole.rejected)} rejected).{first}"
+                )
+            if part:
+                self._write_lists(self.shards / part, report, plan.patients_in(part))
+        if self.options.split:
+            write_json(self.shards / "manifest.json", {**self._manifest(whole), "parts": list(parts)})
+        else:
+            self._write_lists(self.shards, whole, plan.patients_in(""))
+        return whole
+
+    def _put_in_place(self, finished: Path) -> ShardReport:
+        """Moves the shards to where they belong, unless that was all that had been done, and cleans up."""
+        with reading_leftovers(finished):
+            report = ShardReport.load(finished)
+        if self.shards.exists():
+            require_free(self.out)
+            try:
+                if self.out.exists():
+                    self.out.rmdir()
+                os.replace(self.shards, self.out)
+            except OSError as error:
+                raise OutputError(
+                    f"{self.out} cannot be put in place ({first_line(error)}): was it made meanwhile?"
+                ) from error
+        self._clean_up(finished)
+        return report
+
+    def _clean_up(self, finished: Path) -> None:
+        """Removes the work folder; what says that the build is finished goes last, as a kill may come at any time."""
+        for path in self.work.iterdir():
+            if path != finished:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _write_lists(self, folder: Path, report: ShardReport, patients: dict) -> None:
+        write_json(folder / "sizes.json", {name: shard["samples"] for name, shard in report.shards.items()})
+        write_json(folder / "manifest.json", {**self._manifest(report), **patients})
+
+    def _manifest(self, report: ShardReport) -> dict:
+        """What stands in manifest.json: counts, hashes and row numbers, nothing that names an input."""
+        options = {**asdict(self.options), "exclude": len(self.options.exclude)}
+        return {
+            "schema": DATA_SCHEMA,
+            "options": options,
+            "samples": report.samples,
+            "shards": report.shards,
+            "categories": dict(report.categories.most_common()),
+            "modalities": dict(report.modalities.most_common()),
+            "unresolved_categories": dict(report.unresolved.most_common()),
+            "redacted": report.redacted,
+            "rejected": [{"row": row, "reason": reason} for row, reason in sorted(report.rejected)],
+        }

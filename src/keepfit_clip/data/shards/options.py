@@ -1,0 +1,138 @@
+"""What a build of shards is asked for, and what it tells when it is done."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keepfit_clip.data.shards.writer import ShardResult
+from keepfit_clip.errors import ShardError
+from keepfit_clip.knowledge.conditions import MODALITIES
+
+__all__ = ["KINDS", "ShardOptions", "ShardReport"]
+
+KINDS = ("public", "elite")
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """What shards hold.
+
+    Args:
+        kind: public (categories become texts) or elite (an expert's captions).
+        modality: CFP, FFA or OCT for rows that do not say; None leaves them without.
+        size: longest side of the stored image, pixels; None keeps the size. Images are never enlarged.
+        dataset: a name of the data set to store, or None.
+        samples_per_shard: at most this many samples in a tar.
+        quality: of the stored JPEGs.
+        crop: whether the black border of fundus photographs is cut off.
+        originals: store the images as they are coded, without their metadata; excludes size and crop.
+        split: part -> share, e.g. {"train": 0.8, "val": 0.2}; each becomes a folder of its own. Images of a patient,
+            copies of an image and near duplicates stay together. None makes one set.
+        near_duplicates: what becomes of nearly equal pictures: ignore; together, in one part of the split; or drop
+            all but the first. By default together with a split, else ignore.
+        exclude: sets whose images must not be in the shards, see `ImageIndex.of`.
+        identifiers: what becomes of captions that seem to hold a name, date or record number: refuse the row, redact
+            the place, or keep it.
+        keep_blank: keep pictures that are even or nearly black, which are left out otherwise.
+
+    Raises:
+        ShardError: a value that cannot be used.
+    """
+
+    kind: str
+    modality: str | None = None
+    size: int | None = None
+    dataset: str | None = None
+    samples_per_shard: int = 1000
+    quality: int = 95
+    crop: bool = False
+    originals: bool = False
+    split: dict[str, float] | None = None
+    near_duplicates: str | None = None
+    exclude: tuple[str, ...] = ()
+    identifiers: str = "refuse"
+    keep_blank: bool = False
+
+    def __post_init__(self):
+        self._one_of("kind of shards", self.kind, KINDS)
+        self._one_of("modality", self.modality, (None, *MODALITIES))
+        self._one_of("near_duplicates", self.near_duplicates, (None, "ignore", "together", "drop"))
+        self._one_of("identifiers", self.identifiers, ("refuse", "redact", "keep"))
+        if self.size is not None and self.size < 16:
+            raise ShardError(f"the size is {self.size} pixels; it must be at least 16")
+        if self.samples_per_shard < 1:
+            raise ShardError("a shard holds at least one sample")
+        if self.originals and (self.size is not None or self.crop):
+            raise ShardError("originals are neither sized nor cropped: leave the size and the crop out")
+        if self.split is not None:
+            shares = list(self.split.values())
+            positive = all(math.isfinite(share) and share > 0 for share in shares)
+            if len(shares) < 2 or not positive or abs(sum(shares) - 1) > 1e-6:
+                raise ShardError(f"the shares of a split, two or more, must add up to 1; these are {shares}")
+            if any(not name.replace("_", "").replace("-", "").isalnum() for name in self.split):
+                raise ShardError(f"the parts of a split become folders; {list(self.split)} cannot")
+
+    @staticmethod
+    def _one_of(what: str, value: str | None, choices: tuple) -> None:
+        if value not in choices:
+            raise ShardError(f"the {what} is {value!r}; it can be {', '.join(c for c in choices if c)}")
+
+    @property
+    def nearness(self) -> str:
+        """What becomes of near duplicates, decided."""
+        return self.near_duplicates or ("together" if self.split else "ignore")
+
+
+@dataclass
+class ShardReport:
+    """What was built.
+
+    Args:
+        samples: number of samples written.
+        shards: name -> {"sha256", "samples"} of each tar; with a split the name begins with its part.
+        categories, modalities: counts over samples.
+        unresolved: counts of categories that the knowledge file does not know (kept as written).
+        rejected: (row number, reason) of rows left out; reasons name nothing of the input.
+        messages: the same errors in full, for the terminal only.
+        redacted: samples in whose captions something was blacked out.
+        told: which columns were taken for what, for the terminal only.
+    """
+
+    samples: int = 0
+    shards: dict[str, dict] = field(default_factory=dict)
+    categories: Counter = field(default_factory=Counter)
+    modalities: Counter = field(default_factory=Counter)
+    unresolved: Counter = field(default_factory=Counter)
+    rejected: list[tuple[int, str]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    redacted: int = 0
+    told: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> "ShardReport":
+        """Reads a report back from JSON."""
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
+        return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
+
+    def add(self, name: str, result: ShardResult) -> None:
+        """Counts a shard in."""
+        self.samples += result.samples
+        self.redacted += result.redacted
+        for mine, its in (
+            (self.categories, result.categories),
+            (self.modalities, result.modalities),
+            (self.unresolved, result.unresolved),
+        ):
+            mine.update(its)
+        if result.samples:
+            self.shards[name] = {"sha256": result.sha256, "samples": result.samples}
+        for rejected in result.rejected:
+            self.reject(*rejected)
+
+    def reject(self, row: int, reason: str, message: str) -> None:
+        """Counts a row that was left out."""
+        self.rejected.append((row, reason))
+        self.messages.append(message)

@@ -1,0 +1,293 @@
+"""Writing one shard of a plan: the job that runs in parallel, on this machine or on a cluster.
+
+A tar is written under a temporary name; then its report, then the rename. So a tar that is there is whole and has its
+report, and a build that goes on after a stop knows it by its name alone.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import webdataset as wds
+
+from keepfit_clip.data.duplicates import ImageIndex
+from keepfit_clip.data.identifiers.privacy import find_identifiers, redact
+from keepfit_clip.data.records import Caption, Record
+from keepfit_clip.data.shards.plan import read_places
+from keepfit_clip.data.tars.limits import check_description
+from keepfit_clip.errors import ImageError, KeepFITError, OutputError, TableError
+from keepfit_clip.files import file_sha256, printable, write_json, writing
+from keepfit_clip.images.depth import is_blank
+from keepfit_clip.images.field_of_view import crop_field_of_view
+from keepfit_clip.images.metadata import without_metadata
+from keepfit_clip.images.reading import BLANK, encode_jpeg, fit_within, image_bytes, image_name, open_image
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.templates import category_text
+
+__all__ = ["DATA_SCHEMA", "EXCLUDED", "ShardJob", "ShardResult", "describe", "reading_leftovers", "write_shard"]
+
+DATA_SCHEMA = 1
+EXCLUDED = "excluded.npz"
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to write.
+
+    Args:
+        plan: the plan's file.
+        part: which part of the split, "" where there is none.
+        start, stop: places in it.
+        tar: the tar's final path.
+        report: path of its report.
+        options: `ShardOptions` of the build.
+        knowledge: resolves category names.
+    """
+
+    plan: Path
+    part: str
+    start: int
+    stop: int
+    tar: Path
+    report: Path
+    options: Any
+    knowledge: Knowledge
+
+
+@dataclass
+class ShardResult:
+    """What became of the rows of a shard.
+
+    Args:
+        samples: written.
+        sha256: of the tar, None where no sample was left for it.
+        categories, modalities, unresolved: counts over the samples.
+        rejected: (row, reason, message) of rows left out; only the reason is free of names.
+        redacted: number of captions with a place blacked out.
+    """
+
+    samples: int = 0
+    sha256: str | None = None
+    categories: Counter = field(default_factory=Counter)
+    modalities: Counter = field(default_factory=Counter)
+    unresolved: Counter = field(default_factory=Counter)
+    rejected: list[tuple[int, str, str]] = field(default_factory=list)
+    redacted: int = 0
+
+    @classmethod
+    def load(cls, path: Path) -> "ShardResult":
+        """Reads a report.
+
+        Raises:
+            OutputError: it is damaged.
+        """
+        with reading_leftovers(path):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
+            return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
+
+
+@contextmanager
+def reading_leftovers(path: Path) -> Iterator[None]:
+    """Turns damage in what a stopped build left into an error that says how to get rid of it.
+
+    Raises:
+        OutputError: the file at `path`, which the block reads, is damaged.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, sqlite3.DatabaseError) as error:
+        full = isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)
+        what = (
+            "no space is left on the disk" if full else "damaged; throw what the stopped build did away with --restart"
+        )
+        raise OutputError(f"{path}: {what}") from error
+
+
+def write_shard(job: ShardJob, on_row: Callable[[], None] | None = None) -> int:
+    """Writes a shard and its report, unless they are there already; returns how many rows it took.
+
+    Args:
+        job: which one.
+        on_row: called after each row.
+
+    Raises:
+        OutputError: no space is left.
+    """
+    if job.report.exists() and (job.tar.exists() or not ShardResult.load(job.report).samples):
+        return job.stop - job.start
+    # Beside the report, so that nothing half written can move into the output with the finished tars.
+    temporary = job.report.with_name(f"{job.part}{job.tar.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    with writing(job.tar):
+        try:
+            result = _write_tar(job, temporary, on_row)
+            write_json(job.report, result.__dict__)
+            if result.samples and not job.tar.exists():
+                os.replace(temporary, job.tar)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    return job.stop - job.start
+
+
+def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> ShardResult:
+    result = ShardResult()
+    seen: dict[str, int] = {}
+    tar = wds.TarWriter(str(path), encoder=False, mtime=0, user="keepfit", group="keepfit")
+    try:
+        for record, patient in read_places(job.plan, job.part, job.start, job.stop):
+            try:
+                sample, description, redacted = _sample(record, patient, job)
+                first = seen.setdefault(sample["__key__"], record.row)
+                if first != record.row:
+                    raise TableError(f"the same picture and text as row {first}", record.row)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    tar.write(sample)
+            except OutputError:
+                raise
+            except KeepFITError as error:
+                reason = getattr(error, "reason", str(error))
+                result.rejected.append((record.row, reason, printable(f"row {record.row}: {error}")))
+            else:
+                result.redacted += redacted
+                _count(result, description, job.knowledge)
+            if on_row is not None:
+                on_row()
+    finally:
+        _close(tar)
+    if result.samples:
+        result.sha256 = file_sha256(path)
+    return result
+
+
+def _close(tar: wds.TarWriter) -> None:
+    """Closes a tar; where the disk is full it would otherwise try again, aloud, when it is collected."""
+    try:
+        tar.close()
+    except OSError:
+        with suppress(OSError):
+            tar.close()
+        raise
+
+
+def describe(record: Record, options, knowledge: Knowledge, patient: int | None = None) -> dict:
+    """The sample's JSON.
+
+    Raises:
+        TableError: the record lacks what its kind needs, or has what no sample may (`keepfit_clip.data.tars.limits`).
+    """
+    categories = list(dict.fromkeys(knowledge.canonical(c) for c in record.categories))
+    if options.kind == "public" and not categories:
+        raise TableError("has no category, which public shards need", record.row)
+    if options.kind == "elite" and not record.captions:
+        raise TableError("has no caption, which elite shards need", record.row)
+    captions = record.captions if options.kind == "elite" else ()
+    description = {
+        "schema": DATA_SCHEMA,
+        "kind": options.kind,
+        "modality": record.modality or options.modality,
+        "captions": [{"lang": caption.lang, "text": caption.text} for caption in captions],
+        "categories": categories,
+        "attributes": list(record.attributes),
+        "dataset": options.dataset or record.dataset,
+        "eye": record.eye,
+        "group": patient,
+    }
+    try:
+        check_description(description)
+    except ValueError as error:
+        raise TableError(str(error), record.row) from error
+    return description
+
+
+def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, dict, bool]:
+    """A WebDataset sample of bytes, keyed by a hash of its content; its description; whether a caption was redacted."""
+    options = job.options
+    private, redacted = _private(record, job)
+    description = describe(private, options, job.knowledge, patient)
+    suffix, image = _image(record, description["modality"], job)
+    content = json.dumps(description, ensure_ascii=False, sort_keys=True).encode()
+    key = hashlib.sha256(image + content).hexdigest()[:20]
+    sample = {"__key__": key, suffix: image, "json": content, "txt": _plain_text(description).encode()}
+    return sample, description, redacted
+
+
+def _private(record: Record, job: ShardJob) -> tuple[Record, bool]:
+    """The record with texts that name nobody, and whether that took a change.
+
+    Captions are looked at, and categories that the knowledge file does not know: whole descriptions, often.
+
+    Raises:
+        TableError: a text seems to hold an identifier and is neither to be redacted nor kept.
+    """
+    wish, patient = job.options.identifiers, record.patient
+    if wish == "keep":
+        return record, False
+    captions = record.captions if job.options.kind == "elite" else ()
+    foreign = [category for category in record.categories if job.knowledge.resolve(category) is None]
+    kinds = [kind for text in (*(c.text for c in captions), *foreign) for kind in find_identifiers(text, patient)]
+    if not kinds:
+        return record, False
+    if wish == "refuse":
+        raise TableError(
+            f"a text of it seems to hold {' and '.join(dict.fromkeys(kinds))}: look at it, then --redact or "
+            "--keep-identifiers",
+            record.row,
+        )
+    redacted = replace(
+        record,
+        captions=tuple(Caption(redact(caption.text, patient), caption.lang) for caption in captions),
+        categories=tuple(redact(c, patient) if c in foreign else c for c in record.categories),
+    )
+    return redacted, True
+
+
+def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, bytes]:
+    """Suffix and bytes of the image as it is stored."""
+    options, name = job.options, image_name(record.image)
+    content = image_bytes(record.image)
+    picture = open_image(content, name)
+    if options.exclude and _excluded(job.plan.with_name(EXCLUDED)).holds(content, picture):
+        raise TableError("the picture also stands in an excluded set", record.row)
+    if options.crop and modality == "CFP":
+        picture = crop_field_of_view(picture)
+    picture = fit_within(picture, options.size)
+    if not options.keep_blank and is_blank(picture):
+        raise ImageError(name, f"{BLANK} (--keep-blank keeps it)")
+    return without_metadata(content, name) if options.originals else ("jpg", encode_jpeg(picture, options.quality))
+
+
+def _excluded(path: Path) -> ImageIndex:
+    with reading_leftovers(path):
+        return _load_index(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _load_index(path: Path, _written: int) -> ImageIndex:
+    return ImageIndex.load(path)
+
+
+def _plain_text(description: dict) -> str:
+    """The default text of a sample: its first caption, an English one where there is one, or its categories."""
+    captions = description["captions"]
+    if captions:
+        return next((c for c in captions if c["lang"] == "en"), captions[0])["text"]
+    return category_text(description["categories"], description["modality"], description["attributes"])
+
+
+def _count(result: ShardResult, description: dict, knowledge: Knowledge) -> None:
+    result.samples += 1
+    result.modalities[description["modality"] or "unknown"] += 1
+    result.categories.update(description["categories"])
+    result.unresolved.update(c for c in description["categories"] if knowledge.resolve(c) is None)

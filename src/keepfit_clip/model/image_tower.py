@@ -1,0 +1,289 @@
+"""The image tower: any timm backbone, giving one projected global feature and the token map for the decoder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models import group_parameters
+from timm.utils import freeze
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from keepfit_clip.errors import ConfigError, MissingWeightsError
+from keepfit_clip.model.config import VisionConfig
+from keepfit_clip.model.pretrained import PYPI_PREFIX, resolve_source, unreachable
+from keepfit_clip.model.state_dicts import Fit, fit_of
+
+__all__ = ["ImageTower", "place_features"]
+
+_PLACE_DIM = 16
+_NOT_BACKBONE = ("decoder_", "mask_token", "head.", "fc.", "classifier.")
+
+
+class ImageTower(nn.Module):
+    """A timm backbone, a linear projection to the joint space and the map of image tokens.
+
+    Args:
+        config: what backbone, at what size.
+        embed_dim: width of the joint space.
+        preprocess: the tower's own preprocessing values (mean, std, resize_mode, ...), each of which stands until a
+            user asks for another one.
+        default_preprocess: the values that arrive where nobody chose any; there the tower's own stand.
+
+    Raises:
+        ConfigError: timm does not know the backbone, or it gives neither a feature map nor tokens.
+        MissingWeightsError: pretrained weights were asked for and are out of reach.
+    """
+
+    def __init__(self, config: VisionConfig, embed_dim: int, preprocess: dict, default_preprocess: dict):
+        super().__init__()
+        self._own_preprocess, self._default_preprocess = dict(preprocess), dict(default_preprocess)
+        self.preprocess_cfg = {"size": config.image_size}
+        self.normalize_trunk = config.normalize_trunk
+        self.trunk = _create_trunk(config)
+        self.image_size = config.image_size
+        self.set_input_size(config.image_size)
+        width: int = self.trunk.num_features
+        self.token_dim = width + _PLACE_DIM
+        pooled_dim = getattr(self.trunk, "head_hidden_size", None) or width  # MobileNets widen after pooling
+        self.proj = nn.Linear(pooled_dim, embed_dim, bias=False)
+        nn.init.normal_(self.proj.weight, std=pooled_dim**-0.5)
+        self.register_load_state_dict_pre_hook(_resample_position_embedding)
+
+    @property
+    def preprocess_cfg(self) -> dict:
+        """The values of open_clip's `PreprocessCfg` in force."""
+        return self._preprocess_cfg
+
+    @preprocess_cfg.setter
+    def preprocess_cfg(self, values: dict) -> None:
+        # create_model fills what nobody chose with OpenAI's defaults: there the tower's own value stands.
+        default = self._default_preprocess
+        chosen = {k: v for k, v in values.items() if k == "size" or _plain(v) != _plain(default.get(k))}
+        self._preprocess_cfg = {**default, **self._own_preprocess, **chosen}
+        self.image_mean, self.image_std = (self._preprocess_cfg.get(k) for k in ("mean", "std"))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Global features (B, D), not normalised, of images (B, 3, H, W)."""
+        return self.encode(image)[0]
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Global features and image tokens.
+
+        Args:
+            image: (B, 3, H, W), normalised with this tower's mean and std.
+
+        Returns:
+            Projected global features (B, D), not normalised, and tokens (B, N, C) of the backbone's last map, each
+            ending in its place in the image (`place_features`; zeros where a backbone does not tell its grid).
+        """
+        feature_map = self.feature_map(image)
+        return self.project_map(feature_map), self._tokens(feature_map)
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """The backbone's last map of images (B, 3, H, W), which are brought to its dtype, as it gives it."""
+        return self.trunk.forward_features(image.to(self.proj.weight.dtype))
+
+    def project_map(self, feature_map: Tensor) -> Tensor:
+        """Global features (B, D), not normalised, of the backbone's last map, as `feature_map` gives it."""
+        return self._project(self.trunk.forward_head(feature_map, pre_logits=True))
+
+    def pool(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features (B, C) of images (B, 3, H, W), and the projected ones (B, D); neither is normalised."""
+        pooled = self.trunk.forward_head(self.feature_map(image), pre_logits=True)
+        return pooled, self._project(pooled)
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        return self.proj(F.normalize(pooled, dim=-1) if self.normalize_trunk else pooled)
+
+    def local_features(self, image: Tensor) -> Tensor:
+        """What each place of the image would give if it were the whole image.
+
+        Args:
+            image: (B, 3, H, W).
+
+        Returns:
+            (B, h, w, D) projected features of the backbone's last map, not normalised. Where the backbone averages over
+            the map, their mean is the image's own.
+
+        Raises:
+            ConfigError: the backbone does not tell its grid.
+        """
+        places = self.grid(self.feature_map(image))  # (B, h, w, C)
+        batch, height, width, channels = places.shape
+        flat = places.reshape(-1, channels)
+        if hasattr(self.trunk, "num_prefix_tokens"):  # where a class token is pooled, the place stands for it
+            head_input = flat[:, None].expand(-1, self.trunk.num_prefix_tokens + 1, -1)
+        elif self._channels_last:
+            head_input = flat[:, None, None]
+        else:
+            head_input = flat[:, :, None, None]
+        pooled = self.trunk.forward_head(head_input, pre_logits=True)
+        return self._project(pooled).view(batch, height, width, -1)
+
+    def grid(self, feature_map: Tensor) -> Tensor:
+        """A backbone's last map as (B, h, w, C), without class and register tokens.
+
+        Raises:
+            ConfigError: the backbone does not tell its grid.
+        """
+        if feature_map.ndim == 4:
+            return feature_map if self._channels_last else feature_map.permute(0, 2, 3, 1)
+        height, width = self._token_grid
+        if not height:
+            raise ConfigError(f"{type(self.trunk).__name__} does not tell which place a token stands for")
+        return feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :].unflatten(1, (height, width))
+
+    @property
+    def _channels_last(self) -> bool:
+        return getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
+
+    @property
+    def _token_grid(self) -> tuple[int, int]:
+        return getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None) or (0, 0)
+
+    def _tokens(self, feature_map: Tensor) -> Tensor:
+        if feature_map.ndim == 3:  # (B, prefix + N, C): class and register tokens are no place in the image
+            tokens = feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
+            height, width = self._token_grid
+        elif feature_map.ndim == 4:
+            feature_map = self.grid(feature_map)
+            height, width = feature_map.shape[1:3]
+            tokens = feature_map.flatten(1, 2)
+        else:
+            raise ConfigError(f"{type(self.trunk).__name__} gives neither a feature map nor tokens")
+        batch, count, _ = tokens.shape
+        places = tokens.new_zeros(count, _PLACE_DIM)
+        if height * width == count:
+            places = place_features(height, width).flatten(0, 1).to(tokens)
+        return torch.cat([tokens, places.expand(batch, -1, -1)], dim=2)
+
+    def set_input_size(self, image_size: int | tuple[int, int]) -> None:
+        """Makes the backbone take images of `image_size` pixels (ViTs resample their position embedding)."""
+        self.image_size = image_size
+        if hasattr(self.trunk, "set_input_size"):
+            self.trunk.set_input_size(img_size=image_size)
+
+    def load_backbone(self, state: Mapping[str, Tensor], name: str | Path, partial: bool = False) -> tuple[int, Fit]:
+        """Loads an encoder with timm's names into the backbone: RETFound's or another masked autoencoder's, or a ViT.
+
+        Args:
+            state: its tensors.
+            name: where they come from, for the error.
+            partial: take what fits and leave the rest of the backbone as it is.
+
+        Returns:
+            How many tensors of a decoder or a classifier were left out, and what did not fit.
+
+        Raises:
+            MissingWeightsError: they are not of this architecture; names what does not fit.
+        """
+        own = self.trunk.state_dict()
+        kept = {key: value for key, value in state.items() if not key.startswith(_NOT_BACKBONE)}
+        left_out = len(state) - len(kept)
+        if "fc_norm.weight" in own and "norm.weight" in kept and "fc_norm.weight" not in kept:
+            # timm's names where the norm comes after pooling; both stand between the last block and the projection
+            kept |= {f"fc_norm.{part}": kept.pop(f"norm.{part}") for part in ("weight", "bias")}
+        kept = {f"trunk.{key}": value for key, value in kept.items()}
+        _resample_position_embedding(self, kept, "")
+        kept = {key.removeprefix("trunk."): value for key, value in kept.items()}
+        fit = fit_of(own, kept)
+        if not fit and not partial:
+            raise MissingWeightsError(f"{name} is no encoder for the image tower {type(self.trunk).__name__}: {fit}")
+        self.trunk.load_state_dict(own | fit.of(kept))
+        return left_out, fit
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the backbone's activations in the backward pass."""
+        self.trunk.set_grad_checkpointing(enable)
+
+    def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freezes the backbone (LiT, arXiv 2111.07991); the projection goes on learning.
+
+        Args:
+            unlocked_groups: leave this many of timm's last layer groups free.
+            freeze_bn_stats: freeze the running statistics of frozen BatchNorms too.
+        """
+        groups = group_parameters(self.trunk, self.trunk.group_matcher())
+        last_locked = max(groups) - unlocked_groups
+        frozen = {name for group, names in groups.items() if group <= last_locked for name in names}
+        for name, parameter in self.trunk.named_parameters():
+            if name in frozen:
+                parameter.requires_grad = False
+        if freeze_bn_stats:
+            modules = {name.rpartition(".")[0] for name in frozen}
+            batch_norms = [n for n, m in self.trunk.named_modules() if n in modules and _is_batch_norm(m)]
+            if batch_norms:
+                freeze(self.trunk, batch_norms, include_bn_running_stats=True)
+
+
+def place_features(height: int, width: int) -> Tensor:
+    """Where each cell of a map lies in the image: sines and cosines of x and y, (height, width, 16), whatever its size.
+
+    The lowest frequency goes through half a turn over the image, each further one through twice as much.
+    """
+    turns = torch.pi * 2.0 ** torch.arange(_PLACE_DIM // 4)  # (F,)
+    waves = []
+    for cells in (height, width):
+        angles = ((torch.arange(cells) + 0.5) / cells)[:, None] * turns  # (cells, F)
+        waves.append(torch.cat([angles.sin(), angles.cos()], dim=1))
+    down, across = waves
+    return torch.cat([down[:, None].expand(-1, width, -1), across[None].expand(height, -1, -1)], dim=2)
+
+
+def _plain(value):
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _create_trunk(config: VisionConfig) -> nn.Module:
+    """The backbone without a classifier, with pretrained weights where the config asks for them."""
+    options = {"num_classes": 0}
+    if config.timm_pool:
+        options["global_pool"] = config.timm_pool
+    if config.patch_dropout:
+        options["patch_drop_rate"] = config.patch_dropout
+    from_wheel = config.pretrained_weights.startswith(PYPI_PREFIX)
+    from_hub = config.timm_model_pretrained and not from_wheel
+    try:
+        trunk = timm.create_model(config.timm_model_name, pretrained=from_hub, **options)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"timm cannot build {config.timm_model_name!r}: {error}") from error
+    except OSError as error:
+        raise unreachable(config.timm_model_name, error, part="image") from error
+    if config.timm_model_pretrained and from_wheel:
+        _load_in_order(trunk, resolve_source(config.pretrained_weights))
+    return trunk
+
+
+def _load_in_order(trunk: nn.Module, path: str) -> None:
+    """Loads a checkpoint of the same tensors in the same order under other names, its classifier left out.
+
+    Raises:
+        MissingWeightsError: a tensor's shape is not the one that stands at its place.
+    """
+    source = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    own = trunk.state_dict()
+    source = source[: len(own)]  # the classifier comes last
+    shapes = [tuple(t.shape) for t in source]
+    if shapes != [tuple(t.shape) for t in own.values()]:
+        raise MissingWeightsError(f"{path} does not hold the tensors of {type(trunk).__name__}")
+    trunk.load_state_dict(dict(zip(own, source, strict=True)))
+
+
+def _resample_position_embedding(tower: ImageTower, state_dict: dict, prefix: str, *_) -> None:
+    """Lets a ViT checkpoint of one image size load into a tower of another (open_clip's force_image_size)."""
+    key = f"{prefix}trunk.pos_embed"
+    own = getattr(tower.trunk, "pos_embed", None)
+    stored = state_dict.get(key)
+    if own is None or stored is None or stored.ndim != 3 or stored.shape[1] == own.shape[1]:
+        return
+    prefix_tokens = 0 if getattr(tower.trunk, "no_embed_class", False) else tower.trunk.num_prefix_tokens
+    state_dict[key] = resample_abs_pos_embed(
+        stored, new_size=list(tower.trunk.patch_embed.grid_size), num_prefix_tokens=prefix_tokens
+    )

