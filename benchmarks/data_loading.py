@@ -120,7 +120,6 @@ def open_clip_loader(shards: Path, size: int, workers: int, batches: int):
         dataset_resampled=True,
         batch_size=BATCH,
         workers=workers,
-        world_size=1,
         seed=0,
     )
     preprocess = open_clip.image_transform(size, is_train=True)

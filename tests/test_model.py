@@ -79,15 +79,25 @@ def test_cached_generation_equals_uncached(model, options):
 
 
 def test_generation_stops_at_the_end_token_alike_with_and_without_cache(model):
+    torch.manual_seed(0)
     images = torch.randn(3, 3, 64, 64)
-    plain = model.generate(images, max_length=12)
-    model.text_decoder.bias.data[model.text.eos_id] = 0
-    # Make the end token the likeliest from some step on for one image only, by its own greedy margin.
-    model.text_decoder.bias.data[model.text.eos_id] += 0.35
+    eos, pad = model.text.eos_id, model.text.pad_id
+    model.text_decoder.bias.data[eos] = -1e4
+    assert (model.generate(images, max_length=12) != eos).all()
+    model.text_decoder.bias.data[eos] = 0
+    logits = model(images, model.generate(images, max_length=12))["logits"]  # (3, 11, V)
+    margins = logits.amax(dim=2) - logits[:, :, eos]
+    model.text_decoder.bias.data[eos] += margins.amin(dim=1).sort().values[:2].mean()  # it is likeliest for one image
+    written = model.generate(images, max_length=12)
+    ended = (written == eos).any(dim=1)
+    assert ended.sum() == 1
+    row = written[ended][0]
+    behind = row[int((row == eos).nonzero()[0]) + 1 :]
+    assert len(behind)
+    assert (behind == pad).all()
     for beams in (1, 3):
         cached = model.generate(images, max_length=12, num_beams=beams)
         assert torch.equal(cached, model.generate(images, max_length=12, num_beams=beams, use_cache=False))
-    assert plain.shape == (3, 12)
 
 
 def test_generation_is_the_same_twice_on_a_model_in_training_mode():

@@ -213,6 +213,33 @@ def test_what_is_newest_is_gone_on_from_whatever_its_name(shards, tmp_path):
     assert [line["epoch"] for line in read_losses(tmp_path / "run")] == list(range(5))
 
 
+def test_a_config_may_leave_out_what_has_a_default(shards, tmp_path):
+    model_cfg = open_clip.get_model_config(MODEL)
+    assert model_cfg["text_cfg"].pop("context_length") == 77
+    model_cfg["keepfit_cfg"].pop("preprocess", None)
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
+    flags = train_flags(shards, tmp_path, "run", model=f"local-dir:{tmp_path / 'short'}", epochs=1, train_num_samples=8)
+    train(flags)
+    assert checkpoint(tmp_path / "run", 1)
+
+
+def test_messages_go_to_loggers_of_their_own_and_leave_the_programs_settings_alone():
+    code = """if True:
+        import logging, cv2
+        cv2.setNumThreads(3)
+        import keepfit_clip.data.stream.mixed, keepfit_clip.data.tars.locations as locations
+        keepfit_clip.data.stream.mixed._log.warning("left out")
+        locations._log.info("again")
+        assert not logging.getLogger().handlers
+        assert cv2.getNumThreads() == 3
+    """
+    process = forkserver.Process(target=exec, args=(code, {}))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo's own
 def test_a_compiled_model_trains(shards, tmp_path, monkeypatch):

@@ -23,6 +23,8 @@ from keepfit_clip.training.hybrid.run_folder import differing_settings
 
 __all__ = ["Checkpoints", "check_readable", "name_newest_latest", "newest_checkpoint"]
 
+_log = logging.getLogger(__name__)
+
 _SMALL_DISK = 64 * 2**20  # bytes; torch does not say why it could not write
 _SHOWN = 5
 _DDP = "module."
@@ -93,7 +95,7 @@ class Checkpoints:
             raise CheckpointError(f"{path} was trained with another model config: {_listed(differing)}")
         changed = differing_settings(checkpoint.get("flags", self._flags()), self._flags())
         if changed:
-            logging.warning(f"going on with other flags than before: {_listed(changed)}")
+            _log.warning(f"going on with other flags than before: {_listed(changed)}")
 
 
 def _for_all_processes(checkpoint: dict) -> dict:

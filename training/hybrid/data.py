@@ -18,11 +18,14 @@ from keepfit_clip.data.stream.sampling import ShardPool, category_repeats, make_
 from keepfit_clip.data.tars.reader import check_kind, count_samples, list_shards
 from keepfit_clip.errors import ConfigError, ShardError
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.config import TextConfig, config_from_dict
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.training.hybrid.evaluators import HeldOutShards, ZeroShotTable
 from keepfit_clip.training.hybrid.validation import Validation
 
 __all__ = ["build_data", "samples_per_epoch"]
+
+_log = logging.getLogger(__name__)
 
 
 class EpochLoader:
@@ -99,10 +102,9 @@ def build_data(
     Raises:
         ConfigError, ShardError: the flags or shards cannot be used.
     """
-    text_cfg, preprocess_cfg = config["model_cfg"]["text_cfg"], config["preprocess_cfg"]
-    tokenizer = Tokenizer(
-        open_clip_tokenizer, text_cfg["context_length"], text_cfg.get("pad_id", 0), text_cfg.get("eos_id", 102)
-    )
+    text = config_from_dict(TextConfig, config["model_cfg"]["text_cfg"], "text_cfg")
+    preprocess_cfg = config["preprocess_cfg"]
+    tokenizer = Tokenizer(open_clip_tokenizer, text.context_length, text.pad_id, text.eos_id)
     knowledge = Knowledge.load(args.knowledge)
     data = {}
     if args.public_data or args.elite_data:
@@ -137,9 +139,7 @@ def _languages(args: argparse.Namespace) -> tuple[str, ...]:
 def _note_few_shards(kind: str, pools: list[ShardPool], workers: int) -> None:
     count = sum(len(pool.shards) for pool in pools)
     if 0 < count < workers:
-        logging.info(
-            f"{count} {kind} shards for {workers} workers: each worker reads all of them in an order of its own"
-        )
+        _log.info(f"{count} {kind} shards for {workers} workers: each worker reads all of them in an order of its own")
 
 
 def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) -> DataInfo:
@@ -166,7 +166,6 @@ def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) 
             elite_fraction=args.elite_fraction,
             seed=args.seed,
             rank=upstream.rank,
-            world_size=upstream.world_size,
             augment=not args.no_augment,
             languages=_languages(args),
             max_bad_fraction=args.max_bad_fraction,

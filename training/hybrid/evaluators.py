@@ -18,7 +18,7 @@ from keepfit_clip.data.sources import plain_tables_only
 from keepfit_clip.data.stream.batch import ImageBatch, collate
 from keepfit_clip.data.stream.decoding import make_letterbox
 from keepfit_clip.data.stream.mixed import draw_sample, usable_captions
-from keepfit_clip.data.tars.reader import ShardSample, read_shards
+from keepfit_clip.data.tars.reader import ShardSample, count_samples, read_shards
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
 from keepfit_clip.evaluate.metrics.classification import score_classification
 from keepfit_clip.evaluate.metrics.retrieval import score_retrieval
@@ -29,6 +29,8 @@ from keepfit_clip.knowledge.templates import class_texts
 from keepfit_clip.model.tokenization import Tokenizer, decode_texts
 
 __all__ = ["Evaluator", "Findings", "HeldOutShards", "WrittenCaption", "ZeroShotTable"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ class HeldOutShards:
         self.mean, self.std = preprocess_cfg["mean"], preprocess_cfg["std"]
         self.captions = captions
         self.cut_texts = 0
-        self.num_samples = sum(1 for _ in self._usable())
-        if not self.num_samples:
+        self.num_samples = _count(self.shards)
+        if next(self._usable(), None) is None:
             raise ShardError(f"the validation shards hold no sample, e.g. {self.shards[0]}")
 
     def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Findings:
@@ -166,7 +168,7 @@ class HeldOutShards:
 
     def _count_cut(self, number: int) -> None:
         if not self.cut_texts:
-            logging.warning("validation: texts longer than the context are cut")
+            _log.warning("validation: texts longer than the context are cut")
         self.cut_texts += number
 
     def _usable(self) -> Iterator[ShardSample]:
@@ -179,7 +181,7 @@ class HeldOutShards:
             try:
                 pixels = self.letterbox(sample.image_bytes, f"sample {sample.key}")
             except ImageError as error:
-                logging.warning(f"validation: left out: {error}")
+                _log.warning(f"validation: left out: {error}")
                 continue
             yield sample, draw_sample(sample, pixels, self.knowledge, rng, augmented=False, languages=self.languages)
 
@@ -207,6 +209,14 @@ class HeldOutShards:
         logits = model.logit_scale.exp().float().cpu() * features @ class_features.T
         probabilities = logits.softmax(dim=1).numpy().astype(np.float64)
         return score_classification([classes.index(label) for label in labels], probabilities).aca
+
+
+def _count(shards: Sequence[str]) -> int:
+    """Samples in shards, as what lies beside them says; 0 where it does not."""
+    try:
+        return count_samples(shards)
+    except ShardError:
+        return 0
 
 
 def _retrieval(elite: _Features) -> dict[str, float]:
@@ -265,5 +275,5 @@ class ZeroShotTable:
         found = evaluate_table(loaded, self.table, self.root, self.classes, self.modality, self.knowledge)
         if found.unused:
             row, reason = next(iter(found.unused.items()))
-            logging.warning(f"{self.name}: {len(found.unused)} rows could not be used, e.g. row {row}: {reason}")
+            _log.warning(f"{self.name}: {len(found.unused)} rows could not be used, e.g. row {row}: {reason}")
         return Findings({f"{self.name}_{name}": value for name, value in found.figures.items()})

@@ -15,6 +15,8 @@ from keepfit_clip.errors import NonFiniteLossError
 
 __all__ = ["NonFiniteGuard"]
 
+_log = logging.getLogger(__name__)
+
 _KEYS_SHOWN = 8
 _PER_SAMPLE = ("image_features", "text_features", "caption_nll_sum")
 
@@ -69,7 +71,7 @@ class NonFiniteGuard:
             pass
         elif self.skipped < self.allowed:
             self.skipped += 1
-            logging.warning(f"skipped ({self.skipped} of at most {self.allowed}) {message}")
+            _log.warning(f"skipped ({self.skipped} of at most {self.allowed}) {message}")
         else:
             raise NonFiniteLossError(
                 f"{message}. The last checkpoint is good: look at these samples (`keepfit-clip shards show`), lower "

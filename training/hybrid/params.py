@@ -80,7 +80,8 @@ def keepfit_parser() -> argparse.ArgumentParser:
         "--balance",
         choices=BALANCES,
         default="none",
-        help="draw public samples evenly from every folder of shards (dataset) or for every category (none)",
+        help="draw public samples evenly from every folder of shards (dataset) or for every category (category); "
+        "none draws each as often as it stands there",
     )
     data.add_argument("--languages", default="en", help="of the captions used, joined by ',' (en)")
     data.add_argument(

@@ -64,6 +64,8 @@ from keepfit_clip.training.hybrid.validation import evaluate
 
 __all__ = ["main"]
 
+_log = logging.getLogger(__name__)
+
 # Flags that shape what is learnt; kept in each checkpoint, so that a run that goes on can say which of them changed.
 _SHAPING = ("batch_size", "lr", "wd", "beta1", "beta2", "eps", "warmup", "epochs", "seed", "train_num_samples",
             "precision", "accum_freq", "world_size", "workers", "grad_clip_norm", "lr_scheduler")  # fmt: skip
@@ -130,12 +132,12 @@ class _Run:
         if self.args.public_data or self.args.elite_data:
             from_weights = bool(self.args.pretrained) or has_weights(self.args.model)
             for doubt in doubts(self.args, self.rest, self.config["model_cfg"], from_weights):
-                logging.warning(doubt)
+                _log.warning(doubt)
         model, *transforms = upstream_create_model_and_transforms(*args, **kwargs)
         started = list((Path(self.args.logs) / self.args.name / "checkpoints").glob("*.pt"))
         if self.args.image_tower and not started:
             left_out, _ = model.visual.load_backbone(read_weights(self.args.image_tower), self.args.image_tower)
-            logging.info(f"the image tower starts from a file; {left_out} of its tensors are not the encoder's")
+            _log.info(f"the image tower starts from a file; {left_out} of its tensors are not the encoder's")
         return model, *transforms
 
     def get_data(self, upstream, preprocess, epoch=0, tokenizer=None):
@@ -145,10 +147,10 @@ class _Run:
         return build_data(self.args, upstream, self.config, tokenizer, without_augmentation, epoch)
 
     def create_loss(self, _upstream) -> HybridLoss:
+        """Its weight of captions is the schedule's, which `StepLoss` sets at each step."""
         return HybridLoss(
             contrastive_weight=self.args.contrastive_weight,
             revision_weight=self.args.revision_weight,
-            caption_weight=self.args.caption_weight,
             public_caption_weight=self.args.public_caption_weight,
             joint_contrast=self.args.joint_contrast,
         )
@@ -178,7 +180,7 @@ class _Run:
                 model, data, step_loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
             )
         self.guard.end_step()
-        logging.info(f"data so far in this run: {data['train'].dataloader.loader.dataset.troubles.summary()}")
+        _log.info(f"data so far in this run: {data['train'].dataloader.loader.dataset.troubles.summary()}")
 
 
 def _seed_everything(name: str) -> None:

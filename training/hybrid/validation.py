@@ -19,6 +19,8 @@ from keepfit_clip.training.hybrid.evaluators import Evaluator, Findings, Written
 
 __all__ = ["CAPTIONS_NAME", "Validation", "evaluate"]
 
+_log = logging.getLogger(__name__)
+
 CAPTIONS_NAME = "captions.jsonl"
 
 
@@ -66,9 +68,9 @@ def evaluate(model, data, epoch: int, args: argparse.Namespace, tb_writer=None, 
     if not evaluators:
         return {}
     found = _measure(unwrap_model(getattr(model, "_orig_mod", model)), evaluators, args, training="train" in data)
-    logging.info(f"Eval Epoch: {epoch} " + "\t".join(f"{name}: {value:.4f}" for name, value in found.values.items()))
+    _log.info(f"Eval Epoch: {epoch} " + "\t".join(f"{name}: {value:.4f}" for name, value in found.values.items()))
     for caption in found.captions:
-        logging.info(f"sample {caption.key}: written {caption.written!r}, the expert's {caption.truth!r}")
+        _log.info(f"sample {caption.key}: written {caption.written!r}, the expert's {caption.truth!r}")
     if args.save_logs:
         _save(found, epoch, args, tb_writer)
     if args.wandb:
@@ -88,7 +90,7 @@ def _measure(model: nn.Module, evaluators: Sequence[Evaluator], args: argparse.N
             except KeepFITError as error:
                 if not training:
                     raise
-                logging.error(f"not evaluated, the training goes on: {error}")
+                _log.error(f"not evaluated, the training goes on: {error}")
                 continue
             found.values |= one.values
             found.captions += one.captions

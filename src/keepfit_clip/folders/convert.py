@@ -171,7 +171,7 @@ def import_image_tower(
             notes.append("OpenAI's own weights need QuickGELU: for them give --backbone vit_..._clip_quickgelu_224")
     model_cfg = _config_around(model or IMAGE_TOWERS[origin], backbone, text_tower)
     if origin == "open-clip":
-        model_cfg["keepfit_cfg"]["preprocess"] |= _clip_normalisation(Path(file), notes)
+        model_cfg["keepfit_cfg"].setdefault("preprocess", {}).update(_clip_normalisation(Path(file), notes))
     text_cfg = model_cfg["text_cfg"]
     tokenizer_name = text_cfg.get("hf_tokenizer_name")
     tokenizer = _load_tokenizer(tokenizer_name) if tokenizer_name else open_clip.SimpleTokenizer()
@@ -281,7 +281,7 @@ def _put_backbone(model_cfg: dict, backbone: str) -> None:
     if known is None:
         raise ConfigError(f"timm has no backbone {backbone!r} (see timm.list_models())")
     model_cfg["vision_cfg"] = {"timm_model_name": backbone, "image_size": known.input_size[-1]}
-    model_cfg["keepfit_cfg"]["preprocess"] |= {"mean": list(known.mean), "std": list(known.std)}
+    model_cfg["keepfit_cfg"].setdefault("preprocess", {}).update({"mean": list(known.mean), "std": list(known.std)})
 
 
 def _clip_normalisation(file: Path, notes: list[str]) -> dict:

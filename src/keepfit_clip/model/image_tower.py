@@ -43,7 +43,6 @@ class ImageTower(nn.Module):
         self.preprocess_cfg = {"size": config.image_size}
         self.normalize_trunk = config.normalize_trunk
         self.trunk = _create_trunk(config)
-        self.image_size = config.image_size
         self.set_input_size(config.image_size)
         width: int = self.trunk.num_features
         self.token_dim = width + _PLACE_DIM

@@ -1,7 +1,7 @@
 """Building WebDataset shards from any source of labelled pictures.
 
 One sample is `<key>.jpg` (or .png, .webp), `<key>.txt` (a ready caption, so that a stock open_clip loader can train
-too) and `<key>.json` (see DATA_SCHEMA). Beside the tars stand `sizes.json`, which open_clip reads, and
+too) and `<key>.json` (see `describe`). Beside the tars stand `sizes.json`, which open_clip reads, and
 `manifest.json`. Keys are content hashes; no file name, date or metadata of an input image, and no patient identifier,
 reaches the output.
 

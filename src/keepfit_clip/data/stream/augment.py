@@ -16,8 +16,6 @@ _MIN_SCALE = 0.9
 _JITTER = 0.2
 _LEVELS = np.arange(256, dtype=np.float32)
 
-cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads do not survive their fork
-
 
 def augment(image: np.ndarray, rng: random.Random, may_flip: bool) -> np.ndarray:
     """An augmented copy of an image.

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import webdataset as wds
 from torch.utils.data import IterableDataset, get_worker_info
@@ -27,6 +28,8 @@ from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["MixedStream", "StreamOptions", "Troubles", "draw_sample", "usable_captions"]
 
+_log = logging.getLogger(__name__)
+
 _SHUFFLE_BUFFER = 1000  # encoded samples, over all pools of a kind
 _SHUFFLE_START = 250
 _SMALLEST_BUFFER = 50
@@ -41,7 +44,7 @@ class StreamOptions:
         batch_size: B, samples in a batch on one rank.
         elite_fraction: share of elite samples in every batch, where both kinds are given.
         seed: of the run.
-        rank, world_size: this process among the run's.
+        rank: of this process among the run's.
         augment: whether images are augmented.
         languages: of the captions that are used.
         max_bad_fraction: share of the samples tried that may be unusable.
@@ -51,7 +54,6 @@ class StreamOptions:
     elite_fraction: float = 0.5
     seed: int = 0
     rank: int = 0
-    world_size: int = 1
     augment: bool = True
     languages: tuple[str, ...] = ("en",)
     max_bad_fraction: float = 0.1
@@ -169,6 +171,8 @@ class MixedStream(IterableDataset):
     def __iter__(self) -> Iterator[tuple]:
         worker = get_worker_info()
         number = worker.id if worker else 0
+        if worker:
+            cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads do not survive their fork
         rng = random.Random(f"{self.options.seed} {self.epoch()} {self.options.rank} {number}")
         public = self._mixed(self.public, "public", rng)
         elite = self._mixed(self.elite, "elite", rng)
@@ -233,7 +237,7 @@ class MixedStream(IterableDataset):
 
     def _report(self, counter: multiprocessing.Value, error: Exception) -> None:
         if counter.value == 0:
-            logging.warning(f"left out, and any more like it: {error}")
+            _log.warning(f"left out, and any more like it: {error}")
         self.troubles.add(counter)
 
     def _count_cut(self, number: int) -> None:

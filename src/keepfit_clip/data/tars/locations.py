@@ -14,6 +14,8 @@ from keepfit_clip.extras import install_command
 
 __all__ = ["beside", "exists", "is_local", "open_location", "read_text"]
 
+_log = logging.getLogger(__name__)
+
 _ATTEMPTS = 5
 _FIRST_DELAY = 0.5  # seconds; doubled after every failure
 _BLOCK = 1 << 22  # bytes asked of a server at once
@@ -122,7 +124,7 @@ class _PatientReader(io.RawIOBase):
                 if attempt == _ATTEMPTS:
                     what = str(error) or type(error).__name__
                     raise OSError(f"gave up after {_ATTEMPTS} attempts: {what}") from error
-                logging.info(f"{self.location}: {type(error).__name__}, attempt {attempt}; again in {delay:.1f} s")
+                _log.info(f"{self.location}: {type(error).__name__}, attempt {attempt}; again in {delay:.1f} s")
                 time.sleep(delay)
                 delay *= 2
 
@@ -143,7 +145,7 @@ class _PatientReader(io.RawIOBase):
             try:
                 file.close()
             except Exception as error:  # the connection is broken already
-                logging.debug(f"{self.location}: {error}")
+                _log.debug(f"{self.location}: {error}")
 
 
 def _open_remote(location: str) -> BinaryIO:
