@@ -46,7 +46,7 @@ def test_a_half_precision_model_takes_float_images_everywhere(exported, precisio
         captions.append(model.generate(pixels, max_length=8))
     torch.testing.assert_close(answers[1], answers[0], atol=0.05, rtol=0)
     assert captions[1].shape[0] == 2
-    assert model.visual.local_features(pixels).dtype == model.visual.proj.weight.dtype
+    assert model.visual.encode(pixels).local_features.dtype == model.visual.proj.weight.dtype
     from PIL import Image
 
     explained = Explainer(LoadedModel(model, preprocess, tokenizer), ["normal", "glaucoma"], "CFP")
@@ -116,7 +116,7 @@ def test_an_adapter_on_the_embeddings_learns_through_the_decoder_too(model, toke
     model.text.transformer.set_input_embeddings(adapter)
     torch.testing.assert_close(model(pixels, text)["logits"], before)
     adapter.delta.data.fill_(0.1)
-    states = model.text_decoder.hidden_states(text[:, :-1], model.visual.encode(pixels)[1])
+    states = model.text_decoder.hidden_states(text[:, :-1], model.visual.encode(pixels).tokens)
     expected = states @ (adapter.base_layer.weight + 0.1).T + model.text_decoder.bias
     torch.testing.assert_close(model(pixels, text)["logits"], expected)
 

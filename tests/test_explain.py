@@ -52,7 +52,7 @@ def test_places_are_projected_like_the_whole(which, request):
     size = tower.image_size if isinstance(tower.image_size, int) else tower.image_size[0]
     pixels = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        local, whole = tower.local_features(pixels), tower(pixels)
+        local, whole = tower.encode(pixels).local_features, tower(pixels)
     assert local.shape[0] == 2
     assert local.shape[3] == whole.shape[1]
     if which == "convolutional":  # it averages over its map, so the image is the mean of its places
@@ -62,10 +62,10 @@ def test_places_are_projected_like_the_whole(which, request):
 def test_maps_change_where_the_picture_does(convolutional):
     tower = convolutional.model.visual
     classes = torch.nn.functional.normalize(torch.randn(3, tower.proj.weight.shape[0]), dim=1)
-    empty = similarity_maps(tower, torch.zeros(1, 3, 224, 224), classes)
+    empty = similarity_maps(tower.encode(torch.zeros(1, 3, 224, 224)), classes)
     middles = []
     for row, column in ((1, 1), (1, 5), (5, 1)):  # a place sees far, so only the middle of all change is asked for
-        changed = ((similarity_maps(tower, square_at(row, column), classes) - empty) ** 2).sum(dim=1)[0]
+        changed = ((similarity_maps(tower.encode(square_at(row, column)), classes) - empty) ** 2).sum(dim=1)[0]
         weights = changed / changed.sum()
         middles.append([float((weights.sum(dim=axis) * torch.arange(224)).sum()) for axis in (1, 0)])
     (top, left), (_, right), (bottom, _) = middles
@@ -93,7 +93,7 @@ def test_words_are_those_of_the_caption_and_the_decoder_stays_as_it_was(loaded):
     pixels = torch.randn(1, 3, 64, 64)
     before = loaded.model.generate(pixels)
     kind = loaded.model.text_decoder.config._attn_implementation
-    text, words = word_maps(loaded, pixels)
+    text, words = word_maps(loaded, loaded.model.visual.encode(pixels))
     assert text == loaded.decode(before)[0]
     assert [word.word for word in words] == [w for w in text.split() if any(map(str.isalnum, w))]
     assert all(word.heat.shape == (64, 64) for word in words)
@@ -102,7 +102,7 @@ def test_words_are_those_of_the_caption_and_the_decoder_stays_as_it_was(loaded):
 
 
 def test_attention_is_a_multiple_of_the_captions_mean(loaded):
-    _, words = word_maps(loaded, torch.randn(1, 3, 64, 64))
+    _, words = word_maps(loaded, loaded.model.visual.encode(torch.randn(1, 3, 64, 64)))
     heats = np.stack([word.heat for word in words])
     assert heats.min() > -0.5  # interpolation may overshoot a little
     assert heats.mean() == pytest.approx(1, abs=0.2)
@@ -116,6 +116,16 @@ def test_a_word_has_the_tokens_of_its_letters():
     assert words_of_tokens(so_far) == [("cotton-wool", [0, 2]), ("spots.", [3, 4])]
     assert words_of_tokens(["", "."]) == []
     assert words_of_tokens([]) == []
+
+
+@pytest.mark.parametrize("categories", [CATEGORIES, ["glaucoma"], None])
+def test_the_backbone_looks_once_and_once_more_for_each_category(loaded, pictures, monkeypatch, categories):
+    trunk, passes = loaded.model.visual.trunk, []
+    look = trunk.forward_features
+    monkeypatch.setattr(trunk, "forward_features", lambda image: passes.append(len(image)) or look(image))
+    found = Explainer(loaded, categories, "CFP")(open_image(next((pictures / "public").glob("*.png"))))
+    assert found.words
+    assert len(passes) == 1 + len(categories or ())
 
 
 def test_an_explanation_agrees_with_the_classifier(loaded, pictures):

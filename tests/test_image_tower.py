@@ -28,7 +28,8 @@ def tower(name, size=64, **options):
 def test_feature_and_tokens(name):
     size = 224 if name.startswith(("swin", "vgg")) else 64
     built = tower(name, size).eval()
-    feature, tokens = built.encode(torch.randn(2, 3, size, size))
+    encoding = built.encode(torch.randn(2, 3, size, size))
+    feature, tokens = encoding.features, encoding.tokens
     assert feature.shape == (2, 16)
     assert tokens.shape[0] == 2
     assert tokens.shape[2] == built.token_dim
@@ -43,7 +44,7 @@ def test_tokens_keep_their_place(name):
     image = torch.zeros(1, 3, 64, 64)
     marked = image.clone()
     marked[..., -8:, -8:] = 3.0  # bottom right
-    change = (built.encode(marked)[1] - built.encode(image)[1]).norm(dim=-1)[0]
+    change = (built.encode(marked).tokens - built.encode(image).tokens).norm(dim=-1)[0]
     assert change.argmax() == len(change) - 1
 
 
@@ -68,9 +69,10 @@ def test_locking_all_or_all_but_the_last_groups(name):
 def test_a_checkpoint_of_another_image_size_loads_into_a_vit():
     small, large = tower("test_vit", 64), tower("test_vit", 128)
     large.load_state_dict(small.state_dict())
-    assert (
-        large.encode(torch.randn(1, 3, 128, 128))[1].shape[1] == 4 * small.encode(torch.randn(1, 3, 64, 64))[1].shape[1]
-    )
+    places = [
+        built.encode(torch.randn(1, 3, side, side)).tokens.shape[1] for built, side in ((large, 128), (small, 64))
+    ]
+    assert places[0] == 4 * places[1]
 
 
 def test_normalised_trunk_feature():
@@ -97,6 +99,6 @@ def test_place_features_tell_every_cell_apart_whatever_the_grid():
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "swin_tiny_patch4_window7_224"])
 def test_tokens_end_in_their_place(name):
     size = 224 if name.startswith("swin") else 64
-    _, tokens = tower(name, size).eval().encode(torch.randn(2, 3, size, size))
+    tokens = tower(name, size).eval().encode(torch.randn(2, 3, size, size)).tokens
     side = int(tokens.shape[1] ** 0.5)
     torch.testing.assert_close(tokens[1, :, -16:], place_features(side, side).flatten(0, 1))

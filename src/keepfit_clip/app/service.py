@@ -126,17 +126,19 @@ class Service:
 
     def look(self, image: Image.Image) -> Seen:
         """Everything about an image that does not depend on the categories."""
-        pixels = self.loaded.preprocess(image)[None].to(self.loaded.device)
-        with torch.no_grad():
-            features = self.loaded.model.encode_image(pixels, normalize=True).float().cpu()[0]
-        sureness = (self._scale * self._modalities @ features).softmax(dim=0)
         explanation = None
-        if self.has_captions:
+        if not self.has_captions:
+            pixels = self.loaded.preprocess(image)[None].to(self.loaded.device)
+            with torch.no_grad():
+                features = self.loaded.model.encode_image(pixels, normalize=True).float().cpu()[0]
+        else:
             explanation = Explainer(self.loaded, None)(image)
+            features = explanation.features
             explanation.words = [
                 replace(word, heat=cv2.resize(word.heat, (_MAP_SIZE, _MAP_SIZE), interpolation=cv2.INTER_AREA))
                 for word in explanation.words
             ]
+        sureness = (self._scale * self._modalities @ features).softmax(dim=0)
         best = int(sureness.argmax())
         nearest = self.gallery.nearest(features) if self.gallery else []
         longest = max(_LONGEST, *self._tower_size())

@@ -270,9 +270,9 @@ def once_each(
 @torch.inference_mode()
 def _encode(loaded: LoadedModel, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Pooled (B, C) and projected (B, D) features of images (B, 3, H, W), in float32."""
-    pooled, projected = loaded.model.visual.pool(batch.to(loaded.device))
-    projected = torch.nn.functional.normalize(projected.float(), dim=-1)
-    return pooled.float().cpu().numpy(), projected.cpu().numpy()
+    encoding = loaded.model.visual.encode(batch.to(loaded.device))
+    projected = torch.nn.functional.normalize(encoding.features.float(), dim=-1)
+    return encoding.pooled.float().cpu().numpy(), projected.cpu().numpy()
 
 
 def _content_hash(record: Record, number: int, unreadable: dict[int, ImageError]) -> str | None:

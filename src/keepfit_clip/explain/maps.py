@@ -25,7 +25,7 @@ from keepfit_clip.extras import require_extra
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.decoder import CaptionDecoder
-from keepfit_clip.model.image_tower import ImageTower
+from keepfit_clip.model.image_tower import ImageEncoding, ImageTower
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
 __all__ = [
@@ -65,6 +65,7 @@ class Explanation:
         categories: names, in the order of the maps.
         probabilities: (K,), zero-shot; of a single category NaN.
         similarity: (K, H, W) float32; higher speaks more for the category.
+        features: (D,) float32 on the CPU, of the image, L2-normalised.
         grad_cam: (K, H, W) float32 from 0 to 1, or None where it was not asked for.
         caption: the generated caption, or None without a decoder.
         words: its words with their maps.
@@ -74,6 +75,7 @@ class Explanation:
     categories: list[str]
     probabilities: np.ndarray
     similarity: np.ndarray
+    features: Tensor
     grad_cam: np.ndarray | None = None
     caption: str | None = None
     words: list[WordMap] = field(default_factory=list)
@@ -115,7 +117,7 @@ class Explainer:
             self.class_features = classifier.class_features  # (max(K, 2), D)
 
     def __call__(self, image: Image.Image, with_grad_cam: bool = True, with_words: bool = True) -> Explanation:
-        """Explains an RGB image.
+        """Explains an RGB image: the backbone looks at it once, and once more for each category's Grad-CAM.
 
         Raises:
             MissingExtraError: the library grad-cam is not installed.
@@ -123,56 +125,56 @@ class Explainer:
         """
         loaded, count = self.loaded, len(self.categories)
         pixels = loaded.preprocess(image)[None].to(loaded.device)
-        height, width = pixels.shape[-2:]
+        with torch.no_grad():
+            encoding = loaded.model.visual.encode(pixels)
+            features = F.normalize(encoding.features, dim=-1).float()
         found = Explanation(
             tower_view(loaded, pixels[0]),
             self.categories,
             np.full(count, np.nan),
-            np.zeros((0, height, width), np.float32),
+            np.zeros((0, *encoding.image_size), np.float32),
+            features[0].cpu(),
         )
         if count:
-            maps = similarity_maps(loaded.model.visual, pixels, self.class_features)
-            found.similarity = maps[0, :count].cpu().numpy()
+            found.similarity = similarity_maps(encoding, self.class_features)[0, :count].cpu().numpy()
             if count > 1:
-                with torch.no_grad():
-                    features = loaded.model.encode_image(pixels, normalize=True).float()
                 logits = loaded.model.logit_scale.exp() * features @ self.class_features.T
                 found.probabilities = logits.softmax(dim=1)[0].detach().cpu().numpy()
             if with_grad_cam:
-                found.grad_cam = grad_cam(loaded.model.visual, pixels, self.class_features)[:count]
+                found.grad_cam = grad_cam(loaded.model.visual, pixels, self.class_features, count)
         if with_words and loaded.model.text_decoder is not None:
-            found.caption, found.words = word_maps(loaded, pixels)
+            found.caption, found.words = word_maps(loaded, encoding)
         return found
 
 
-def similarity_maps(tower: ImageTower, pixels: Tensor, class_features: Tensor) -> Tensor:
+def similarity_maps(encoding: ImageEncoding, class_features: Tensor) -> Tensor:
     """Text-to-patch similarity at the size of the images.
 
     Args:
-        tower: the image tower.
-        pixels: (B, 3, H, W).
+        encoding: of B images of H x W pixels.
         class_features: (K, D), L2-normalised.
 
     Returns:
         (B, K, H, W) float32: how much more each place speaks for a class than for the mean of all classes.
     """
     with torch.no_grad():
-        local = tower.local_features(pixels).float()  # (B, h, w, D)
+        local = encoding.local_features.float()  # (B, h, w, D)
         own = class_features - class_features.mean(dim=0) if len(class_features) > 1 else class_features
         maps = torch.einsum("bhwd,kd->bkhw", local, own)
-        return F.interpolate(maps, size=pixels.shape[-2:], mode="bicubic", align_corners=False)
+        return F.interpolate(maps, size=encoding.image_size, mode="bicubic", align_corners=False)
 
 
-def grad_cam(tower: ImageTower, pixels: Tensor, class_features: Tensor) -> np.ndarray:
+def grad_cam(tower: ImageTower, pixels: Tensor, class_features: Tensor, count: int | None = None) -> np.ndarray:
     """Grad-CAM of the similarity with each class, less the mean over all classes.
 
     Args:
         tower: the image tower.
         pixels: (1, 3, H, W).
         class_features: (K, D), L2-normalised.
+        count: how many of them, from the first, get a map; all by default. Each is a pass of the backbone.
 
     Returns:
-        (K, H, W) float32 from 0 to 1.
+        (count, H, W) float32 from 0 to 1.
 
     Raises:
         MissingExtraError: the library grad-cam is not installed.
@@ -189,7 +191,10 @@ def grad_cam(tower: ImageTower, pixels: Tensor, class_features: Tensor) -> np.nd
         GradCAM(network, [network.caught], lambda values: tower.grid(values).permute(0, 3, 1, 2)) as library,
     ):
         pixels = pixels.clone().requires_grad_()  # gradients flow although no weight asks for one
-        maps = [library(pixels, [ClassifierOutputTarget(number)])[0] for number in range(len(own))]
+        maps = [
+            library(pixels, [ClassifierOutputTarget(number)])[0]
+            for number in range(len(own) if count is None else count)
+        ]
     return np.stack(maps).astype(np.float32)
 
 
@@ -229,16 +234,16 @@ class _Similarities(nn.Module):
         self.caught = tower.trunk.blocks[-1].norm1 if has_tokens else self.map
 
     def forward(self, pixels: Tensor) -> Tensor:
-        features = self.map.tower.project_map(self.map(pixels))
-        return F.normalize(features, dim=-1) @ self.classes.T
+        tower = self.map.tower
+        return F.normalize(tower.project(tower.pool(self.map(pixels))), dim=-1) @ self.classes.T
 
 
-def word_maps(loaded: LoadedModel, pixels: Tensor, **options) -> tuple[str, list[WordMap]]:
+def word_maps(loaded: LoadedModel, encoding: ImageEncoding, **options) -> tuple[str, list[WordMap]]:
     """Writes a caption and tells where the decoder looked for each of its words.
 
     Args:
         loaded: the model.
-        pixels: (1, 3, H, W).
+        encoding: of one image.
         **options: transformers' generation options.
 
     Returns:
@@ -248,16 +253,15 @@ def word_maps(loaded: LoadedModel, pixels: Tensor, **options) -> tuple[str, list
     Raises:
         ConfigError: the model has no decoder, or the backbone does not tell its grid.
     """
-    decoder, tower = loaded.model.text_decoder, loaded.model.visual
-    ids = loaded.model.generate(pixels, **options)  # (1, L), begin token first
+    decoder = loaded.model.text_decoder
+    ids = loaded.model.generate(encoding, **options)  # (1, L), begin token first
     with torch.no_grad(), _attention_shown(decoder):
-        height, width = tower.grid(tower.feature_map(pixels)).shape[1:3]
-        _, tokens = tower.encode(pixels)
-        shown = decoder(ids[:, :-1], decoder.project_tokens(tokens), output_attentions=True, use_cache=False)
+        height, width = encoding.grid.shape[1:3]
+        shown = decoder(ids[:, :-1], decoder.project_tokens(encoding.tokens), output_attentions=True, use_cache=False)
     attention = torch.stack(shown.cross_attentions).float().mean(dim=(0, 2))[0]  # (L-1, N): of the next token each
     attention = attention / attention.mean(dim=0)
     maps = F.interpolate(
-        attention.view(-1, 1, height, width), size=pixels.shape[-2:], mode="bicubic", align_corners=False
+        attention.view(-1, 1, height, width), size=encoding.image_size, mode="bicubic", align_corners=False
     )
     maps = maps[:, 0].cpu().numpy()
     so_far = [loaded.decode(ids[:, : place + 2])[0] for place in range(ids.shape[1] - 1)]

@@ -1,6 +1,7 @@
 """The image tower: any timm backbone, giving one projected global feature and the token map for the decoder."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import timm
@@ -16,7 +17,7 @@ from keepfit_clip.model.config import VisionConfig
 from keepfit_clip.model.pretrained import PYPI_PREFIX, resolve_source, unreachable
 from keepfit_clip.model.state_dicts import Fit, fit_of
 
-__all__ = ["ImageTower", "place_features"]
+__all__ = ["ImageEncoding", "ImageTower", "place_features"]
 
 _PLACE_DIM = 16
 _NOT_BACKBONE = ("decoder_", "mask_token", "head.", "fc.", "classifier.")
@@ -66,98 +67,51 @@ class ImageTower(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Global features (B, D), not normalised, of images (B, 3, H, W)."""
-        return self.encode(image)[0]
+        return self.encode(image).features
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Global features and image tokens.
-
-        Args:
-            image: (B, 3, H, W), normalised with this tower's mean and std.
-
-        Returns:
-            Projected global features (B, D), not normalised, and tokens (B, N, C) of the backbone's last map, each
-            ending in its place in the image (`place_features`; zeros where a backbone does not tell its grid).
-        """
-        feature_map = self.feature_map(image)
-        return self.project_map(feature_map), self._tokens(feature_map)
+    def encode(self, image: Tensor) -> "ImageEncoding":
+        """What the tower tells of images (B, 3, H, W), normalised with its mean and std: one pass of the backbone."""
+        return ImageEncoding(self, self.feature_map(image), tuple(image.shape[-2:]))
 
     def feature_map(self, image: Tensor) -> Tensor:
         """The backbone's last map of images (B, 3, H, W), which are brought to its dtype, as it gives it."""
         return self.trunk.forward_features(image.to(self.proj.weight.dtype))
 
-    def project_map(self, feature_map: Tensor) -> Tensor:
-        """Global features (B, D), not normalised, of the backbone's last map, as `feature_map` gives it."""
-        return self._project(self.trunk.forward_head(feature_map, pre_logits=True))
+    def pool(self, feature_map: Tensor) -> Tensor:
+        """Pooled features (B, C) of the backbone's last map, as it gives it."""
+        return self.trunk.forward_head(feature_map, pre_logits=True)
 
-    def pool(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features (B, C) of images (B, 3, H, W), and the projected ones (B, D); neither is normalised."""
-        pooled = self.trunk.forward_head(self.feature_map(image), pre_logits=True)
-        return pooled, self._project(pooled)
-
-    def _project(self, pooled: Tensor) -> Tensor:
+    def project(self, pooled: Tensor) -> Tensor:
+        """Features (..., D) of the joint space, not normalised, of pooled ones (..., C)."""
         return self.proj(F.normalize(pooled, dim=-1) if self.normalize_trunk else pooled)
 
-    def local_features(self, image: Tensor) -> Tensor:
-        """What each place of the image would give if it were the whole image.
-
-        Args:
-            image: (B, 3, H, W).
-
-        Returns:
-            (B, h, w, D) projected features of the backbone's last map, not normalised. Where the backbone averages over
-            the map, their mean is the image's own.
-
-        Raises:
-            ConfigError: the backbone does not tell its grid.
-        """
-        places = self.grid(self.feature_map(image))  # (B, h, w, C)
-        batch, height, width, channels = places.shape
-        flat = places.reshape(-1, channels)
-        if hasattr(self.trunk, "num_prefix_tokens"):  # where a class token is pooled, the place stands for it
-            head_input = flat[:, None].expand(-1, self.trunk.num_prefix_tokens + 1, -1)
-        elif self._channels_last:
-            head_input = flat[:, None, None]
-        else:
-            head_input = flat[:, :, None, None]
-        pooled = self.trunk.forward_head(head_input, pre_logits=True)
-        return self._project(pooled).view(batch, height, width, -1)
-
     def grid(self, feature_map: Tensor) -> Tensor:
-        """A backbone's last map as (B, h, w, C), without class and register tokens.
+        """A backbone's last map, or a map of the same form, as (B, h, w, C), without class and register tokens.
 
         Raises:
             ConfigError: the backbone does not tell its grid.
         """
         if feature_map.ndim == 4:
-            return feature_map if self._channels_last else feature_map.permute(0, 2, 3, 1)
-        height, width = self._token_grid
+            return feature_map if self.channels_last else feature_map.permute(0, 2, 3, 1)
+        height, width = self.token_grid
         if not height:
             raise ConfigError(f"{type(self.trunk).__name__} does not tell which place a token stands for")
-        return feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :].unflatten(1, (height, width))
+        return feature_map[:, self.prefix_tokens :].unflatten(1, (height, width))
 
     @property
-    def _channels_last(self) -> bool:
+    def channels_last(self) -> bool:
+        """Whether the backbone's maps are (B, h, w, C)."""
         return getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
 
     @property
-    def _token_grid(self) -> tuple[int, int]:
+    def token_grid(self) -> tuple[int, int]:
+        """Height and width of the grid that tokens stand for; 0 where the backbone does not tell it."""
         return getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None) or (0, 0)
 
-    def _tokens(self, feature_map: Tensor) -> Tensor:
-        if feature_map.ndim == 3:  # (B, prefix + N, C): class and register tokens are no place in the image
-            tokens = feature_map[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
-            height, width = self._token_grid
-        elif feature_map.ndim == 4:
-            feature_map = self.grid(feature_map)
-            height, width = feature_map.shape[1:3]
-            tokens = feature_map.flatten(1, 2)
-        else:
-            raise ConfigError(f"{type(self.trunk).__name__} gives neither a feature map nor tokens")
-        batch, count, _ = tokens.shape
-        places = tokens.new_zeros(count, _PLACE_DIM)
-        if height * width == count:
-            places = place_features(height, width).flatten(0, 1).to(tokens)
-        return torch.cat([tokens, places.expand(batch, -1, -1)], dim=2)
+    @property
+    def prefix_tokens(self) -> int:
+        """Class and register tokens before those of places."""
+        return getattr(self.trunk, "num_prefix_tokens", 0)
 
     def set_input_size(self, image_size: int | tuple[int, int]) -> None:
         """Makes the backbone take images of `image_size` pixels (ViTs resample their position embedding)."""
@@ -216,6 +170,83 @@ class ImageTower(nn.Module):
             batch_norms = [n for n, m in self.trunk.named_modules() if n in modules and _is_batch_norm(m)]
             if batch_norms:
                 freeze(self.trunk, batch_norms, include_bn_running_stats=True)
+
+
+class ImageEncoding:
+    """What one pass of a tower's backbone tells of images; each part is made when it is first asked for.
+
+    Args:
+        tower: whose backbone gave the map.
+        feature_map: the backbone's last map, as it gives it.
+        image_size: height and width of the images.
+    """
+
+    def __init__(self, tower: ImageTower, feature_map: Tensor, image_size: tuple[int, int]):
+        self.tower, self.feature_map, self.image_size = tower, feature_map, image_size
+
+    def __len__(self) -> int:
+        return len(self.feature_map)
+
+    @cached_property
+    def pooled(self) -> Tensor:
+        """(B, C), not normalised."""
+        return self.tower.pool(self.feature_map)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(B, D), the global features, projected and not normalised."""
+        return self.tower.project(self.pooled)
+
+    @cached_property
+    def grid(self) -> Tensor:
+        """(B, h, w, C), the map without class and register tokens.
+
+        Raises:
+            ConfigError: the backbone does not tell its grid.
+        """
+        return self.tower.grid(self.feature_map)
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(B, N, C + 16), the places of the map, each ending in where it lies (`place_features`; zeros where a backbone
+        does not tell its grid).
+
+        Raises:
+            ConfigError: the backbone gives neither a map nor tokens.
+        """
+        feature_map = self.feature_map
+        if feature_map.ndim == 3:  # (B, prefix + N, C): class and register tokens are no place in the image
+            tokens = feature_map[:, self.tower.prefix_tokens :]
+            height, width = self.tower.token_grid
+        elif feature_map.ndim == 4:
+            height, width = self.grid.shape[1:3]
+            tokens = self.grid.flatten(1, 2)
+        else:
+            raise ConfigError(f"{type(self.tower.trunk).__name__} gives neither a feature map nor tokens")
+        batch, count, _ = tokens.shape
+        places = tokens.new_zeros(count, _PLACE_DIM)
+        if height * width == count:
+            places = place_features(height, width).flatten(0, 1).to(tokens)
+        return torch.cat([tokens, places.expand(batch, -1, -1)], dim=2)
+
+    @cached_property
+    def local_features(self) -> Tensor:
+        """(B, h, w, D), what each place would give if it were the whole image: projected, not normalised.
+
+        Where the backbone averages over the map, their mean is the image's own.
+
+        Raises:
+            ConfigError: the backbone does not tell its grid.
+        """
+        batch, height, width, channels = self.grid.shape
+        flat = self.grid.reshape(-1, channels)
+        if hasattr(self.tower.trunk, "num_prefix_tokens"):  # where a class token is pooled, the place stands for it
+            head_input = flat[:, None].expand(-1, self.tower.prefix_tokens + 1, -1)
+        elif self.tower.channels_last:
+            head_input = flat[:, None, None]
+        else:
+            head_input = flat[:, :, None, None]
+        return self.tower.project(self.tower.pool(head_input)).view(batch, height, width, -1)
 
 
 def place_features(height: int, width: int) -> Tensor:

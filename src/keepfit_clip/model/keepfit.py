@@ -21,7 +21,7 @@ from keepfit_clip.model.config import (
 )
 from keepfit_clip.model.decoder import CaptionDecoder
 from keepfit_clip.model.generation import generation_options, prompt_tokens
-from keepfit_clip.model.image_tower import ImageTower
+from keepfit_clip.model.image_tower import ImageEncoding, ImageTower
 from keepfit_clip.model.revision import TextRevision
 from keepfit_clip.model.text_tower import TextTower
 
@@ -99,8 +99,9 @@ class KeepFIT(nn.Module):
         output: dict[str, Tensor] = {"logit_scale": self.logit_scale.exp()}
         image_tokens = None
         if image is not None:
-            features, image_tokens = self.visual.encode(image)
-            output["image_features"] = F.normalize(features, dim=-1)
+            encoding = self.visual.encode(image)
+            output["image_features"] = F.normalize(encoding.features, dim=-1)
+            image_tokens = encoding.tokens if self.text_decoder is not None else None
         if text is None:
             return output
         if isinstance(text, Mapping):
@@ -135,11 +136,13 @@ class KeepFIT(nn.Module):
         nll_sum = nll.new_zeros(len(ids)).index_copy(0, rows, nll * kept)
         return nll_sum, tokens.new_zeros(len(ids)).index_copy(0, rows, tokens * kept)
 
-    def generate(self, image: Tensor, text: Tensor | None = None, *, use_cache: bool = True, **options: Any) -> Tensor:
+    def generate(
+        self, image: Tensor | ImageEncoding, text: Tensor | None = None, *, use_cache: bool = True, **options: Any
+    ) -> Tensor:
         """Writes a caption for each image.
 
         Args:
-            image: (B, 3, H, W).
+            image: (B, 3, H, W), or what the image tower's `encode` gave of it.
             text: (B, P) token ids each caption goes on from, begin token first, all of one length; end and padding
                 tokens behind them, as a tokenizer writes them, do not count. None writes freely.
             use_cache: keep the decoder's keys and values; the captions are the same without.
@@ -163,7 +166,7 @@ class KeepFIT(nn.Module):
         self.eval()  # as open_clip's CoCa does: a model fresh from create_model is in training mode
         try:
             with torch.no_grad():
-                _, image_tokens = self.visual.encode(image)
+                image_tokens = (image if isinstance(image, ImageEncoding) else self.visual.encode(image)).tokens
             require_finite(image_tokens, "images' tokens")
             ids = self.text_decoder.generate_captions(image_tokens, prompt, use_cache=use_cache, **options)
         finally:

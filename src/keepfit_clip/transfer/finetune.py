@@ -149,7 +149,7 @@ class _Network(nn.Module):
             self.head.bias.copy_(torch.from_numpy(bias))
 
     def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.head(self.tower.pool(pixels)[0])
+        logits = self.head(self.tower.encode(pixels).pooled)
         if labels.ndim == 2:
             loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         else:
