@@ -42,3 +42,12 @@ def test_a_module_that_moved_is_the_same_under_both_names(former):
 )
 def test_what_people_import_is_there(statement):
     exec(statement, {})
+
+
+def test_one_file_knows_open_clip_train():
+    found = [
+        name
+        for name, path in imports.modules().items()
+        if any(line.lstrip().startswith(("import open_clip_train", "from open_clip_train")) for line in open(path))
+    ]
+    assert found == ["training.hybrid.upstream"]

@@ -23,6 +23,7 @@ from keepfit_clip.errors import (
 from keepfit_clip.folders.export import export_model, load_training_checkpoint
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.model.loss import HybridLoss
+from keepfit_clip.training.hybrid import upstream
 from keepfit_clip.training.hybrid.checkpoints import Checkpoints
 from keepfit_clip.training.hybrid.loss_log import read_losses
 from keepfit_clip.training.hybrid.run import main as train
@@ -73,7 +74,7 @@ def resumed_from(run):
 def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(shards, tmp_path, monkeypatch):
     model = with_dropout(tmp_path / "dropout")
     train(train_flags(shards, tmp_path, "whole", model=model))
-    real = keepfit_main.upstream_train_one_epoch
+    real = keepfit_main.train_one_epoch
 
     def interrupted(model, data, loss, epoch, *args, **kwargs):
         if epoch == 1:
@@ -82,7 +83,7 @@ def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(shards, tmp_
 
     flags = train_flags(shards, tmp_path, "again", model=model)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(keepfit_main, "upstream_train_one_epoch", interrupted)
+        patch.setattr(keepfit_main, "train_one_epoch", interrupted)
         train(flags)
     assert not (tmp_path / "again" / "checkpoints" / "epoch_2.pt").exists()
     train([*flags, "--resume", "latest"])
@@ -330,7 +331,7 @@ def test_a_restart_has_addresses_of_its_own(monkeypatch, given):
     store, calls = torch.distributed.HashStore(), []
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     monkeypatch.setattr(torch.distributed, "rendezvous", lambda _: iter([(store, 1, 2)]))
-    init = keepfit_main._init_each_attempt_anew(lambda **options: calls.append(options))
+    init = upstream._init_each_attempt_anew(lambda **options: calls.append(options))
     init(backend="gloo", init_method="env://", **given)
     (options,) = calls
     assert (options["rank"], options["world_size"]) == (1, 2)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
-from open_clip_train.data import DataInfo, SharedEpoch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -21,6 +20,7 @@ from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.config import TextConfig, config_from_dict
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.training.hybrid.evaluators import HeldOutShards, ZeroShotTable
+from keepfit_clip.training.hybrid.upstream import DataInfo, SharedEpoch
 from keepfit_clip.training.hybrid.validation import Validation
 
 __all__ = ["build_data", "samples_per_epoch"]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import torch
-from open_clip_train.distributed import world_info_from_env
-from open_clip_train.params import parse_args as upstream_parse_args
 
 from keepfit_clip.data.stream.sampling import BALANCES
 from keepfit_clip.errors import ConfigError, MissingExtraError
@@ -15,6 +13,8 @@ from keepfit_clip.extras import install_command
 from keepfit_clip.folders.loading import pick_device
 from keepfit_clip.training.hybrid.objective import PRESETS, SCHEDULES
 from keepfit_clip.training.hybrid.plausibility import check_elite
+from keepfit_clip.training.hybrid.upstream import parse_args as upstream_parse_args
+from keepfit_clip.training.hybrid.upstream import world_info_from_env
 
 __all__ = ["UNSUPPORTED", "keepfit_parser", "parse_keepfit_args", "upstream_argv"]
 

@@ -3,40 +3,20 @@
     torchrun --nproc-per-node 2 -m keepfit_clip.training.main -- --model keepfit-v2-lite \
         --public-data DIR --elite-data DIR --val-data DIR --name my-run
 
-This is the only file that replaces names of open_clip_train. While a run lasts, these are others:
-
-    parse_args               our flags first, the rest to upstream's parser
-    setup_logging            upstream's own, with names instead of paths in the log file
-    get_data                 the mixed stream and the held-out shards
-    create_model_and_transforms   with --image-tower
-    create_loss              HybridLoss
-    evaluate                 captions, retrieval and zero-shot classes, see validation.py
-    train_one_epoch          upstream's own, with generators seeded per epoch, every term logged, troubles reported
-    get_latest_checkpoint    the newest one by its epoch, whatever it is called
-    start_sync_process       as one that ends with the run, however that ends
-    init_process_group       with addresses of its own at each of torchrun's restarts, where torch mixes them up
-    DistributedDataParallel  without device_ids for modules on the CPU, which torch refuses
-    pt_load                  with an error that says what does not fit
-    torch.save               under a temporary name, then renamed
+What stands there in place of open_clip_train's own functions is in upstream.py, the only file that imports it.
 """
 
 import logging
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import open_clip_train.main as upstream_main
 import torch
-from open_clip import create_model_and_transforms as upstream_create_model_and_transforms
-from open_clip_train.distributed import is_master, world_info_from_env
-from open_clip_train.params import parse_args as upstream_parse_args
-from open_clip_train.train import train_one_epoch as upstream_train_one_epoch
-from open_clip_train.train import unwrap_model
 
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError
 from keepfit_clip.files import writing
@@ -60,6 +40,16 @@ from keepfit_clip.training.hybrid.run_folder import (
     write_settings,
 )
 from keepfit_clip.training.hybrid.step_loss import StepLoss
+from keepfit_clip.training.hybrid.upstream import (
+    create_model_and_transforms,
+    is_master,
+    load_checkpoint,
+    parse_args,
+    run_main,
+    train_one_epoch,
+    unwrap_model,
+    world_info_from_env,
+)
 from keepfit_clip.training.hybrid.validation import evaluate
 
 __all__ = ["main"]
@@ -87,12 +77,24 @@ class _Run:
         self.config: dict = {}
         self.flags: dict = {}
         self.guard: NonFiniteGuard | None = None
-        self.checkpoints = Checkpoints(torch.save, upstream_main.pt_load, self._model_cfg, lambda: self.flags)
+        self.checkpoints = Checkpoints(torch.save, load_checkpoint, self._model_cfg, lambda: self.flags)
         self.open = ExitStack()
+
+    def functions(self) -> dict[str, Callable]:
+        """Name in open_clip_train's main -> what stands there while this run lasts."""
+        return {
+            "parse_args": self.parse_args,
+            "create_model_and_transforms": self.create_model_and_transforms,
+            "get_data": self.get_data,
+            "create_loss": self.create_loss,
+            "evaluate": evaluate,
+            "train_one_epoch": self.train_one_epoch,
+            "pt_load": self.checkpoints.load,
+        }
 
     def parse_args(self, _argv):
         train = self.args.public_data or self.args.elite_data
-        upstream = upstream_parse_args(upstream_argv(self.args, self.rest, train))
+        upstream = parse_args(upstream_argv(self.args, self.rest, train))
         if train and self.args.warmup is None:
             upstream.warmup = self._steps_per_epoch() // upstream.accum_freq
         run = Path(self.args.logs) / self.args.name
@@ -133,7 +135,7 @@ class _Run:
             from_weights = bool(self.args.pretrained) or has_weights(self.args.model)
             for doubt in doubts(self.args, self.rest, self.config["model_cfg"], from_weights):
                 _log.warning(doubt)
-        model, *transforms = upstream_create_model_and_transforms(*args, **kwargs)
+        model, *transforms = create_model_and_transforms(*args, **kwargs)
         started = list((Path(self.args.logs) / self.args.name / "checkpoints").glob("*.pt"))
         if self.args.image_tower and not started:
             left_out, _ = model.visual.load_backbone(read_weights(self.args.image_tower), self.args.image_tower)
@@ -176,7 +178,7 @@ class _Run:
             if epoch * steps < self.args.freeze_text_steps:
                 text = bare_model.text.transformer
                 stack.enter_context(frozen(text, optimizer, lambda: step_loss.step < self.args.freeze_text_steps))
-            upstream_train_one_epoch(
+            train_one_epoch(
                 model, data, step_loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
             )
         self.guard.end_step()
@@ -199,9 +201,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
     run = _Run(sys.argv[1:] if argv is None else list(argv))
-    with writing(Path(run.args.logs) / run.args.name), run.open, _patched(run), _own_logging():
+    with writing(Path(run.args.logs) / run.args.name), run.open:
         try:
-            code = upstream_main.main(argv)
+            code = run_main(argv, run.functions(), run.checkpoints.save, _WRAPPED)
         except (RuntimeError, ValueError) as error:
             explained = _explained(error, run.args)
             if explained is None:
@@ -240,58 +242,6 @@ _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken p
 _SHARED_MEMORY = ("shared memory", "</torch_", "/dev/shm")
 
 
-@contextmanager
-def _patched(run: _Run) -> Iterator[None]:
-    """Puts our functions in place of upstream's while the block runs."""
-    replacements = {
-        (upstream_main, "parse_args"): run.parse_args,
-        (upstream_main, "setup_logging"): _with_names_only(upstream_main.setup_logging),
-        (upstream_main, "create_model_and_transforms"): run.create_model_and_transforms,
-        (upstream_main, "get_data"): run.get_data,
-        (upstream_main, "create_loss"): run.create_loss,
-        (upstream_main, "evaluate"): evaluate,
-        (upstream_main, "train_one_epoch"): run.train_one_epoch,
-        (upstream_main, "pt_load"): run.checkpoints.load,
-        (upstream_main, "get_latest_checkpoint"): _newest_or_remote(upstream_main.get_latest_checkpoint),
-        (upstream_main, "start_sync_process"): _ending_with_the_run(upstream_main.start_sync_process),
-        (torch.distributed, "init_process_group"): _init_each_attempt_anew(torch.distributed.init_process_group),
-        (torch.nn.parallel, "DistributedDataParallel"): _ddp_on_any_device(torch.nn.parallel.DistributedDataParallel),
-        (torch, "save"): run.checkpoints.save,
-    }
-    missing = [name for (module, name) in replacements if not hasattr(module, name)]
-    if missing:
-        raise ConfigError(f"this open_clip_train lacks {', '.join(missing)}: pip install 'open_clip_torch>=3.3,<4'")
-    originals = {place: getattr(*place) for place in replacements}
-    try:
-        for (module, name), function in replacements.items():
-            setattr(module, name, function)
-        yield
-    finally:
-        for (module, name), function in originals.items():
-            setattr(module, name, function)
-
-
-@contextmanager
-def _own_logging() -> Iterator[None]:
-    """Gives the run's log handlers to the run alone; upstream also raises the level of every logger there is."""
-    root = logging.getLogger()
-    handlers, levels = root.handlers, {name: logging.getLogger(name).level for name in root.manager.loggerDict}
-    root_level = root.level
-    root.handlers = [logging.NullHandler()]  # else the first log line installs a handler, and each stands twice
-    raises, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is told once, by what is saved next
-    try:
-        yield
-    finally:
-        logging.raiseExceptions = raises
-        for handler in root.handlers:  # the run's log file among them
-            with suppress(OSError):  # what a full disk did not take
-                handler.close()
-        root.handlers = handlers
-        root.setLevel(root_level)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
 def _with_names_only(original: Callable) -> Callable:
     def setup(*args, **options):
         original(*args, **options)
@@ -307,39 +257,5 @@ def _newest_or_remote(original: Callable) -> Callable:
     return newest
 
 
-def _ending_with_the_run(original: Callable) -> Callable:
-    """Python waits at its end for a process that is no daemon; upstream ends it only where all went well."""
-
-    def start(*args, **options):
-        process = original(*args, **options)
-        process.daemon = True
-        return process
-
-    return start
-
-
-def _init_each_attempt_anew(original: Callable) -> Callable:
-    """torchrun keeps one store for all attempts (torch 2.15), in which a restarted rank finds where its peers were.
-
-    On one machine all ranks know the number of the attempt. On several they may not: there
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes torchrun start a new store each time.
-    """
-
-    def init(backend=None, init_method=None, **options):
-        options = {"timeout": _PATIENCE, **options}
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        if attempt == "0" or os.environ.get("GROUP_WORLD_SIZE", "1") != "1" or init_method != "env://":
-            return original(backend=backend, init_method=init_method, **options)
-        store, rank, world_size = next(torch.distributed.rendezvous(init_method))
-        own = torch.distributed.PrefixStore(f"attempt {attempt}", store)
-        return original(backend=backend, store=own, **{**options, "rank": rank, "world_size": world_size})
-
-    return init
-
-
-def _ddp_on_any_device(original: type) -> Callable:
-    def build(module, device_ids=None, **options):
-        on_cpu = next(module.parameters()).device.type == "cpu"
-        return original(module, device_ids=None if on_cpu else device_ids, **options)
-
-    return build
+# Name in open_clip_train's main -> what makes another function of the one that stands there.
+_WRAPPED = {"setup_logging": _with_names_only, "get_latest_checkpoint": _newest_or_remote}

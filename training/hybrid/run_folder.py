@@ -15,7 +15,6 @@ from pathlib import Path
 
 import open_clip
 from filelock import FileLock, Timeout
-from open_clip_train.distributed import world_info_from_env
 from transformers import AutoTokenizer
 
 from keepfit_clip.errors import ConfigError
@@ -27,6 +26,7 @@ from keepfit_clip.model.preprocess import resolve_preprocess
 from keepfit_clip.model.pretrained import load_pretrained
 from keepfit_clip.model.text_tower import with_text_tower
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME
+from keepfit_clip.training.hybrid.upstream import world_info_from_env
 
 __all__ = [
     "SETTINGS_NAME",

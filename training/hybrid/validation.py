@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from open_clip import get_input_dtype
-from open_clip_train.distributed import is_master
-from open_clip_train.precision import get_autocast
-from open_clip_train.train import unwrap_model
 from torch import nn
 
 from keepfit_clip.errors import KeepFITError
 from keepfit_clip.files import to_json, writing
 from keepfit_clip.training.hybrid.evaluators import Evaluator, Findings, WrittenCaption
+from keepfit_clip.training.hybrid.upstream import get_autocast, is_master, unwrap_model
 
 __all__ = ["CAPTIONS_NAME", "Validation", "evaluate"]
 

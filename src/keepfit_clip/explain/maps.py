@@ -191,10 +191,7 @@ def grad_cam(tower: ImageTower, pixels: Tensor, class_features: Tensor, count: i
         GradCAM(network, [network.caught], lambda values: tower.grid(values).permute(0, 3, 1, 2)) as library,
     ):
         pixels = pixels.clone().requires_grad_()  # gradients flow although no weight asks for one
-        maps = [
-            library(pixels, [ClassifierOutputTarget(number)])[0]
-            for number in range(len(own) if count is None else count)
-        ]
+        maps = [library(pixels, [ClassifierOutputTarget(number)])[0] for number in range(len(own))[:count]]
     return np.stack(maps).astype(np.float32)
 
 
