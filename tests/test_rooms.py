@@ -48,6 +48,9 @@ def test_one_file_knows_open_clip_train():
     found = [
         name
         for name, path in imports.modules().items()
-        if any(line.lstrip().startswith(("import open_clip_train", "from open_clip_train")) for line in open(path))
+        if any(
+            line.lstrip().startswith(("import open_clip_train", "from open_clip_train"))
+            for line in path.read_text().splitlines()
+        )
     ]
     assert found == ["training.hybrid.upstream"]
