@@ -20,7 +20,7 @@ from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.config import TextConfig, config_from_dict
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.training.hybrid.evaluators import HeldOutShards, ZeroShotTable
-from keepfit_clip.training.hybrid.upstream import DataInfo, SharedEpoch
+from keepfit_clip.training.hybrid.upstream import DataInfo, SharedEpoch, as_batch
 from keepfit_clip.training.hybrid.validation import Validation
 
 __all__ = ["build_data", "samples_per_epoch"]
@@ -55,7 +55,7 @@ class EpochLoader:
         self.epoch, self.epochs = epoch, epochs
         self.show = show
 
-    def __iter__(self) -> Iterator[tuple]:
+    def __iter__(self) -> Iterator:
         # disable=None: a bar on a terminal only, so that logs stay plain lines.
         bar = tqdm(
             desc=f"epoch {self.epoch() + 1}/{self.epochs}",
@@ -67,8 +67,8 @@ class EpochLoader:
         )
         try:
             with bar, logging_redirect_tqdm() if not bar.disable else nullcontext():
-                for batch in self.loader:
-                    yield batch
+                for images, texts in self.loader:
+                    yield as_batch(images, texts)
                     bar.update()
         except ShardError as error:  # out of a worker it comes with the worker's whole traceback as its message
             raise ShardError(str(error).strip().splitlines()[-1].rpartition("ShardError: ")[2]) from error

@@ -142,7 +142,7 @@ class _Run:
             _log.info(f"the image tower starts from a file; {left_out} of its tensors are not the encoder's")
         return model, *transforms
 
-    def get_data(self, upstream, preprocess, epoch=0, tokenizer=None):
+    def get_data(self, upstream, preprocess, epoch=0, tokenizer=None, **_):
         if is_master(upstream):
             forget_places(Path(upstream.logs) / upstream.name)  # upstream has just written them
         _, without_augmentation = preprocess

@@ -23,23 +23,35 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
-import open_clip_train.main as upstream
 import torch
 from open_clip import create_model_and_transforms
 from open_clip_train.data import DataInfo, SharedEpoch
 from open_clip_train.distributed import is_master, world_info_from_env
 from open_clip_train.params import parse_args
 from open_clip_train.precision import get_autocast
-from open_clip_train.train import train_one_epoch, unwrap_model
 
 from keepfit_clip.errors import ConfigError
 
-__all__ = ["DataInfo", "SharedEpoch", "create_model_and_transforms", "get_autocast", "is_master", "load_checkpoint",
-           "parse_args", "run_main", "train_one_epoch", "unwrap_model", "world_info_from_env"]  # fmt: skip
+try:  # open_clip 4 keeps the loop over images and texts under another name, beside one over tasks
+    from open_clip_train import legacy_main as upstream
+    from open_clip_train.legacy_train import train_one_epoch, unwrap_model
+except ImportError:
+    import open_clip_train.main as upstream
+    from open_clip_train.train import train_one_epoch, unwrap_model
+
+__all__ = ["DataInfo", "SharedEpoch", "as_batch", "create_model_and_transforms", "get_autocast", "is_master",
+           "load_checkpoint", "parse_args", "run_main", "train_one_epoch", "unwrap_model",
+           "world_info_from_env"]  # fmt: skip
 
 load_checkpoint = upstream.pt_load
+_NAMED_BATCHES = upstream.__name__.endswith("legacy_main")
 # All ranks wait for the first one's evaluation; NCCL's own patience is ten minutes.
 _PATIENCE = timedelta(hours=1)
+
+
+def as_batch(images, texts):
+    """A batch as the installed open_clip_train's loop takes it apart."""
+    return {"image": images, "text": texts} if _NAMED_BATCHES else (images, texts)
 
 
 def run_main(argv, ours: Mapping[str, Callable], save: Callable, wrapped: Mapping[str, Callable]) -> int | None:
