@@ -57,6 +57,13 @@ def test_the_readmes_tree_is_true():
             assert list(ROOT.glob(f"{room[1]}/")) or list(ROOT.glob(f"*/**/{room[1]}/")), line
 
 
+def test_every_file_that_a_document_names_is_there():
+    named = re.compile(r"\b(?:src|tests|training|benchmarks|examples)/[\w/.-]*\w\.(?:py|sh|json|md)\b")
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for name in named.findall(path.read_text()):
+            assert (ROOT / name).exists() or list(ROOT.glob(f"*/**/{name}")), f"{path.name}: {name}"
+
+
 def test_every_command_in_the_readme_exists():
     commands = set(re.findall(r"keepfit-clip ((?:(?:shards|knowledge) )?[a-z-]+)", (ROOT / "README.md").read_text()))
     assert {"train", "export", "shards build"} <= commands

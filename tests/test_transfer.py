@@ -41,7 +41,7 @@ from keepfit_clip.folders.loading import load_model
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 from keepfit_clip.transfer.finetune import FinetuneOptions
-from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, linear_head
+from keepfit_clip.transfer.methods import METHODS, Features, Fold, TextClasses, linear_head
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
 from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots
 from tests.programs import forkserver
@@ -230,7 +230,7 @@ def test_shots_that_there_are_not():
         next(folds_of(several, 5, np.arange(8) % 3))
     few = separable(2, 0.1)[0][np.arange(4)]
     with pytest.raises(CategoryError, match="all of the 4 training images of a fold have class 1"):
-        METHODS["linear-probe"](few, np.array([[1, 0], [1, 1], [1, 0], [1, 1]]), few, None, 0)
+        METHODS["linear-probe"].run(Fold(few, np.array([[1, 0], [1, 1], [1, 0], [1, 1]]), few, None))
     with pytest.raises(CategoryError, match="there are 1 patients"):
         next(folds_of(labels, 2, np.zeros(26, dtype=int)))
 
@@ -335,7 +335,7 @@ def test_methods_tell_classes_apart_and_are_the_same_twice(method):
     train, labels = separable(8, 0.15)
     test, truth = separable(30, 0.15, seed=1)
     texts = TextClasses(np.eye(3, 16, dtype=np.float32)[None], 10.0)
-    one, two = (METHODS[method](train, labels, test, texts, 5) for _ in range(2))
+    one, two = (METHODS[method].run(Fold(train, labels, test, texts, 5)) for _ in range(2))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
     assert (one.argmax(axis=1) == truth).mean() > 0.9
@@ -346,7 +346,7 @@ def test_learning_mends_texts_that_say_nothing(method):
     train, labels = separable(8, 0.15)
     test, truth = separable(30, 0.15, seed=1)
     useless = TextClasses(np.tile(np.ones(16, dtype=np.float32) / 4, (1, 3, 1)), 2.0)
-    assert (METHODS[method](train, labels, test, useless, 0).argmax(axis=1) == truth).mean() > 0.6
+    assert (METHODS[method].run(Fold(train, labels, test, useless)).argmax(axis=1) == truth).mean() > 0.6
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "linear-probe"])
@@ -356,9 +356,9 @@ def test_each_image_is_compared_in_its_own_words(method):
     right = np.eye(3, 16, dtype=np.float32)
     texts = TextClasses(np.stack([right, right[[1, 2, 0]]]), 20.0)  # the second wording means other classes
     wording = np.arange(60) % 2
-    answers = METHODS[method](
-        replace(train, wording=np.zeros(24, dtype=int)), labels, replace(test, wording=wording), texts, 0
-    ).argmax(axis=1)
+    worded = (replace(features, wording=words) for features, words in ((train, np.zeros(24, int)), (test, wording)))
+    learnt, asked = worded
+    answers = METHODS[method].run(Fold(learnt, labels, asked, texts)).argmax(axis=1)
     assert (answers == truth)[wording == 0].mean() > 0.9
     assert (answers == (truth + 2) % 3)[wording == 1].mean() > 0.9
 
@@ -370,7 +370,7 @@ def test_tip_adapter_is_its_formula():
     affinity = np.exp(-5 * (1 - test.projected @ train.projected.T))
     logits = 4 * test.projected @ texts.features[0].T + affinity @ np.eye(3)[labels]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(METHODS["tip-adapter"](train, labels, test, texts, 0), expected, atol=1e-5)
+    np.testing.assert_allclose(METHODS["tip-adapter"].run(Fold(train, labels, test, texts)), expected, atol=1e-5)
 
 
 # ---- scores
@@ -617,7 +617,7 @@ def test_a_linear_head_is_the_probe():
         features, _ = separable(10, 0.8)
         weight, bias = linear_head(features, labels)
         logits = features.pooled @ weight.T + bias
-        expected = METHODS["linear-probe"](features, labels, features, None, 0)
+        expected = METHODS["linear-probe"].run(Fold(features, labels, features, None))
         found = expit(logits) if labels.ndim == 2 else softmax(logits, axis=1)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 

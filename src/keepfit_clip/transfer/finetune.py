@@ -27,9 +27,9 @@ from keepfit_clip.files import writing
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.images.reading import open_image
 from keepfit_clip.model.image_tower import ImageTower
-from keepfit_clip.transfer.methods import Features, linear_head
+from keepfit_clip.transfer.methods import Fold, Method, linear_head
 
-__all__ = ["FinetuneOptions", "LabelledImages", "finetune"]
+__all__ = ["FINETUNE", "FinetuneOptions", "LabelledImages", "TowerImages", "finetune"]
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,33 @@ class LabelledImages:
     labels: np.ndarray
 
 
-def finetune(
-    loaded: LoadedModel,
-    train: LabelledImages,
-    features: Features,
-    test: LabelledImages,
-    options: FinetuneOptions,
-    seed: int,
-    kept: Path | None = None,
-) -> np.ndarray:
-    """Probabilities (N, K) of the test images after training; the loaded model stays as it is.
+@dataclass(frozen=True)
+class TowerImages:
+    """What fine-tuning wants of a fold beside its features.
 
     Args:
         loaded: the model whose image tower is copied.
         train: what is learnt from.
-        features: of the training images, for the head to begin with.
         test: what is answered, never augmented.
         options: see there.
-        seed: of order, flips and dropout.
         kept: folder where finished probabilities are kept, so that an interrupted run does not train them again.
     """
+
+    loaded: LoadedModel
+    train: LabelledImages
+    test: LabelledImages
+    options: FinetuneOptions
+    kept: Path | None = None
+
+
+def finetune(fold: Fold) -> np.ndarray:
+    """Probabilities (N, K) of the test images after training; the loaded model stays as it is.
+
+    The head begins as the linear probe of the training images' features; the fold's seed is that of order, flips and
+    dropout.
+    """
+    images, features, seed = fold.images, fold.train, fold.seed
+    loaded, train, test, options, kept = images.loaded, images.train, images.test, images.options, images.kept
     path = None if kept is None else kept / f"finetune-{_name(train, test, options, seed)}.npy"
     if path is not None and path.exists():
         return np.load(path)
@@ -160,3 +167,6 @@ class _Network(nn.Module):
 def _name(train: LabelledImages, test: LabelledImages, options: FinetuneOptions, seed: int) -> str:
     told = [list(train.keys), train.labels.tolist(), list(test.keys), asdict(options), seed]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+
+
+FINETUNE = Method("finetune", finetune, texts="", several=True, trains_tower=True)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 
 from keepfit_clip.errors import CategoryError
 
-__all__ = ["METHODS", "Features", "TextClasses", "linear_head", "probe_out_of_fold"]
+__all__ = ["METHODS", "Features", "Fold", "Method", "TextClasses", "linear_head", "probe_out_of_fold"]
 
 _C = 0.316
 _REDUCTION, _RATIO = 4, 0.2
@@ -68,24 +69,67 @@ class TextClasses:
     absent: np.ndarray | None = None
 
 
-def zero_shot(train: Features | None, labels: np.ndarray | None, test: Features, texts: TextClasses, seed: int):
+@dataclass(frozen=True)
+class Fold:
+    """What a method may learn from, and what it is to answer.
+
+    Args:
+        train: features of the T training images.
+        labels: (T,) their class numbers, or (T, K) of 0 and 1.
+        test: features of the N test images.
+        texts: of the classes, in the words that the method wants; None where it wants none.
+        seed: of whatever it draws.
+        images: the images themselves, for a method that learns from them (`finetune.TowerImages`).
+    """
+
+    train: Features
+    labels: np.ndarray
+    test: Features
+    texts: TextClasses | None
+    seed: int = 0
+    images: Any = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to classify.
+
+    Args:
+        name: as it is asked for.
+        run: probabilities (N, K) of a fold's test images.
+        texts: what the images are compared with: "descriptions" of the classes, their "names", or "" for no texts.
+        learns: whether it learns from training images.
+        several: whether an image may have several classes.
+        trains_tower: whether it trains the tower itself, which takes long.
+    """
+
+    name: str
+    run: Callable[[Fold], np.ndarray]
+    texts: str = "descriptions"
+    learns: bool = True
+    several: bool = False
+    trains_tower: bool = False
+
+
+def zero_shot(fold: Fold) -> np.ndarray:
     """Probabilities (N, K) by the similarity with the classes' texts; nothing is learnt.
 
     Where an image may have several classes, each is compared with its absence.
     """
-    classes = texts.features if texts.absent is None else texts.features - texts.absent
-    logits = texts.logit_scale * _similarity(*_inputs(test), torch.from_numpy(classes)).numpy()
-    return softmax(logits, axis=1) if texts.absent is None else expit(logits)
+    classes = fold.texts.features if fold.texts.absent is None else fold.texts.features - fold.texts.absent
+    logits = fold.texts.logit_scale * _similarity(*_inputs(fold.test), torch.from_numpy(classes)).numpy()
+    return softmax(logits, axis=1) if fold.texts.absent is None else expit(logits)
 
 
-def linear_probe(train: Features, labels: np.ndarray, test: Features, texts: TextClasses | None, seed: int):
+def linear_probe(fold: Fold) -> np.ndarray:
     """Probabilities (N, K) of a logistic regression; (N, K) labels are learnt one against the rest.
 
     Raises:
         CategoryError: all, or none, of the training images have a class.
     """
-    _check_both(labels)
-    return _probe(labels, seed).fit(np.float64(train.pooled), labels).predict_proba(np.float64(test.pooled))
+    _check_both(fold.labels)
+    fitted = _probe(fold.labels, fold.seed).fit(np.float64(fold.train.pooled), fold.labels)
+    return fitted.predict_proba(np.float64(fold.test.pooled))
 
 
 def linear_head(train: Features, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -138,47 +182,50 @@ def _probe(labels: np.ndarray, seed: int):
     return OneVsRestClassifier(probe) if labels.ndim == 2 else probe
 
 
-def clip_adapter(train: Features, labels: np.ndarray, test: Features, texts: TextClasses, seed: int):
+def clip_adapter(fold: Fold) -> np.ndarray:
     """Probabilities (N, K) after a learnt residual bottleneck."""
-    width = train.projected.shape[1]
-    with _seeded(seed):
+    width = fold.train.projected.shape[1]
+    with _seeded(fold.seed):
         adapter = nn.Sequential(
             nn.Linear(width, width // _REDUCTION, bias=False), nn.ReLU(),
             nn.Linear(width // _REDUCTION, width, bias=False), nn.ReLU(),
         )  # fmt: skip
-        classes = torch.from_numpy(texts.features)
+        classes = torch.from_numpy(fold.texts.features)
 
         def logits(features: Tensor, wording: Tensor) -> Tensor:
             adapted = _RATIO * adapter(features) + (1 - _RATIO) * features
-            return texts.logit_scale * _similarity(F.normalize(adapted, dim=-1), wording, classes)
+            return fold.texts.logit_scale * _similarity(F.normalize(adapted, dim=-1), wording, classes)
 
-        _learn(logits, adapter.parameters(), train, labels, cosine=True)
-        return _probabilities(logits, test)
+        _learn(logits, adapter.parameters(), fold.train, fold.labels, cosine=True)
+        return _probabilities(logits, fold.test)
 
 
-def tip_adapter(train: Features, labels: np.ndarray, test: Features, texts: TextClasses, seed: int):
+def tip_adapter(fold: Fold) -> np.ndarray:
     """Probabilities (N, K) from the texts and the classes of near training images; nothing is learnt."""
-    keys = torch.from_numpy(train.projected)
-    return _probabilities(_tip_logits(keys, labels, texts), test)
+    keys = torch.from_numpy(fold.train.projected)
+    return _probabilities(_tip_logits(keys, fold.labels, fold.texts), fold.test)
 
 
-def tip_adapter_f(train: Features, labels: np.ndarray, test: Features, texts: TextClasses, seed: int):
+def tip_adapter_f(fold: Fold) -> np.ndarray:
     """The same, after the training images' features were fine-tuned."""
-    with _seeded(seed):
-        keys = nn.Parameter(torch.from_numpy(train.projected).clone())
-        logits = _tip_logits(keys, labels, texts)
-        _learn(logits, [keys], train, labels)
-        return _probabilities(logits, test)
+    with _seeded(fold.seed):
+        keys = nn.Parameter(torch.from_numpy(fold.train.projected).clone())
+        logits = _tip_logits(keys, fold.labels, fold.texts)
+        _learn(logits, [keys], fold.train, fold.labels)
+        return _probabilities(logits, fold.test)
 
 
-# Name -> function of (training features, labels, test features, texts, seed).
-METHODS: dict[str, Callable] = {
-    "zero-shot": zero_shot,
-    "zero-shot-names": zero_shot,
-    "linear-probe": linear_probe,
-    "clip-adapter": clip_adapter,
-    "tip-adapter": tip_adapter,
-    "tip-adapter-f": tip_adapter_f,
+# Name -> method, of those that work on features.
+METHODS = {
+    method.name: method
+    for method in (
+        Method("zero-shot", zero_shot, learns=False, several=True),
+        Method("zero-shot-names", zero_shot, texts="names", learns=False, several=True),
+        Method("linear-probe", linear_probe, texts="", several=True),
+        Method("clip-adapter", clip_adapter),
+        Method("tip-adapter", tip_adapter),
+        Method("tip-adapter-f", tip_adapter_f),
+    )
 }
 
 

@@ -23,20 +23,15 @@ from keepfit_clip.evaluate.metrics.classification import (
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
-from keepfit_clip.transfer.finetune import FinetuneOptions, LabelledImages, finetune
-from keepfit_clip.transfer.methods import METHODS, Features, TextClasses, probe_out_of_fold
+from keepfit_clip.transfer.finetune import FINETUNE, FinetuneOptions, LabelledImages, TowerImages
+from keepfit_clip.transfer.methods import METHODS, Features, Fold, Method, TextClasses, probe_out_of_fold
 from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of
 
 __all__ = ["METRICS", "Encoded", "Outcome", "TransferOptions", "encode_set", "run_transfer"]
 
 METRICS = ("aca", "auc", "kappa", "f1", "ece")
-NAMES = "zero-shot-names"
-ZERO_SHOT = ("zero-shot", NAMES)
-PROBE = "linear-probe"
-FINETUNE = "finetune"
+_METHODS = {**METHODS, FINETUNE.name: FINETUNE}
 _KNOWN = "its image, or a near copy, is in the set that is learnt from"
-_WITHOUT_TEXTS = (PROBE, FINETUNE)
-_MULTI_LABEL = (*ZERO_SHOT, PROBE, FINETUNE)
 
 
 @dataclass(frozen=True)
@@ -67,16 +62,16 @@ class TransferOptions:
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
 
     def __post_init__(self):
-        unknown = [name for name in self.methods if name not in (*METHODS, FINETUNE)]
+        unknown = [name for name in self.methods if name not in _METHODS]
         if unknown or not self.methods:
-            raise ConfigError(f"--method {','.join(unknown) or '(none)'} is none of {', '.join((*METHODS, FINETUNE))}")
+            raise ConfigError(f"--method {','.join(unknown) or '(none)'} is none of {', '.join(_METHODS)}")
         if self.folds < 2:
             raise ConfigError(f"--folds {self.folds}: at least two are needed")
         if self.thresholds is not None and not all(0 < value < 1 for value in self.thresholds):
             raise ConfigError(f"--threshold {','.join(map(str, self.thresholds))}: between 0 and 1")
         left = 1 - 1 / self.folds
         too_many = [str(shots) for shots in self.shots if shots.share and shots.share > left + 1e-9]
-        if too_many and any(method not in ZERO_SHOT for method in self.methods):
+        if too_many and any(_METHODS[name].learns for name in self.methods):
             raise ConfigError(
                 f"--shots {','.join(too_many)}: {self.folds} folds leave {100 * left:.0f}% to learn from, "
                 "use more --folds or smaller --shots"
@@ -250,21 +245,22 @@ def run_transfer(
     _check(options, encoded, shifted)
     run = _Run(loaded, encoded, options, encoded if shifted is None else shifted, knowledge or Knowledge.load(), cache)
     planned = [
-        (method, None if method in ZERO_SHOT else shots)
-        for method, shots in product(options.methods, options.shots)
-        if method not in ZERO_SHOT or shots == options.shots[0]
+        (_METHODS[name], shots if _METHODS[name].learns else None)
+        for name, shots in product(options.methods, options.shots)
+        if _METHODS[name].learns or shots == options.shots[0]
     ]
     folds = list(folds_of(encoded.labels, options.folds, encoded.groups, options.seed, encoded.downstream.classes))
     outcomes = []
     for number, (method, shots) in enumerate(planned):
         parts = []
         for fold, (pool, held_out) in enumerate(folds):
-            on_step(f"{method} {shots or ''}".strip(), number * len(folds) + fold, len(planned) * len(folds))
+            on_step(f"{method.name} {shots or ''}".strip(), number * len(folds) + fold, len(planned) * len(folds))
             tested = held_out if shifted is None else np.arange(len(shifted.labels))
             parts.append(run.fold(method, shots, fold, pool, tested))
         interval = bootstrap_intervals(parts, shifted is not None, options.resamples, options.seed)
         answers = Answers.joined(parts)
-        outcomes.append(Outcome(method, shots, [part.score() for part in parts], answers.score(), interval, answers))
+        scores = [part.score() for part in parts]
+        outcomes.append(Outcome(method.name, shots, scores, answers.score(), interval, answers))
     on_step("done", len(planned) * len(folds), len(planned) * len(folds))
     return outcomes
 
@@ -292,11 +288,11 @@ class _Run:
         self.source_features, self.target_features = (self._worded(part) for part in (encoded, target))
         self._texts: dict[bool, TextClasses] = {}
 
-    def fold(self, method: str, shots: Shots | None, fold: int, pool: np.ndarray, tested: np.ndarray) -> Answers:
+    def fold(self, method: Method, shots: Shots | None, fold: int, pool: np.ndarray, tested: np.ndarray) -> Answers:
         """The answers of a method for one fold.
 
         Args:
-            method: its name.
+            method: of classifying.
             shots: what it may learn from; None if it learns nothing.
             fold: number of the fold.
             pool: rows of `encoded` that it may learn from.
@@ -307,32 +303,27 @@ class _Run:
         if shots is not None:
             classes = encoded.downstream.classes
             train = choose_shots(encoded.labels, pool, shots, len(encoded.labels), seed, classes)
-        if method == FINETUNE:
-            probabilities = finetune(
-                self.loaded,
-                encoded.images(train),
-                encoded.features[train],
-                self.target.images(tested),
-                self.options.finetune,
-                seed,
-                self.cache.folder if self.cache else None,
+        images = None
+        if method.trains_tower:
+            kept = self.cache.folder if self.cache else None
+            images = TowerImages(
+                self.loaded, encoded.images(train), self.target.images(tested), self.options.finetune, kept
             )
-        else:
-            probabilities = self._answer(method, train, self.target_features[tested], seed)
+        probabilities = self._answer(method, train, self.target_features[tested], seed, images)
         groups = None if self.target.groups is None else self.target.groups[tested]
         return Answers(self.target.labels[tested], probabilities, groups, self._thresholds(method, train, seed))
 
-    def _answer(self, method: str, train: np.ndarray, images: Features, seed: int) -> np.ndarray:
+    def _answer(self, method: Method, train: np.ndarray, test: Features, seed: int, images=None) -> np.ndarray:
         texts = None
-        if method not in _WITHOUT_TEXTS:
-            texts = self._text_classes(self.options.descriptions and method != NAMES)
-        return METHODS[method](self.source_features[train], self.encoded.labels[train], images, texts, seed)
+        if method.texts:
+            texts = self._text_classes(self.options.descriptions and method.texts == "descriptions")
+        return method.run(Fold(self.source_features[train], self.encoded.labels[train], test, texts, seed, images))
 
-    def _thresholds(self, method: str, train: np.ndarray, seed: int) -> float | np.ndarray:
+    def _thresholds(self, method: Method, train: np.ndarray, seed: int) -> float | np.ndarray:
         if self.options.thresholds is not None:
             return np.array(self.options.thresholds)
         labels = self.encoded.labels[train]
-        if method in ZERO_SHOT:
+        if not method.learns:
             return tuned_thresholds(labels, self._answer(method, train, self.source_features[train], seed))
         groups = None if self.encoded.groups is None else self.encoded.groups[train]
         return tuned_thresholds(labels, probe_out_of_fold(self.source_features[train], labels, groups, seed))
@@ -374,11 +365,11 @@ class _Run:
 
 def _check(options: TransferOptions, encoded: Encoded, shifted: Encoded | None) -> None:
     spec = encoded.downstream.spec
-    for method in options.methods:
-        if spec.multi_label and method not in _MULTI_LABEL:
-            raise ConfigError(f"--method {method} takes images of one class each, and {spec.title} has several")
-        if not spec.named and method not in _WITHOUT_TEXTS:
-            raise ConfigError(f"--method {method} needs classes with names, and those of {spec.title} have none")
+    for method in (_METHODS[name] for name in options.methods):
+        if spec.multi_label and not method.several:
+            raise ConfigError(f"--method {method.name} takes images of one class each, and {spec.title} has several")
+        if not spec.named and method.texts:
+            raise ConfigError(f"--method {method.name} needs classes with names, and those of {spec.title} have none")
     if spec.multi_label:
         _check_thresholds(options, spec.classes)
     elif options.thresholds != (0.5,):
@@ -388,9 +379,10 @@ def _check(options: TransferOptions, encoded: Encoded, shifted: Encoded | None) 
 
 
 def _check_thresholds(options: TransferOptions, classes: Collection[str]) -> None:
-    if options.thresholds is None and FINETUNE in options.methods:
+    slow = [name for name in options.methods if _METHODS[name].trains_tower]
+    if options.thresholds is None and slow:
         raise ConfigError(
-            f"--threshold tuned would train a fine-tuned tower several times a fold: leave {FINETUNE} out"
+            f"--threshold tuned would train a fine-tuned tower several times a fold: leave {', '.join(slow)} out"
         )
     if options.thresholds is not None and len(options.thresholds) not in (1, len(classes)):
         raise ConfigError(f"--threshold gives {len(options.thresholds)} values, for {len(classes)} classes")
