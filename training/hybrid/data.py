@@ -112,15 +112,11 @@ def build_data(
     if args.val_data or args.zeroshot_table:
         shards, tables = [], []
         if upstream.rank == 0:  # the other ranks wait for it
-            tables = [
-                ZeroShotTable(spec, open_clip_tokenizer, tokenizer, preprocess, knowledge)
-                for spec in args.zeroshot_table
-            ]
+            tables = [ZeroShotTable(spec, tokenizer, preprocess, knowledge) for spec in args.zeroshot_table]
         if upstream.rank == 0 and args.val_data:
             held_out = HeldOutShards(
                 list_shards(args.val_data),
                 upstream.batch_size,
-                open_clip_tokenizer,
                 tokenizer,
                 knowledge,
                 preprocess_cfg,

@@ -26,7 +26,7 @@ from keepfit_clip.evaluate.table import evaluate_table
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.templates import class_texts
-from keepfit_clip.model.tokenization import Tokenizer, decode_texts
+from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["Evaluator", "Findings", "HeldOutShards", "WrittenCaption", "ZeroShotTable"]
 
@@ -91,8 +91,7 @@ class HeldOutShards:
     Args:
         shards: paths of tars.
         batch_size: samples in a batch.
-        open_clip_tokenizer: of the model.
-        tokenizer: the same, with the model's context.
+        tokenizer: of the model.
         knowledge: words the texts.
         preprocess_cfg: values of the image tower.
         languages: of the captions that are used.
@@ -106,7 +105,6 @@ class HeldOutShards:
         self,
         shards: Sequence[str],
         batch_size: int,
-        open_clip_tokenizer: Callable,
         tokenizer: Tokenizer,
         knowledge: Knowledge,
         preprocess_cfg: dict,
@@ -117,7 +115,7 @@ class HeldOutShards:
         self.batch_size = batch_size
         self.letterbox = make_letterbox(preprocess_cfg, exact=True)
         self.languages = languages
-        self.open_clip_tokenizer, self.tokenizer = open_clip_tokenizer, tokenizer
+        self.tokenizer = tokenizer
         self.knowledge = knowledge
         self.mean, self.std = preprocess_cfg["mean"], preprocess_cfg["std"]
         self.captions = captions
@@ -191,7 +189,7 @@ class HeldOutShards:
         if not len(rows):
             return []
         ids = model.generate(pixels[rows])
-        written = decode_texts(self.open_clip_tokenizer, ids.cpu(), model.text.eos_id)
+        written = self.tokenizer.decode(ids.cpu())
         samples = [shard_samples[row] for row in rows.tolist()]
         return [
             WrittenCaption(sample.key, usable_captions(sample.description, self.languages)[0], text, image.numpy())
@@ -232,8 +230,7 @@ class ZeroShotTable:
 
     Args:
         spec: NAME=TABLE.csv:ROOT, or NAME@MODALITY=TABLE.csv:ROOT where the table does not tell the modality.
-        open_clip_tokenizer: of the model.
-        tokenizer: the same, with the model's context.
+        tokenizer: of the model.
         preprocess: from a PIL image to a tensor (3, H, W).
         knowledge: words the texts.
 
@@ -246,7 +243,6 @@ class ZeroShotTable:
     def __init__(
         self,
         spec: str,
-        open_clip_tokenizer: Callable,
         tokenizer: Tokenizer,
         preprocess: Callable,
         knowledge: Knowledge,
@@ -260,7 +256,7 @@ class ZeroShotTable:
         if self.modality is not None and self.modality not in MODALITIES:
             raise ConfigError(f"--zeroshot-table {spec!r}: {modality!r} is none of {', '.join(MODALITIES)}")
         self.table, self.root = Path(table), Path(root)
-        self.open_clip_tokenizer, self.preprocess, self.knowledge = open_clip_tokenizer, preprocess, knowledge
+        self.tokenizer, self.preprocess, self.knowledge = tokenizer, preprocess, knowledge
         # Rather fail now than after an epoch.
         with plain_tables_only("--zeroshot-table"):
             found = read_downstream(self.table, self.root, None, knowledge)
@@ -271,7 +267,7 @@ class ZeroShotTable:
 
     def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Findings:
         """See `Evaluator`."""
-        loaded = LoadedModel(model, lambda image: self.preprocess(image).to(dtype), self.open_clip_tokenizer)
+        loaded = LoadedModel(model, lambda image: self.preprocess(image).to(dtype), self.tokenizer)
         found = evaluate_table(loaded, self.table, self.root, self.classes, self.modality, self.knowledge)
         if found.unused:
             row, reason = next(iter(found.unused.items()))

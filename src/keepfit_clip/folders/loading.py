@@ -11,7 +11,7 @@ from torch import nn
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, first_line
 from keepfit_clip.finite import is_finite
 from keepfit_clip.folders.model_folder import require_model
-from keepfit_clip.model.tokenization import decode_texts
+from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["LoadedModel", "load_model", "pick_device"]
 
@@ -23,7 +23,7 @@ class LoadedModel:
     Args:
         model: the KeepFIT model, in eval mode.
         preprocess: from a PIL image to a tensor (3, H, W).
-        tokenizer: from `open_clip.get_tokenizer`.
+        tokenizer: from `open_clip.get_tokenizer`, or a `Tokenizer`.
     """
 
     model: nn.Module
@@ -37,7 +37,7 @@ class LoadedModel:
 
     def decode(self, ids: torch.Tensor) -> list[str]:
         """Texts of generated token ids (B, L)."""
-        return decode_texts(self.tokenizer, ids, self.model.text.eos_id)
+        return Tokenizer.of_model(self.model, self.tokenizer).decode(ids)
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:

@@ -28,8 +28,10 @@ class Tokenizer:
         self.pad_id, self.eos_id = pad_id, eos_id
 
     @classmethod
-    def of_model(cls, model: nn.Module, tokenizer: Callable) -> "Tokenizer":
-        """The tokenizer with the context and special tokens of a KeepFIT model."""
+    def of_model(cls, model: nn.Module, tokenizer: "Callable | Tokenizer") -> "Tokenizer":
+        """The tokenizer with the context and special tokens of a KeepFIT model; one that has them stays itself."""
+        if isinstance(tokenizer, cls):
+            return tokenizer
         text = model.text
         return cls(tokenizer, text.context_length, text.pad_id, text.eos_id)
 
@@ -60,6 +62,10 @@ class Tokenizer:
         longest = min(int(lengths.max()), self.context_length)
         padded = min(-(-longest // _MULTIPLE) * _MULTIPLE, self.context_length)
         return ids[:, :padded].contiguous()
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """See `decode_texts`."""
+        return decode_texts(self.tokenizer, ids, self.eos_id)
 
 
 def decode_texts(tokenizer: Callable, ids: Tensor, eos_id: int) -> list[str]:

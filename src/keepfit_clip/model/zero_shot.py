@@ -22,7 +22,7 @@ class ZeroShotClassifier:
 
     Args:
         model: a KeepFIT model in eval mode.
-        tokenizer: from `open_clip.get_tokenizer`.
+        tokenizer: from `open_clip.get_tokenizer`, or a `Tokenizer`.
         categories: names of the classes, at least two, in the order of the output.
         modality: CFP, FFA, OCT or None; it words the texts and picks the findings.
         knowledge: names and findings of the classes; the shipped one by default.
