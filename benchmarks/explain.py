@@ -153,8 +153,7 @@ def curves(
     batch = torch.stack([loaded.preprocess(Image.fromarray(view)) for view in views])
     with torch.inference_mode():
         features = loaded.model.encode_image(batch.to(loaded.device), normalize=True).float()
-        logits = loaded.model.logit_scale.exp() * features @ explainer.class_features.T
-    own = logits.softmax(dim=1)[:, found.categories.index(retina.condition)].cpu().numpy()
+    own = explainer.classes.probabilities(features)[:, found.categories.index(retina.condition)].cpu().numpy()
     return float(np.trapezoid(own[::2], dx=1 / STEPS)), float(np.trapezoid(own[1::2], dx=1 / STEPS))
 
 

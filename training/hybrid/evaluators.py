@@ -27,6 +27,7 @@ from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.templates import class_texts
 from keepfit_clip.model.tokenization import Tokenizer
+from keepfit_clip.model.zero_shot import ClassTexts
 
 __all__ = ["Evaluator", "Findings", "HeldOutShards", "WrittenCaption", "ZeroShotTable"]
 
@@ -198,14 +199,9 @@ class HeldOutShards:
 
     def _zero_shot_aca(self, model, modality: str | None, features: Tensor, labels: list[str]) -> float:
         classes = sorted(set(labels))
-        device = model.logit_scale.device
-        class_features = []
-        for name in classes:
-            ids = self.tokenizer(class_texts(name, modality, self.knowledge), on_too_long=self._count_cut)
-            class_features.append(model.encode_text(ids.to(device), normalize=True).float().mean(dim=0))
-        class_features = torch.nn.functional.normalize(torch.stack(class_features), dim=-1).cpu()
-        logits = model.logit_scale.exp().float().cpu() * features @ class_features.T
-        probabilities = logits.softmax(dim=1).numpy().astype(np.float64)
+        texts = [class_texts(name, modality, self.knowledge) for name in classes]
+        known = ClassTexts(model, self.tokenizer, texts, self._count_cut)
+        probabilities = known.probabilities(features).numpy().astype(np.float64)
         return score_classification([classes.index(label) for label in labels], probabilities).aca
 
 

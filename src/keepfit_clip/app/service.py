@@ -164,8 +164,7 @@ class Service:
         modality = modality or seen.modality
         if len(categories) < 2:
             return Answer(modality, {})
-        classes = self._explainer(tuple(categories), modality).class_features.cpu()
-        values = (self._scale * classes @ seen.features).softmax(dim=0).tolist()
+        values = self._explainer(tuple(categories), modality).classes.probabilities(seen.features[None])[0].tolist()
         ranked = sorted(zip(categories, values, strict=True), key=lambda pair: -pair[1])
         return Answer(modality, dict(ranked))
 

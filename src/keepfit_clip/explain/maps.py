@@ -108,13 +108,13 @@ class Explainer:
         self.categories = list(categories or ())
         if not self.categories and loaded.model.text_decoder is None:
             raise ConfigError("a model without a caption decoder can explain categories only: name some")
-        self.class_features = None
+        self.classes = None
         if self.categories:
             # A classifier wants two; of one category alone its denial is the other, which has no map of its own.
             asked = self.categories if len(self.categories) > 1 else [*self.categories, f"no {self.categories[0]}"]
             classifier = ZeroShotClassifier(loaded.model, loaded.tokenizer, asked, modality, knowledge, descriptions)
             self.categories = classifier.categories[: len(self.categories)]
-            self.class_features = classifier.class_features  # (max(K, 2), D)
+            self.classes = classifier.classes  # of a single category with its denial
 
     def __call__(self, image: Image.Image, with_grad_cam: bool = True, with_words: bool = True) -> Explanation:
         """Explains an RGB image: the backbone looks at it once, and once more for each category's Grad-CAM.
@@ -136,12 +136,11 @@ class Explainer:
             features[0].cpu(),
         )
         if count:
-            found.similarity = similarity_maps(encoding, self.class_features)[0, :count].cpu().numpy()
+            found.similarity = similarity_maps(encoding, self.classes.features)[0, :count].cpu().numpy()
             if count > 1:
-                logits = loaded.model.logit_scale.exp() * features @ self.class_features.T
-                found.probabilities = logits.softmax(dim=1)[0].detach().cpu().numpy()
+                found.probabilities = self.classes.probabilities(features)[0].cpu().numpy()
             if with_grad_cam:
-                found.grad_cam = grad_cam(loaded.model.visual, pixels, self.class_features, count)
+                found.grad_cam = grad_cam(loaded.model.visual, pixels, self.classes.features, count)
         if with_words and loaded.model.text_decoder is not None:
             found.caption, found.words = word_maps(loaded, encoding)
         return found

@@ -12,9 +12,63 @@ from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.templates import class_texts
 from keepfit_clip.model.tokenization import Tokenizer
 
-__all__ = ["ZeroShotClassifier"]
+__all__ = ["ClassTexts", "ZeroShotClassifier"]
 
 _TEXTS = 32  # through the text tower at a time
+
+
+class ClassTexts:
+    """Classes as a model knows them by their texts.
+
+    Args:
+        model: a KeepFIT model in eval mode.
+        tokenizer: its own.
+        texts: of each class, one or more.
+        on_too_long: see `Tokenizer`.
+
+    Attributes:
+        features: (K, D) float32, of each class the mean over its texts' features, L2-normalised.
+
+    Raises:
+        TextTooLongError: a text does not fit into the model's context, and `on_too_long` is not given.
+        NonFiniteError: the model gives no finite features.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        texts: Sequence[Sequence[str]],
+        on_too_long: Callable[[int], None] | None = None,
+    ):
+        self._model = model
+        features = _encode(model, tokenizer, [text for of_class in texts for text in of_class], on_too_long)
+        require_finite(features, "text features")
+        parts = features.split([len(of_class) for of_class in texts])
+        self.features = F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """Scaled cosine similarities (N, K) of L2-normalised image features (N, D), on their device."""
+        scale = self._model.logit_scale.exp().float().to(features.device)
+        return scale * features.float() @ self.features.to(features.device).T
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """(N, K), each row sums to 1, of L2-normalised image features (N, D)."""
+        return self.logits(features).softmax(dim=-1)
+
+
+@torch.no_grad()
+def _encode(model: nn.Module, tokenizer: Tokenizer, texts: list[str], on_too_long) -> Tensor:
+    """L2-normalised features (T, D), float32."""
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # like lengths need little padding
+    features = [None] * len(texts)
+    for start in range(0, len(texts), _TEXTS):
+        numbers = order[start : start + _TEXTS]
+        ids = tokenizer([texts[number] for number in numbers], on_too_long).to(model.logit_scale.device)
+        for number, row in zip(numbers, model.encode_text(ids, normalize=True).float(), strict=True):
+            features[number] = row
+    return torch.stack(features)
 
 
 class ZeroShotClassifier:
@@ -56,29 +110,18 @@ class ZeroShotClassifier:
         self.model = model
         self.tokenizer = Tokenizer.of_model(model, tokenizer)
         texts = [class_texts(category, modality, knowledge, descriptions) for category in self.categories]
-        features = self._encode([text for of_class in texts for text in of_class])
-        require_finite(features, "text features")
-        features = features.split([len(t) for t in texts])
-        self.class_features = F.normalize(torch.stack([part.mean(dim=0) for part in features]), dim=-1)  # (K, D)
+        self.classes = ClassTexts(model, self.tokenizer, texts)
 
-    @torch.no_grad()
-    def _encode(self, texts: list[str]) -> Tensor:
-        """L2-normalised features (T, D), float32."""
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # like lengths need little padding
-        features = [None] * len(texts)
-        for start in range(0, len(texts), _TEXTS):
-            numbers = order[start : start + _TEXTS]
-            ids = self.tokenizer([texts[number] for number in numbers]).to(self.model.logit_scale.device)
-            for number, row in zip(numbers, self.model.encode_text(ids, normalize=True).float(), strict=True):
-                features[number] = row
-        return torch.stack(features)
+    @property
+    def class_features(self) -> Tensor:
+        """See `ClassTexts.features`."""
+        return self.classes.features
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Scaled cosine similarities (B, K) of preprocessed images (B, 3, H, W)."""
-        scale = self.model.logit_scale.exp().float()
-        features = self.model.encode_image(images.to(scale.device), normalize=True).float()
-        return scale * features @ self.class_features.T
+        images = images.to(self.model.logit_scale.device)
+        return self.classes.logits(self.model.encode_image(images, normalize=True))
 
     def predict_proba(self, images: Tensor) -> Tensor:
         """Probabilities (B, K) of preprocessed images (B, 3, H, W), on the CPU; each row sums to 1.
