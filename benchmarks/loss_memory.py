@@ -38,7 +38,7 @@ from keepfit_clip.data.stream.batch import MAX_IDS
 from keepfit_clip.model.compat import set_activation_checkpointing
 from keepfit_clip.model.config import DecoderConfig
 from keepfit_clip.model.decoder import CaptionDecoder, token_nll
-from keepfit_clip.model.loss import HybridLoss, _Everyone
+from keepfit_clip.model.loss import HybridLoss, _Ranks
 
 LOCAL = 128
 EMBED_DIM = 512
@@ -134,7 +134,7 @@ def contrast(args: argparse.Namespace, side: str, size: int) -> Callable[[], Non
     return work
 
 
-class OneOfMany(_Everyone):
+class OneOfMany(_Ranks):
     """The first of some ranks; the others hold copies of its rows."""
 
     def __init__(self, ranks: int):

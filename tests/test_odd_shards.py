@@ -68,7 +68,7 @@ def test_one_bad_sample_is_left_out_by_all(tmp_path, tokenizer, what, monkeypatc
     stream = stream_of([str(tmp_path / "a.tar")], kind, tokenizer, batches=1, batch_size=3)
     ((_, texts),) = stream
     assert len(texts["text_id"]) == 3
-    assert stream.troubles.shards.value >= 1
+    assert stream.left_out.shards.value >= 1
     report = build_shards(tmp_path / "a.tar", None, tmp_path / "built", ShardOptions(kind, originals=True))
     assert (report.samples, len(report.rejected)) == (1, 3)  # the three good ones say the same
     json.dumps(report.rejected, ensure_ascii=False).encode()
@@ -220,7 +220,7 @@ def try_odd_shards(folder: Path, tokenizer, seed: int) -> None:
             assert (texts["category_ids"] == texts["text_id"][:, None]).any(dim=1).all()
     except KeepFITError as error:
         assert "has a sample that can be read" in str(error) or not usable  # noqa: PT017
-    assert stream.troubles.shards.value >= bool(problems)
+    assert stream.left_out.shards.value >= bool(problems)
     statistics = gather_statistics(folder, examples=4)
     statistics_page(statistics).encode()
     for problem in check_shards(folder):

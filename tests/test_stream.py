@@ -162,7 +162,7 @@ def test_only_captions_in_the_chosen_languages_are_used(make_stream, tmp_path):
     stream = make_stream(public=None, languages=("fr",))
     with pytest.raises(ShardError, match="none of the 2 elite shards"):
         next(iter(stream))
-    assert stream.troubles.languages.value == 16
+    assert stream.left_out.languages.value == 16
 
 
 def test_too_many_bad_samples_end_the_run_with_one_error(make_stream, shards, tmp_path):
@@ -180,7 +180,7 @@ def test_too_many_bad_samples_end_the_run_with_one_error(make_stream, shards, tm
     tolerant = make_stream(batches=100, elite=None, max_bad_fraction=0.6)
     tolerant.public = stream.public
     assert len(list(tolerant)) == 100
-    assert "undecodable images left out" in tolerant.troubles.summary()
+    assert "undecodable images left out" in tolerant.left_out.summary()
 
 
 def test_small_sets_go_round_and_every_sample_comes_up(make_stream):
@@ -204,8 +204,8 @@ def test_long_texts_are_cut_and_counted(make_stream):
     _, texts = next(iter(stream))
     assert texts["input_ids"].shape[1] == 6
     assert (texts["input_ids"][:, -1] == 49407).any()
-    assert stream.troubles.cut_texts.value > 0
-    assert "texts cut" in stream.troubles.summary()
+    assert stream.left_out.cut_texts.value > 0
+    assert "texts cut" in stream.left_out.summary()
 
 
 def test_outside_training_a_long_text_is_an_error(tokenizer):
@@ -219,7 +219,7 @@ def test_a_cut_shard_is_counted_and_training_goes_on(make_stream, shards, tmp_pa
     cut.write_bytes((shards / "elite" / "000000.tar").read_bytes()[:5000])
     stream.elite = [ShardPool((str(cut), str(shards / "elite" / "000001.tar")))]
     assert len(list(stream)) == 4
-    assert stream.troubles.shards.value >= 1
+    assert stream.left_out.shards.value >= 1
 
 
 def test_nothing_readable_ends_in_an_error_not_in_a_loop(make_stream, tmp_path):
@@ -242,7 +242,7 @@ def test_images_that_never_decode_end_in_an_error_too(make_stream, shards, tmp_p
     stream.public = [ShardPool((str(broken),))]
     with pytest.raises(ShardError, match="none of the 1 public shards"):
         next(iter(stream))
-    assert stream.troubles.images.value == 10
+    assert stream.left_out.images.value == 10
 
 
 def test_samples_of_the_other_kind_are_counted_not_mixed_in(make_stream, shards):
@@ -250,7 +250,7 @@ def test_samples_of_the_other_kind_are_counted_not_mixed_in(make_stream, shards)
     stream.public = [ShardPool((*stream.public[0].shards, *stream.elite[0].shards))]
     for _, texts in stream:
         assert texts["is_elite"].tolist() == [False] * 6 + [True] * 2
-    assert stream.troubles.shards.value > 0
+    assert stream.left_out.shards.value > 0
 
 
 def test_images_become_normalised_floats():

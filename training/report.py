@@ -32,11 +32,11 @@ from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS, SETTINGS_NAME
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
 
 __all__ = [
-    "Answered",
+    "ClassifiedImage",
     "RunParts",
-    "answered_of",
     "answers_section",
     "build_report",
+    "classified_images",
     "find_parts",
     "text_section",
     "training_sections",
@@ -211,7 +211,7 @@ def transfer_section(folder: Path) -> Section:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ClassifiedImage:
     """A zero-shot answer.
 
     Args:
@@ -233,10 +233,10 @@ class Answered:
         return self.truth == self.predicted
 
 
-def answered_of(result: TableScores, modality: str | None = None) -> list[Answered]:
+def classified_images(result: TableScores, modality: str | None = None) -> list[ClassifiedImage]:
     """The answers of `evaluate_table`, with a modality instead of what the table says."""
     return [
-        Answered(
+        ClassifiedImage(
             record.image,
             modality or record.modality,
             result.classes[label],
@@ -249,7 +249,7 @@ def answered_of(result: TableScores, modality: str | None = None) -> list[Answer
 
 def answers_section(
     loaded: LoadedModel,
-    answers: Sequence[Answered],
+    answers: Sequence[ClassifiedImage],
     classes: Sequence[str],
     knowledge: Knowledge | None = None,
     descriptions: bool = True,

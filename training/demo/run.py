@@ -45,7 +45,7 @@ from keepfit_clip.training.demo.report import (
     read_result,
 )
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME, steps_done
-from keepfit_clip.training.report import Answered, answers_section
+from keepfit_clip.training.report import ClassifiedImage, answers_section
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
 from keepfit_clip.training.text_stage.pretrain import TextPretraining, pretrain_text
 
@@ -132,7 +132,7 @@ def _answers(out: Path) -> Section:
     """Right and wrong answers of the finished model on the test pictures, with heat maps."""
     scores, test = read_result(out / SCORES), out / "pictures" / "test"
     said = [
-        Answered(test / p["image"], p["modality"], p["condition"], p["predicted"], p["probability"])
+        ClassifiedImage(test / p["image"], p["modality"], p["condition"], p["predicted"], p["probability"])
         for p in scores["pictures"]
     ]
     return answers_section(load_model(out / "model"), said, scores["zero_shot"]["classes"])

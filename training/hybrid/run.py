@@ -182,7 +182,7 @@ class _Run:
                 model, data, step_loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
             )
         self.guard.end_step()
-        _log.info(f"data so far in this run: {data['train'].dataloader.loader.dataset.troubles.summary()}")
+        _log.info(f"data so far in this run: {data['train'].dataloader.loader.dataset.left_out.summary()}")
 
 
 def _seed_everything(name: str) -> None:

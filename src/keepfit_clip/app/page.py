@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from keepfit_clip.app.guard import Guard
-from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, Seen, Service
+from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, ImageAnswer, Service
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ConfigError, KeepFITError
 from keepfit_clip.extras import require_extra
@@ -316,13 +316,13 @@ class _Handlers:
         """Looks at a drawn example."""
         return self._shown([self.service.look(_example(number))], [], modality, categories, kind)
 
-    def asked_anew(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target):
+    def asked_anew(self, seen: list[ImageAnswer], modality: str, categories: Sequence[str], kind: str, number, target):
         """Other categories or another modality for the same images."""
         problems = [_GONE] if number and not seen else []
         results = self._results(seen, problems, modality, categories)
         return results, *self.map_chosen(seen, modality, categories, kind, number, target)
 
-    def map_chosen(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target):
+    def map_chosen(self, seen: list[ImageAnswer], modality: str, categories: Sequence[str], kind: str, number, target):
         """Another kind of map or another image: other targets to choose from."""
         import gradio as gr
 
@@ -334,7 +334,7 @@ class _Handlers:
         heat = self.heat(seen, modality, categories, kind, number, chosen)
         return gr.update(choices=choices, value=chosen), heat
 
-    def heat(self, seen: list[Seen], modality: str, categories: Sequence[str], kind: str, number, target) -> str:
+    def heat(self, seen: list[ImageAnswer], modality: str, categories: Sequence[str], kind: str, number, target) -> str:
         """The heat map of a category or a word."""
         if number and not seen:
             return _render([], [_GONE], "")
@@ -347,7 +347,7 @@ class _Handlers:
             return _render([], [str(error)], "")
         return f'<img src="{picture_uri(overlay, longest=_SHOWN)}" alt="heat map">'
 
-    def _shown(self, seen: list[Seen], problems: list[str], modality: str, categories: Sequence[str], kind: str):
+    def _shown(self, seen: list[ImageAnswer], problems: list[str], modality: str, categories: Sequence[str], kind: str):
         import gradio as gr
 
         numbers = [str(n) for n in range(1, len(seen) + 1)]
@@ -356,7 +356,7 @@ class _Handlers:
         results = self._results(seen, problems, modality, categories)
         return seen, None, results, gr.update(choices=numbers, value=first), target, heat
 
-    def _results(self, seen: list[Seen], problems: list[str], modality: str, categories: Sequence[str]) -> str:
+    def _results(self, seen: list[ImageAnswer], problems: list[str], modality: str, categories: Sequence[str]) -> str:
         cards, told = [], _told(modality)
         try:
             answers = [self.service.answer(image, _named(categories), told) for image in seen]
@@ -378,7 +378,7 @@ class _Handlers:
         return _render(cards, problems, table)
 
 
-def _numbered(seen: list[Seen], number: str | None) -> Seen | None:
+def _numbered(seen: list[ImageAnswer], number: str | None) -> ImageAnswer | None:
     """The image that a number on the page stands for, if it is one."""
     return dict(zip(map(str, range(1, len(seen) + 1)), seen, strict=True)).get(number)
 

@@ -25,7 +25,7 @@ from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.page.cells import csv_text
 from keepfit_clip.page.report import picture_uri
 
-__all__ = ["MAPS", "MAX_IMAGES", "MAX_PIXELS", "Answer", "Gallery", "Seen", "Service"]
+__all__ = ["MAPS", "MAX_IMAGES", "MAX_PIXELS", "Answer", "Gallery", "ImageAnswer", "Service"]
 
 MAX_IMAGES = 16  # at a time
 MAX_PIXELS = 50_000_000
@@ -36,7 +36,7 @@ _MAP_SIZE = 32  # pixels of a word's map that is kept: the decoder's own grid is
 
 
 @dataclass
-class Seen:
+class ImageAnswer:
     """An image and what does not depend on the categories.
 
     Args:
@@ -124,7 +124,7 @@ class Service:
             self._scale = float(loaded.model.logit_scale.exp())
             self._modalities = loaded.model.encode_text(texts.to(loaded.device), normalize=True).float().cpu()
 
-    def look(self, image: Image.Image) -> Seen:
+    def look(self, image: Image.Image) -> ImageAnswer:
         """Everything about an image that does not depend on the categories."""
         explanation = None
         if not self.has_captions:
@@ -143,13 +143,13 @@ class Service:
         nearest = self.gallery.nearest(features) if self.gallery else []
         longest = max(_LONGEST, *self._tower_size())
         shown = ImageOps.contain(image, (longest, longest)) if max(image.size) > longest else image
-        return Seen(shown, features, MODALITIES[best], float(sureness[best]), explanation, nearest)
+        return ImageAnswer(shown, features, MODALITIES[best], float(sureness[best]), explanation, nearest)
 
     def _tower_size(self) -> tuple[int, int]:
         size = self.loaded.model.visual.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
-    def answer(self, seen: Seen, categories: Sequence[str], modality: str | None = None) -> Answer:
+    def answer(self, seen: ImageAnswer, categories: Sequence[str], modality: str | None = None) -> Answer:
         """Probabilities of categories.
 
         Args:
@@ -168,7 +168,9 @@ class Service:
         ranked = sorted(zip(categories, values, strict=True), key=lambda pair: -pair[1])
         return Answer(modality, dict(ranked))
 
-    def heat(self, seen: Seen, kind: str, target: str, categories: Sequence[str], modality: str | None) -> Image.Image:
+    def heat(
+        self, seen: ImageAnswer, kind: str, target: str, categories: Sequence[str], modality: str | None
+    ) -> Image.Image:
         """The image under the heat map of a category or of a word.
 
         Args:
@@ -194,11 +196,11 @@ class Service:
         maps = found.grad_cam if kind == "Grad-CAM" else found.similarity
         return heat_overlay(found.picture, maps[list(categories).index(target)])
 
-    def words(self, seen: Seen) -> list[str]:
+    def words(self, seen: ImageAnswer) -> list[str]:
         """The caption's words, numbered, for one may stand there twice."""
         return [f"{n}. {word.word}" for n, word in enumerate(seen.explanation.words, 1)] if seen.explanation else []
 
-    def table(self, images: Sequence[Seen], categories: Sequence[str], modality: str | None) -> str:
+    def table(self, images: Sequence[ImageAnswer], categories: Sequence[str], modality: str | None) -> str:
         """CSV of all images: number, modality, probabilities and caption."""
         rows = []
         for number, seen in enumerate(images, start=1):

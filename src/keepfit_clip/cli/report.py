@@ -63,7 +63,7 @@ def report(
     from keepfit_clip.knowledge.conditions import Knowledge
     from keepfit_clip.page.charts import confusion_chart
     from keepfit_clip.page.report import Section
-    from keepfit_clip.training.report import answered_of, answers_section, build_report, find_parts
+    from keepfit_clip.training.report import answers_section, build_report, classified_images, find_parts
 
     quiet_libraries()
     require_extra("plots")
@@ -92,7 +92,7 @@ def report(
         chart = confusion_chart(result.scores.confusion, result.classes)
         sections.append(Section("Zero-shot classification", text, chart=chart))
         sections.append(
-            answers_section(loaded, answered_of(result, upper(modality)), result.classes, known, not names_only)
+            answers_section(loaded, classified_images(result, upper(modality)), result.classes, known, not names_only)
         )
     write_text(out, build_report(run, sections, data or ()))
     console.print(f"-> {out}", soft_wrap=True)

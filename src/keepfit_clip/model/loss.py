@@ -95,30 +95,30 @@ class HybridLoss(nn.Module):
             sample_key: (B, 32) names of the samples; the training programs use them to report trouble.
             output_dict: False gives the sum instead of the terms.
         """
-        everyone = _Everyone()
+        ranks = _Ranks()
         image_features, text_features = image_features.float(), text_features.float()
         revision = (revision_query.float(), revision_key.float(), revision_value.float())
         # In float32 whatever the run's precision: at a scale of 100 bfloat16 logits are half a unit apart.
         with torch.autocast(image_features.device.type, enabled=False):
             terms = self._contrastive(
-                everyone, image_features, text_features, logit_scale, is_elite, text_id, category_ids
+                ranks, image_features, text_features, logit_scale, is_elite, text_id, category_ids
             )
             terms["revision_loss"] = self.revision_weight * self._revision(
-                everyone, text_features, is_elite, modality, *revision
+                ranks, text_features, is_elite, modality, *revision
             )
         if caption_nll_sum is not None:
-            terms["caption_loss"] = self.caption_weight * _mean_nll(everyone, caption_nll_sum, caption_tokens, is_elite)
+            terms["caption_loss"] = self.caption_weight * _mean_nll(ranks, caption_nll_sum, caption_tokens, is_elite)
             if self.public_caption_weight:
-                nll = _mean_nll(everyone, caption_nll_sum, caption_tokens, ~is_elite)
+                nll = _mean_nll(ranks, caption_nll_sum, caption_tokens, ~is_elite)
                 terms["public_caption_loss"] = self.public_caption_weight * nll
         return terms if output_dict else sum(terms.values())
 
     def _contrastive(
-        self, everyone, image_features, text_features, logit_scale, is_elite, text_id, category_ids
+        self, ranks, image_features, text_features, logit_scale, is_elite, text_id, category_ids
     ) -> dict[str, Tensor]:
-        all_image, all_text = everyone.gather(image_features), everyone.gather(text_features)  # (G, D)
-        all_elite, all_text_id = everyone.gather(is_elite), everyone.gather(text_id)
-        all_category_ids = everyone.gather(category_ids)
+        all_image, all_text = ranks.gather(image_features), ranks.gather(text_features)  # (G, D)
+        all_elite, all_text_id = ranks.gather(is_elite), ranks.gather(text_id)
+        all_category_ids = ranks.gather(category_ids)
         image_logits = logit_scale * image_features @ all_text.T  # (B, G)
         text_logits = logit_scale * text_features @ all_image.T  # (B, G)
         image_positive = positive_pairs(category_ids, all_text_id)
@@ -136,14 +136,14 @@ class HybridLoss(nn.Module):
                 continue
             image_term = soft_clip_loss_sum(image_logits[rows], image_positive[rows], columns)
             text_term = soft_clip_loss_sum(text_logits[rows], text_positive[rows], columns)
-            mean = everyone.mean_of_sum((image_term + text_term) / 2, columns.sum())
+            mean = ranks.mean_of_sum((image_term + text_term) / 2, columns.sum())
             terms[name] = self.contrastive_weight * mean
         return terms
 
-    def _revision(self, everyone, text_features, is_elite, modality, query, key, value) -> Tensor:
+    def _revision(self, ranks, text_features, is_elite, modality, query, key, value) -> Tensor:
         """Mean squared error (element mean) between public text features and what the elite pairs say of them."""
-        all_elite, all_modality = everyone.gather(is_elite), everyone.gather(modality)
-        all_key, all_value = everyone.gather(key), everyone.gather(value)
+        all_elite, all_modality = ranks.gather(is_elite), ranks.gather(modality)
+        all_key, all_value = ranks.gather(key), ranks.gather(value)
         public = ~is_elite
         revised, found = revised_text_features(
             query[public], all_key[all_elite], all_value[all_elite], modality[public], all_modality[all_elite]
@@ -151,10 +151,10 @@ class HybridLoss(nn.Module):
         error = F.mse_loss(revised, text_features[public], reduction="none").mean(dim=1) * found
         # Every parameter of the revision takes part in every step, as DDP waits for its gradients.
         anchor = 0.0 * (query.sum() + key.sum() + value.sum())
-        return everyone.mean_of_sum(error.sum(), everyone.sum(found.sum())) + anchor
+        return ranks.mean_of_sum(error.sum(), ranks.sum(found.sum())) + anchor
 
 
-class _Everyone:
+class _Ranks:
     """The ranks of the run, or this process alone. All sums and gathers carry gradients to every rank."""
 
     def __init__(self):
@@ -197,6 +197,6 @@ class _GatherWithGradient(torch.autograd.Function):
         return gradient.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
 
 
-def _mean_nll(everyone: _Everyone, nll_sum: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+def _mean_nll(ranks: _Ranks, nll_sum: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
     """Global NLL per token, nats, over the samples in `rows`."""
-    return everyone.mean_of_sum((nll_sum * rows).sum(), everyone.sum((tokens * rows).sum()))
+    return ranks.mean_of_sum((nll_sum * rows).sum(), ranks.sum((tokens * rows).sum()))

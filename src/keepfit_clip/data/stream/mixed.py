@@ -26,7 +26,7 @@ from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.templates import draw_text, mentions_place
 from keepfit_clip.model.tokenization import Tokenizer
 
-__all__ = ["MixedStream", "StreamOptions", "Troubles", "draw_sample", "usable_captions"]
+__all__ = ["LeftOutCounts", "MixedStream", "StreamOptions", "draw_sample", "usable_captions"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _counter():
 
 
 @dataclass
-class Troubles:
+class LeftOutCounts:
     """What had to be left out or cut, counted over all workers."""
 
     samples: multiprocessing.Value = field(default_factory=_counter)
@@ -105,8 +105,8 @@ class Troubles:
             (self.languages, "samples without a caption in the chosen language left out"),
             (self.cut_texts, "texts cut to the context"),
         )
-        troubles = ", ".join(f"{counter.value} {name}" for counter, name in named if counter.value)
-        return f"{self.samples.value} samples read; {troubles or 'nothing left out'}"
+        counts = ", ".join(f"{counter.value} {name}" for counter, name in named if counter.value)
+        return f"{self.samples.value} samples read; {counts or 'nothing left out'}"
 
 
 class MixedStream(IterableDataset):
@@ -150,7 +150,7 @@ class MixedStream(IterableDataset):
         self.knowledge = knowledge
         self.mean, self.std = mean, std
         self.repeats = repeats or {}
-        self.troubles = Troubles()
+        self.left_out = LeftOutCounts()
         self.elite_per_batch = self._elite_per_batch()
 
     def _elite_per_batch(self) -> int:
@@ -179,8 +179,8 @@ class MixedStream(IterableDataset):
         elite_count, public_count = self.elite_per_batch, self.options.batch_size - self.elite_per_batch
         for _ in range(self.batches_per_worker):
             samples = [next(public) for _ in range(public_count)] + [next(elite) for _ in range(elite_count)]
-            self.troubles.add(self.troubles.samples, len(samples))
-            self.troubles.check(self.options.max_bad_fraction)
+            self.left_out.add(self.left_out.samples, len(samples))
+            self.left_out.check(self.options.max_bad_fraction)
             yield collate(samples, self.tokenizer, self.mean, self.std, on_too_long=self._count_cut)
 
     def _mixed(self, pools: Sequence[ShardPool], kind: str, rng: random.Random) -> Iterator[TrainingSample]:
@@ -209,12 +209,12 @@ class MixedStream(IterableDataset):
     def _one_pass(self, shards: Sequence[str], kind: str, rng: random.Random) -> Iterator[ShardSample]:
         """The samples of the right kind and language, some of them repeated; the others are counted."""
         order = rng.sample(shards, len(shards))
-        for sample in read_shards(order, on_error=lambda error: self._report(self.troubles.shards, error)):
+        for sample in read_shards(order, on_error=lambda error: self._report(self.left_out.shards, error)):
             if sample.description["kind"] != kind:
                 problem = ShardError(f"sample {sample.key} is not {kind}, but its shard was given as {kind} data")
-                self._report(self.troubles.shards, problem)
+                self._report(self.left_out.shards, problem)
             elif kind == "elite" and not usable_captions(sample.description, self.options.languages):
-                self.troubles.add(self.troubles.languages)
+                self.left_out.add(self.left_out.languages)
             else:
                 yield from (sample for _ in range(self._times(sample, rng)))
 
@@ -231,17 +231,17 @@ class MixedStream(IterableDataset):
             try:
                 pixels = self.letterbox(sample.image_bytes, f"sample {sample.key}")
             except ImageError as error:
-                self._report(self.troubles.images, error)
+                self._report(self.left_out.images, error)
             else:
                 yield sample, pixels
 
     def _report(self, counter: multiprocessing.Value, error: Exception) -> None:
         if counter.value == 0:
             _log.warning(f"left out, and any more like it: {error}")
-        self.troubles.add(counter)
+        self.left_out.add(counter)
 
     def _count_cut(self, number: int) -> None:
-        self.troubles.add(self.troubles.cut_texts, number)
+        self.left_out.add(self.left_out.cut_texts, number)
 
 
 def usable_captions(description: dict, languages: Sequence[str]) -> list[str]:
