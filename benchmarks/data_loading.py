@@ -121,6 +121,7 @@ def open_clip_loader(shards: Path, size: int, workers: int, batches: int):
         batch_size=BATCH,
         workers=workers,
         seed=0,
+        world_size=1,
     )
     preprocess = open_clip.image_transform(size, is_train=True)
     tokenizer = open_clip.get_tokenizer("keepfit-v2-test")
