@@ -235,6 +235,7 @@ def _stock(shards, logs, name, *more):
     return program
 
 
+@pytest.mark.long
 def test_open_clips_own_program_trains_our_model_on_our_shards(shards, tmp_path):
     result = _stock(shards, tmp_path, "stock")
     assert result.returncode == 0, result.output.read_text()[-2000:]

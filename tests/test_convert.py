@@ -173,6 +173,7 @@ def test_a_masked_autoencoder_becomes_an_image_tower(tmp_path):
     torch.testing.assert_close(model.visual.trunk(images), encoder(images))
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_an_open_clip_vit_becomes_an_image_tower(tmp_path):
     torch.manual_seed(6)

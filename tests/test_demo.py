@@ -296,6 +296,7 @@ def test_time_left_after_a_resume_counts_this_attempt_only(capsys, monkeypatch):
     assert "90%, about 10 s left" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_step_that_fails_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setattr(demo._Demo, "stage1", lambda self, on_step: (self.out / "text_tower").mkdir())
     with pytest.raises(KeepFITError, match=r"stage 2 failed .*stage2\.log.*holds no text tower"):

@@ -15,7 +15,7 @@ BACKBONES = [
     "test_vit3",
     "swin_tiny_patch4_window7_224",
     "mobilenetv3_small_050",
-    "vgg11",
+    pytest.param("vgg11", marks=pytest.mark.long),
 ]
 
 

@@ -199,6 +199,7 @@ def assert_two_are_as_one(tmp_path, arguments, rtol=1e-5):
             assert error < rtol, (name, more, float(error))
 
 
+@pytest.mark.long
 def test_two_processes_give_the_loss_and_gradients_of_one_whatever_the_flags(tmp_path):
     assert_two_are_as_one(tmp_path, [{"flags": flags} for flags in LOSS_FLAGS])
     said = [(tmp_path / f"said{rank}.txt").read_text() for rank in range(2)]

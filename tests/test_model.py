@@ -241,6 +241,7 @@ def test_locking_can_leave_the_last_layers_free(model):
     assert all(".layer.1." in name for name in free)
 
 
+@pytest.mark.long
 def test_overfitting_eight_pairs_gives_the_captions_back_word_for_word(tokenizer):
     captions = [
         "microaneurysms temporal to the macula",

@@ -40,6 +40,7 @@ def test_shards_that_are_trained_on_are_not_evaluated_on(shards, held_out, tmp_p
         train(flags)
 
 
+@pytest.mark.long
 def test_a_random_image_tower_is_told_where_pretrained_weights_are_at_hand(shards, tmp_path, monkeypatch):
     short = {"model": "keepfit-v2-lite", "epochs": 1, "train_num_samples": 4, "batch_size": 4, "random_text": True}
     train(train_flags(shards, tmp_path, "random", **short))
