@@ -1,5 +1,5 @@
 """Where labelled pictures come from. A source is one file here with two functions: `fits(path)`, whether a path looks
-like it, and `read(path, images, options)`, which yields records and an error for each row that cannot be used.
+like it, and `read(path, images, options, notes)`, which yields records and an error for each row that cannot be used.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +115,7 @@ def read_records(
     for item in module.read(Path(source), images, options, notes):
         if isinstance(item, Record):
             yield item
-        elif on_reject is None:
+        elif on_reject is None or item.row is None:
             raise item
         else:
             on_reject(item)

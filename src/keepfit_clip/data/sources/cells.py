@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from keepfit_clip.errors import TableError
 from keepfit_clip.files import printable
 from keepfit_clip.images.reading import FileSlice
 
-__all__ = ["IMAGE_SUFFIXES", "AmbiguousNameError", "RowReader", "image_root", "row_error"]
+__all__ = ["IMAGE_SUFFIXES", "RowReader", "image_root", "row_error"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm")
 
@@ -36,10 +36,6 @@ _EMPTY = ("", "nan", "none", "null", "n/a", "na")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _WHOLE = re.compile(r"[-+]?\d+\.0+")  # as pandas writes grades where a row has none
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
-
-
-class AmbiguousNameError(TableError):
-    """A name for a number may be of several columns: no row of the table can be trusted."""
 
 
 def row_error(
@@ -72,6 +68,7 @@ class RowReader:
         needs_image: whether a row without an image column is refused; False where images come by another way.
         label_names: column -> what its numbers stand for, where the source itself says so.
         notes: told which columns are taken for what.
+        unfit: what to say of a row whose columns cannot make a record, where each row has columns of its own.
     """
 
     def __init__(
@@ -82,7 +79,9 @@ class RowReader:
         needs_image: bool = True,
         label_names: Mapping[str, Mapping[str, str]] | None = None,
         notes: SourceNotes | None = None,
+        unfit: str = "",
     ):
+        self.unfit = unfit
         self.notes = notes or SourceNotes()
         self._number_column: str | None = None  # whose numbers the names without a column were used for
         self.where = where
@@ -109,16 +108,29 @@ class RowReader:
             image: where the image is, if the row itself does not say.
 
         Raises:
-            TableError: the row cannot be used.
-            AmbiguousNameError: none of them can.
+            TableError: the row cannot be used; without a row's number, no row can.
         """
-        columns = self._columns(tuple(cells))
+        try:
+            columns = self._columns(tuple(cells))
+        except TableError as error:
+            if not self.unfit:
+                raise
+            raise row_error(self.where, row, self.unfit) from error
         said = {} if self.options.images_only else self._said(row, cells, columns)
         patient = self._plain(cells.get(columns.patient))
         images = [(image, _file_name(image))] if image is not None else self._images(row, cells.get(columns.image))
         return [
             Record(row=row, image=where, patient=patient or self._group(row, name), **said) for where, name in images
         ]
+
+    def read(
+        self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | bytes | None = None
+    ) -> Iterator[Record | TableError]:
+        """The same, or the error."""
+        try:
+            yield from self.records(row, cells, image)
+        except TableError as error:
+            yield error
 
     def _said(self, row: int, cells: Mapping[str, Any], columns: Columns) -> dict:
         """What a row says of its images, as fields of a record."""
@@ -186,7 +198,7 @@ class RowReader:
             return label
         if _NUMBER.fullmatch(label):
             if self._number_column not in (None, column):
-                raise AmbiguousNameError(
+                raise TableError(
                     f"{self.where}: the columns {self._number_column!r} and {column!r} both hold numbers, and "
                     f"--label-name {label}={name} does not say whose it is: write '{column}:{label}=...'"
                 )

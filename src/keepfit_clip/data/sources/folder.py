@@ -43,10 +43,7 @@ def read(
             reason = "the image is not inside a folder that names its class"
             yield row_error(path, number, reason, f" ({name})")
             continue
-        try:
-            yield from reader.records(number, {"class": parts[0].replace("_", " ")}, path / name)
-        except TableError as error:
-            yield error
+        yield from reader.read(number, {"class": parts[0].replace("_", " ")}, path / name)
     if number == 0:
         raise TableError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
 

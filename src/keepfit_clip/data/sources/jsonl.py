@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources.cells import AmbiguousNameError, RowReader, image_root, row_error
+from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
@@ -26,7 +26,9 @@ def read(
     Raises:
         TableError: the file as a whole cannot be read.
     """
-    reader = RowReader(path, image_root(images), options, notes=notes)
+    reader = RowReader(
+        path, image_root(images), options, notes=notes, unfit="lacks an image, or a caption and a category"
+    )
     number = 0
     try:
         with open(path, encoding=options.encoding) as file:
@@ -41,12 +43,7 @@ def read(
                 except (ValueError, RecursionError):
                     yield row_error(path, number, "the line is not a JSON object")
                     continue
-                try:
-                    yield from reader.records(number, cells)
-                except AmbiguousNameError:
-                    raise
-                except TableError as error:
-                    yield error if error.row else row_error(path, number, "lacks an image, or a caption and a category")
+                yield from reader.read(number, cells)
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
     except UnicodeError as error:

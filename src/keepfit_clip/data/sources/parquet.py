@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources.cells import AmbiguousNameError, RowReader, image_root
+from keepfit_clip.data.sources.cells import RowReader, image_root
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
@@ -48,12 +48,7 @@ def read(
             for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
                 for cells in batch.to_pylist():
                     number += 1
-                    try:
-                        yield from reader.records(number, cells)
-                    except AmbiguousNameError:
-                        raise
-                    except TableError as error:
-                        yield error
+                    yield from reader.read(number, cells)
         except FileNotFoundError as error:
             raise TableError(f"{file}: cannot be read (no such file)") from error
         except (OSError, UnicodeError, pyarrow.ArrowException) as error:

@@ -34,13 +34,20 @@ def read(
     problems: list[ShardError] = []
     number = 0
     for shard in list_shards(path):
-        reader = RowReader(shard, None, options, needs_image=False, notes=notes)
+        reader = RowReader(
+            shard,
+            None,
+            options,
+            needs_image=False,
+            notes=notes,
+            unfit="has no text and no category that is known",
+        )
         for sample in read_raw_samples(shard, problems.append):
             number += 1
             try:
                 yield from _records(shard, number, sample, reader)
             except TableError as error:
-                yield error if error.row else row_error(shard, number, "has no text and no category that is known")
+                yield error
         for problem in problems:
             number += 1
             yield row_error(shard, number, "the shard or a sample in it is damaged", f" ({problem})")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources.cells import AmbiguousNameError, RowReader, image_root, row_error
+from keepfit_clip.data.sources.cells import RowReader, image_root
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
@@ -41,15 +41,16 @@ def read(
         raise TableError(f"{path}: not a JSON file ({error})") from error
     if options.patient_column is None:  # the images of a study belong together
         options = replace(options, patient_column=_STUDY)
-    reader = RowReader(path, image_root(images), options, notes=notes)
+    reader = RowReader(
+        path,
+        image_root(images),
+        options,
+        notes=notes,
+        unfit="the study lacks images, or a report and a category",
+    )
     number = 0
     for number, (identifier, study) in enumerate(_studies(content), start=1):
-        try:
-            yield from reader.records(number, {_STUDY: identifier or f"study {number}", **study})
-        except AmbiguousNameError:
-            raise
-        except TableError as error:
-            yield error if error.row else row_error(path, number, "the study lacks images, or a report and a category")
+        yield from reader.read(number, {_STUDY: identifier or f"study {number}", **study})
     if number == 0:
         raise TableError(f"{path}: holds no studies: a list or an object of objects with images and a report")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources.cells import AmbiguousNameError, RowReader, image_root, row_error
+from keepfit_clip.data.sources.cells import RowReader, image_root, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
@@ -52,12 +52,7 @@ def read(
                 if len(cells) != len(names):
                     yield row_error(path, number, "the row has another number of cells than the header")
                     continue
-                try:
-                    yield from reader.records(number, dict(zip(names, cells, strict=True)))
-                except AmbiguousNameError:
-                    raise
-                except TableError as error:
-                    yield error
+                yield from reader.read(number, dict(zip(names, cells, strict=True)))
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
     except (UnicodeError, csv.Error) as error:
