@@ -22,6 +22,7 @@ from keepfit_clip.images.reading import image_bytes, open_image
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.templates import modality_text
 from keepfit_clip.model.tokenization import Tokenizer
+from keepfit_clip.model.zero_shot import ClassTexts
 from keepfit_clip.page.cells import csv_text
 from keepfit_clip.page.report import picture_uri
 
@@ -119,10 +120,8 @@ class Service:
         self.loaded, self.knowledge, self.gallery = loaded, knowledge, gallery
         self.has_captions = loaded.model.text_decoder is not None
         self._explainer = lru_cache(maxsize=32)(self._make_explainer)
-        texts = Tokenizer.of_model(loaded.model, loaded.tokenizer)([modality_text(m) for m in MODALITIES])
-        with torch.no_grad():
-            self._scale = float(loaded.model.logit_scale.exp())
-            self._modalities = loaded.model.encode_text(texts.to(loaded.device), normalize=True).float().cpu()
+        texts = [[modality_text(modality)] for modality in MODALITIES]
+        self._modalities = ClassTexts(loaded.model, Tokenizer.of_model(loaded.model, loaded.tokenizer), texts)
 
     def look(self, image: Image.Image) -> ImageAnswer:
         """Everything about an image that does not depend on the categories."""
@@ -138,7 +137,7 @@ class Service:
                 replace(word, heat=cv2.resize(word.heat, (_MAP_SIZE, _MAP_SIZE), interpolation=cv2.INTER_AREA))
                 for word in explanation.words
             ]
-        sureness = (self._scale * self._modalities @ features).softmax(dim=0)
+        sureness = self._modalities.probabilities(features[None])[0]
         best = int(sureness.argmax())
         nearest = self.gallery.nearest(features) if self.gallery else []
         longest = max(_LONGEST, *self._tower_size())

@@ -209,9 +209,8 @@ def with_copies(groups: np.ndarray | None, looks: np.ndarray) -> np.ndarray | No
         (N,) numbers of what belongs together; None where every image stands alone.
     """
     together = UnionFind()
-    count, views, width = looks.shape
-    for one, other in near_pairs(looks.transpose(1, 0, 2).reshape(views * count, width)):
-        together.join(one % count, other % count)
+    for one, other in _near_images(looks):
+        together.join(one, other)
     if groups is not None:
         first = {group: row for row, group in reversed(list(enumerate(groups.tolist())))}
         for row, group in enumerate(groups.tolist()):
@@ -222,11 +221,16 @@ def with_copies(groups: np.ndarray | None, looks: np.ndarray) -> np.ndarray | No
 
 def copies_of(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which images look like one of other images: (N,) bool of perceptual hashes (N, 2, 32) and (M, 2, 32)."""
-    both = np.concatenate([looks, others])
-    count, views, width = both.shape
     found = np.zeros(len(looks), dtype=bool)
-    for pair in near_pairs(both.transpose(1, 0, 2).reshape(views * count, width)):
-        one, other = sorted(place % count for place in pair)
+    for pair in _near_images(np.concatenate([looks, others])):
+        one, other = sorted(pair)
         if one < len(looks) <= other:
             found[one] = True
     return found
+
+
+def _near_images(looks: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Pairs of images of which a view is near one of the other: of hashes (N, views, 32)."""
+    count, views, width = looks.shape
+    for one, other in near_pairs(looks.transpose(1, 0, 2).reshape(views * count, width)):
+        yield one % count, other % count

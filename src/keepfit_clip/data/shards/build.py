@@ -143,8 +143,11 @@ class _Build:
 
     def throw_away(self) -> None:
         """Removes what a stopped build had done."""
+        self._remove_all_but(_LOCK)
+
+    def _remove_all_but(self, kept: str) -> None:
         for path in self.work.iterdir():
-            if path.name != _LOCK:
+            if path.name != kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def run(self, rows: list[int] | None, workers: int | None, engine: str, accept_changes: bool) -> ShardReport:
@@ -382,15 +385,10 @@ class _Build:
                 raise OutputError(
                     f"{self.out} cannot be put in place ({first_line(error)}): was it made meanwhile?"
                 ) from error
-        self._clean_up(finished)
-        return report
-
-    def _clean_up(self, finished: Path) -> None:
-        """Removes the work folder; what says that the build is finished goes last, as a kill may come at any time."""
-        for path in self.work.iterdir():
-            if path != finished:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed costs nobody the shards
+            self._remove_all_but(finished.name)  # what says that all is done goes last: a kill may come at any time
         shutil.rmtree(self.work, ignore_errors=True)
+        return report
 
     def _write_lists(self, folder: Path, report: ShardReport, patients: dict) -> None:
         write_json(folder / "sizes.json", {name: shard["samples"] for name, shard in report.shards.items()})
