@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # From the lowest floor to the highest; rooms of one line do not import from each other.
 FLOORS = (
-    "_version _former errors",
+    "_version _faces _former errors",
     "extras files finite",
     "knowledge images",
     "page drawing model",

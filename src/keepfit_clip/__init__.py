@@ -11,28 +11,24 @@ from importlib import import_module
 from wrapt import when_imported
 
 from keepfit_clip import _former
+from keepfit_clip._faces import face
 from keepfit_clip._version import __version__
 
-# Name -> module. Loaded on first use, so that the import stays light.
-_LAZY = {
-    "HybridLoss": "keepfit_clip.model.loss",
-    "KeepFIT": "keepfit_clip.model.keepfit",
-    "KeepFITError": "keepfit_clip.errors",
-    "Knowledge": "keepfit_clip.knowledge.conditions",
-    "ZeroShotClassifier": "keepfit_clip.model.zero_shot",
-    "allow_source": "keepfit_clip.model.pretrained",
-    "list_keepfit_models": "keepfit_clip.registry",
-    "load_model": "keepfit_clip.folders.loading",
-    "register": "keepfit_clip.registry",
-}
-
-__all__ = ["__version__", *sorted(_LAZY)]
-
-
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Loaded on first use, so that the import stays light.
+__getattr__, _names = face(
+    __name__,
+    {
+        "errors": ["KeepFITError"],
+        "folders.loading": ["load_model"],
+        "knowledge.conditions": ["Knowledge"],
+        "model.keepfit": ["KeepFIT"],
+        "model.loss": ["HybridLoss"],
+        "model.pretrained": ["allow_source"],
+        "model.zero_shot": ["ZeroShotClassifier"],
+        "registry": ["list_keepfit_models", "register"],
+    },
+)
+__all__ = ["__version__", *_names]
 
 
 def __dir__():

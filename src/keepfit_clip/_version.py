@@ -1,3 +1,3 @@
-"""The one place of the version."""
+"""The version, which setup.cfg repeats: a test holds them together."""
 
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@
 
 The corpus is prepared on the disk (`corpus`), optionally with words of its own in the vocabulary (`vocabulary`), and
 transformers' Trainer trains on it. Beside the model, the same masked-language head is trained on the frozen starting
-encoder: an encoder without such a head has no other "before". What was learnt is measured (`text_probe`). The result is
+encoder: an encoder without such a head has no other "before". What was learnt is measured (`probe`). The result is
 a Hugging Face folder that stage 2 takes with --text-tower.
 """
 

@@ -21,7 +21,7 @@ def pretrain_text(context: typer.Context) -> None:
 
 
 def train(context: typer.Context) -> None:
-    """Stage 2: hybrid pretraining by open_clip's loop; = python -m keepfit_clip.training.hybrid.run."""
+    """Stage 2: hybrid pretraining by open_clip's loop; = python -m keepfit_clip.training.main."""
     from keepfit_clip.training.hybrid.run import main
 
     main(context.args)

@@ -4,20 +4,14 @@
 `pretrained` and `state_dicts` say where weights come from.
 """
 
-from importlib import import_module
+from keepfit_clip._faces import face
 
-# Name -> module, loaded on first use.
-_LAZY = {
-    "HybridLoss": "keepfit_clip.model.loss",
-    "KeepFIT": "keepfit_clip.model.keepfit",
-    "ZeroShotClassifier": "keepfit_clip.model.zero_shot",
-    "allow_source": "keepfit_clip.model.pretrained",
-}
-
-__all__ = sorted(_LAZY)
-
-
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __all__ = face(
+    __name__,
+    {
+        "model.keepfit": ["KeepFIT"],
+        "model.loss": ["HybridLoss"],
+        "model.pretrained": ["allow_source"],
+        "model.zero_shot": ["ZeroShotClassifier"],
+    },
+)

@@ -3,18 +3,11 @@
 `decoding` and `augment` make pixels, `batch` makes tensors.
 """
 
-from importlib import import_module
+from keepfit_clip._faces import face
 
-# Name -> module, loaded on first use.
-_LAZY = {
-    "MixedStream": "keepfit_clip.data.stream.mixed",
-    "StreamOptions": "keepfit_clip.data.stream.mixed",
-}
-
-__all__ = sorted(_LAZY)
-
-
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __all__ = face(
+    __name__,
+    {
+        "data.stream.mixed": ["MixedStream", "StreamOptions", "draw_sample", "usable_captions"],
+    },
+)

@@ -3,18 +3,11 @@
 `members` reads tars and `reader` the samples in them, both within `limits`.
 """
 
-from importlib import import_module
+from keepfit_clip._faces import face
 
-# Name -> module, loaded on first use.
-_LAZY = {
-    "list_shards": "keepfit_clip.data.tars.reader",
-    "read_shards": "keepfit_clip.data.tars.reader",
-}
-
-__all__ = sorted(_LAZY)
-
-
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __all__ = face(
+    __name__,
+    {
+        "data.tars.reader": ["list_shards", "read_shards"],
+    },
+)
