@@ -62,7 +62,7 @@ def build(table, out, kind="public", source_options=None, **options):
 def shown(folder):
     """Names of the images in a folder of shards -> sample."""
     samples = read_shards(list_shards(folder))
-    return {sample.description["categories"][0].removeprefix("shows "): sample for sample in samples}
+    return {sample.description.categories[0].removeprefix("shows "): sample for sample in samples}
 
 
 def tree(folder):
@@ -292,8 +292,8 @@ def test_every_usual_image_is_taken_and_every_bad_one_is_a_rejected_row(tmp_path
     report = build(table, tmp_path / "out", keep_blank=True)
     samples = shown(tmp_path / "out")
     assert set(samples) == {*good, *grey, "p.png"}
-    assert [row for row, _ in sorted(report.rejected)] == list(range(17, 17 + len(bad)))
-    assert len({row for row, _ in report.rejected}) == len(report.rejected)
+    assert [left_out.row for left_out in sorted(report.left_out)] == list(range(17, 17 + len(bad)))
+    assert len({left_out.row for left_out in report.left_out}) == len(report.left_out)
     for name in good:
         image = samples[name].image()
         assert image.size == (40, 30), name
@@ -413,7 +413,7 @@ def test_of_near_duplicates_the_first_stays_where_they_are_dropped(tmp_path):
     rejected = manifest(tmp_path / "out")["rejected"]
     assert [entry["row"] for entry in rejected] == [row for row in range(1, 17) if row % 4 != 1]
     assert "row 13" in rejected[-1]["reason"]
-    assert len(report.rejected) == 12
+    assert len(report.left_out) == 12
 
 
 def test_near_duplicates_are_left_alone_by_default(tmp_path):
@@ -666,11 +666,11 @@ def test_captions_that_name_somebody_are_refused_redacted_or_kept_as_asked(tmp_p
 
     def texts(folder):
         samples = read_shards(list_shards(folder))
-        return sorted(caption["text"] for sample in samples for caption in sample.description["captions"])
+        return sorted(caption.text for sample in samples for caption in sample.description.captions)
 
     report = build(table, tmp_path / "refused", "elite")
     assert texts(tmp_path / "refused") == ["Drusen."]
-    assert sorted(row for row, _ in report.rejected) == [2, 3]
+    assert sorted(left_out.row for left_out in report.left_out) == [2, 3]
     assert b"Smith" not in b"".join(tree(tmp_path / "refused").values())
     report = build(table, tmp_path / "redacted", "elite", identifiers="redact")
     assert (report.samples, report.redacted) == (3, 2)
@@ -698,7 +698,7 @@ def test_a_description_used_as_a_category_is_looked_at_like_a_caption(tmp_path, 
     content = b"".join(tree(tmp_path / "out").values())
     assert b"Smith" not in content
     assert b"2019-03-05" not in content
-    assert [row for row, _ in report.rejected] in ([2], [])
+    assert [left_out.row for left_out in report.left_out] in ([2], [])
 
 
 # -- field of view ---------------------------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ def test_json_lines_of_one_document_or_id_belong_together(tmp_path):
 def test_captions_of_a_patient_are_one_document(shards):
     found = list(read_documents([shards / "elite"]))
     samples = list(read_shards(list_shards(shards / "elite")))
-    assert sorted(document.text for document in found) == sorted(s.description["captions"][0]["text"] for s in samples)
-    assert len({document.name for document in found}) == len({s.description["group"] for s in samples}) < len(found)
+    assert sorted(document.text for document in found) == sorted(s.description.captions[0].text for s in samples)
+    assert len({document.name for document in found}) == len({s.description.group for s in samples}) < len(found)
     by_pattern = list(read_documents([f"{shards / 'elite'}/{{000000..000001}}.tar"]))
     assert by_pattern == found
     with pytest.raises(CorpusError, match="no sample has a caption in zh"):

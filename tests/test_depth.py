@@ -198,8 +198,8 @@ def test_page_one_does_not_stand_for_the_others(tmp_path, fmt, count):
     table = labelled(tmp_path, {"a.png": encoded(picture(9)), "b.img": content})
     report = build_shards(table, tmp_path, tmp_path / "out", ShardOptions("public"))
     assert set(shown(tmp_path / "out")) == {"a.png"}
-    assert [row for row, _ in report.rejected] == [2]
-    assert f"{count} pages" in report.rejected[0][1]
+    assert [row.row for row in report.left_out] == [2]
+    assert f"{count} pages" in report.left_out[0].reason
 
 
 def as_stereo(content, kind=0x020002):
@@ -287,8 +287,8 @@ def test_a_build_leaves_it_out_and_a_check_names_it(tmp_path):
     table = labelled(tmp_path, {"good.png": encoded(picture(3)), **contents})
     report = build_shards(table, tmp_path, tmp_path / "out", ShardOptions("public"))
     assert set(shown(tmp_path / "out")) == {"good.png"}
-    assert len(report.rejected) == len(contents)
-    assert all("even or nearly black (--keep-blank keeps it)" in reason for _, reason in report.rejected)
+    assert len(report.left_out) == len(contents)
+    assert all("even or nearly black (--keep-blank keeps it)" in reason for _, reason, _ in report.left_out)
     kept = ShardOptions("public", keep_blank=True, originals=True)
     assert build_shards(table, tmp_path, tmp_path / "kept", kept).samples == 1 + len(contents)
     assert not [p for p in check_shards(tmp_path / "kept") if "nearly black" in p.what]

@@ -264,7 +264,7 @@ def test_dataset_feeds_the_shard_builder(tmp_path):
     draw_dataset(out, DrawOptions(count=48, size=32, elite=0.5))
     for kind in ("public", "elite"):
         report = build_shards(out / f"{kind}.csv", out, tmp_path / kind, ShardOptions(kind=kind))
-        assert not report.rejected
+        assert not report.left_out
         assert not report.unresolved
         assert set(report.modalities) == {"CFP", "FFA", "OCT"}
 

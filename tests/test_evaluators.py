@@ -36,7 +36,7 @@ def test_values_of_every_evaluator_are_saved_per_epoch(evaluated):
 def test_captions_are_written_beside_the_experts(evaluated, held_out):
     lines = [json.loads(line) for line in (evaluated / "captions.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 1, 1, 2, 2, 2]
-    known = {c["text"] for s in read_shards(list_shards(held_out)) for c in s.description["captions"]}
+    known = {c.text for s in read_shards(list_shards(held_out)) for c in s.description.captions}
     assert {line["truth"] for line in lines} <= known
     assert all(isinstance(line["written"], str) for line in lines)
 

@@ -60,7 +60,7 @@ def test_an_image_without_a_finite_answer_is_counted_and_a_model_without_any_is_
     monkeypatch.setattr(ZeroShotClassifier, "logits", first_is_broken)
     found = evaluate_table(loaded, table, pictures, classes, "CFP")
     assert found.images == whole.images - 1
-    assert list(found.unused.values()) == ["the model's answer for the image is not finite"]
+    assert [left_out.reason for left_out in found.left_out] == ["the model's answer for the image is not finite"]
     np.testing.assert_allclose(found.probabilities, whole.probabilities[1:])
     with pytest.raises(NonFiniteError, match="1 of 2"):
         ZeroShotClassifier(loaded.model, loaded.tokenizer, classes).predict_proba(torch.rand(2, 3, 64, 64))

@@ -52,7 +52,7 @@ def test_a_class_file_names_the_grades_of_a_table(drawn, tmp_path):
     floats = write_rows(tmp_path / "floats.csv", ["image", "grade", "edema"], rows)
     found = read_downstream(floats, folder, spec, options=SourceOptions(category_columns=("grade",)))
     assert found.labels.tolist() == [i % 3 for i in range(12) if i != 5]
-    assert list(found.unused) == [6]
+    assert [left_out.row for left_out in found.left_out] == [6]
 
 
 def test_a_number_that_nothing_names_is_refused_with_a_way_that_works(tmp_path):

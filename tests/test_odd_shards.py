@@ -70,8 +70,8 @@ def test_one_bad_sample_is_left_out_by_all(tmp_path, tokenizer, what, monkeypatc
     assert len(texts["text_id"]) == 3
     assert stream.left_out.shards.value >= 1
     report = build_shards(tmp_path / "a.tar", None, tmp_path / "built", ShardOptions(kind, originals=True))
-    assert (report.samples, len(report.rejected)) == (1, 3)  # the three good ones say the same
-    json.dumps(report.rejected, ensure_ascii=False).encode()
+    assert (report.samples, len(report.left_out)) == (1, 3)  # the three good ones say the same
+    json.dumps(report.left_out, ensure_ascii=False).encode()
     found = [p for p in check_shards(tmp_path) if p.shard == "a.tar" and "sample" in p.what]
     assert len(found) == 1
     statistics = gather_statistics(tmp_path / "a.tar")
@@ -92,8 +92,8 @@ def test_what_training_refuses_a_build_refuses(tmp_path):
     )
     report = build_shards(tmp_path / "a.jsonl", tmp_path, tmp_path / "out", ShardOptions("elite"))
     assert report.samples == 1
-    assert [row for row, _ in report.rejected] == [1]
-    assert "at most 16" in report.rejected[0][1]
+    assert [left_out.row for left_out in report.left_out] == [1]
+    assert "at most 16" in report.left_out[0].reason
     assert not [p for p in check_shards(tmp_path / "out") if "caption" in p.what]
 
 
@@ -107,7 +107,7 @@ def test_files_whose_names_are_no_text_are_taken_or_rejected(tmp_path, name):
 
     options = SourceOptions(group_pattern="^[^_]+")
     report = build_shards(tmp_path, None, tmp_path.parent / "out", ShardOptions("public"), source_options=options)
-    assert report.samples + len(report.rejected) == 2
+    assert report.samples + len(report.left_out) == 2
     assert report.samples
     (tmp_path.parent / "out").rename(tmp_path.parent / f"{tmp_path.name}.out")
 
@@ -210,7 +210,7 @@ def try_odd_shards(folder: Path, tokenizer, seed: int) -> None:
         write_tar(folder / "999999.tar", [(b"%06d" % i, members(description(kind))) for i in range(3)])
         shards.append(folder / "999999.tar")
     problems = []
-    usable = [s for s in read_shards(map(str, shards), problems.append) if s.description["kind"] == kind]
+    usable = [s for s in read_shards(map(str, shards), problems.append) if s.description.kind == kind]
     for text in (str(problem) for problem in problems):
         text.encode()
     stream = stream_of(shards, kind, tokenizer, batches=2, seed=seed, languages=rng.choice((("en",), ("en", "zh"))))

@@ -111,7 +111,7 @@ def test_a_damaged_image_in_shards_is_counted(loaded, shards, tmp_path):
                 content = b"x" * len(content)
             target.addfile(member, io.BytesIO(content))
     found = evaluate_retrieval(loaded, read_pairs(tmp_path / "000000.tar", None))
-    assert list(found.table.unused.values()) == ["not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM)"]
+    assert [left_out.reason for left_out in found.table.left_out] == ["not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM)"]
 
 
 def test_tables_and_models_that_cannot_be_used(loaded, pictures, tmp_path, monkeypatch):

@@ -28,14 +28,14 @@ def test_public_and_elite_samples_follow_the_schema(shards):
         assert len(samples) == {"public": 24, "elite": 16}[kind]
         for sample in samples:
             assert re.fullmatch(r"[0-9a-f]{20}", sample.key)
-            assert set(sample.description) == {
+            assert set(json.loads(sample.json)) == {
                 "schema", "kind", "modality", "captions", "categories", "attributes", "dataset", "eye", "group",
             }  # fmt: skip
-            assert sample.description["kind"] == kind
-            assert sample.description["modality"] == "CFP"
-            assert bool(sample.description["captions"]) == (kind == "elite")
+            assert sample.description.kind == kind
+            assert sample.description.modality == "CFP"
+            assert bool(sample.description.captions) == (kind == "elite")
             assert sample.image().size == (64, 64)
-    groups = {s.description["group"] for s in samples}
+    groups = {s.description.group for s in samples}
     assert groups == set(range(8))  # patients Doe-0 .. Doe-7, renumbered
 
 
@@ -96,7 +96,7 @@ def test_bad_rows_are_counted_with_reasons_that_name_nothing(tmp_path):
     rows = [entry["row"] for entry in manifest["rejected"]]
     assert rows in ([5, 6, 7, 8, 9, 10, 11], [4, 5, 6, 7, 8, 9, 10])  # of rows 4 and 11, equal, one is left out
     assert "Jane" not in json.dumps(manifest)
-    assert any("Jane_cut.png" in message for message in report.messages)
+    assert any("Jane_cut.png" in message for _, _, message in report.left_out)
     assert manifest["unresolved_categories"] == {"odd sign": 1}
     assert manifest["modalities"] == {"unknown": 5}
 
@@ -104,7 +104,7 @@ def test_bad_rows_are_counted_with_reasons_that_name_nothing(tmp_path):
 def test_a_build_that_failed_leaves_no_output_and_goes_on(tmp_path, pictures, monkeypatch):
     options = ShardOptions(kind="public", samples_per_shard=7)
     with monkeypatch.context() as patch:
-        patch.setattr("keepfit_clip.data.shards.writer.write_json", lambda *_: (_ for _ in ()).throw(OSError("broken")))
+        patch.setattr("keepfit_clip.data.shards.report.write_json", lambda *_: (_ for _ in ()).throw(OSError("broken")))
         with pytest.raises(OSError, match="broken"):
             build_shards(pictures / "public.csv", pictures, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
@@ -199,8 +199,8 @@ def test_parts_of_a_split_number_patients_alike_and_count_their_own_rows(tmp_pat
     groups = {}
     for name, rows in (("train", range(1, 9)), ("val", range(9, 18))):
         report = build_shards(table, tmp_path, tmp_path / name, ShardOptions(kind="elite"), rows=rows)
-        groups[name] = {s.description["group"] for s in read_shards(list_shards(tmp_path / name))}
-        assert len(report.rejected) == (name == "val")
+        groups[name] = {s.description.group for s in read_shards(list_shards(tmp_path / name))}
+        assert len(report.left_out) == (name == "val")
     assert groups == {"train": {0, 1, 2, 3}, "val": {4, 5, 6, 7}}
 
 

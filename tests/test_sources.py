@@ -499,10 +499,10 @@ def test_our_shards_built_anew_keep_groups_captions_and_categories(tmp_path):
 
     def what(folder):
         samples = list(read_shards(list_shards(folder)))
-        said = [{k: v for k, v in sample.description.items() if k != "group"} for sample in samples]
+        said = [{k: v for k, v in sample.description.to_dict().items() if k != "group"} for sample in samples]
         groups = {}
         for sample in samples:
-            groups.setdefault(sample.description["group"], set()).add(sample.description["categories"][0])
+            groups.setdefault(sample.description.group, set()).add(sample.description.categories[0])
         return sorted(map(str, said)), sorted(map(sorted, groups.values())), {sample.image().size for sample in samples}
 
     first, second = what(tmp_path / "one"), what(tmp_path / "two")
@@ -561,7 +561,7 @@ def test_a_damaged_description_costs_its_sample_only(tmp_path, said):
     members |= {"0.json": json.dumps(good).encode(), "1.json": json.dumps({**good, **said}).encode()}
     path = write_tar(tmp_path / "0.tar", dict(sorted(members.items())))
     report = build_shards(path, None, tmp_path / "out", ShardOptions("public"))
-    assert report.samples + len(report.rejected) == 2
+    assert report.samples + len(report.left_out) == 2
     assert report.samples == len(list(read_shards(list_shards(tmp_path / "out"))))
 
 
@@ -688,7 +688,7 @@ def test_a_half_of_a_unicode_pair_costs_its_row_only(tmp_path):
     ):
         path = write(tmp_path / f"{number}.jsonl", row + good)
         report = build_shards(path, tmp_path, tmp_path / f"out{number}", ShardOptions("elite"))
-        assert report.samples + len(report.rejected) == 2
+        assert report.samples + len(report.left_out) == 2
 
 
 # -- anything at all -------------------------------------------------------------------------------------------------

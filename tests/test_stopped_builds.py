@@ -100,7 +100,7 @@ def test_changes_that_are_accepted_are_not_asked_about_again(tmp_path, table):
         go_on(table, tmp_path / "out", tmp_path, {"accept_changes": True, "on_step": stop})
     report = go_on(table, tmp_path / "out", tmp_path)
     written = set(shown(tmp_path / "out"))
-    assert report.samples + len(report.rejected) == 12
+    assert report.samples + len(report.left_out) == 12
     assert len(written) == report.samples >= 11
 
 

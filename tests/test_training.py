@@ -428,7 +428,7 @@ def test_a_disk_that_is_full_at_the_start_is_one_line_of_ours(shards, tmp_path, 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keepfit_main, "build_data", full)
+    monkeypatch.setattr(keepfit_main, "training_data", full)
     with pytest.raises(OutputError, match="full: cannot be written, no space is left on the disk"):
         train(train_flags(shards, tmp_path, "full"))
 

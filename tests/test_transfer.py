@@ -105,8 +105,12 @@ def test_labels_are_matched_by_name_synonym_and_the_class_file(tmp_path):
     )  # fmt: skip
     found = read_downstream(table, tmp_path, read_class_file(tmp_path / "c.json"))
     assert found.labels.tolist() == [0, 1, 1, 2, 2, 3]
-    assert found.unused == {6: "a label of it is not in the class file", 7: "it belongs to several classes"}
-    assert "cataract" in found.messages[0]
+    reasons = {row: reason for row, reason, _ in found.left_out}
+    assert reasons == {
+        6: "a label of it is not in the class file",
+        7: "it belongs to several classes",
+    }
+    assert "cataract" in found.left_out[0].message
     assert found.groups is None
 
 
@@ -534,7 +538,8 @@ def test_domain_shift_learns_here_and_tests_there(exported, coloured, tmp_path):
     row = write_table(tmp_path / "both.csv", ("image", "label"), [(str(coloured / "0.png"), "normal")] + [
         (str(there / name), label) for name, label in rows])  # fmt: skip
     both = encode_set(loaded, read_downstream(row, "/", here.downstream.spec)).shifted_from(here)
-    assert both.downstream.unused == {1: "its image, or a near copy, is in the set that is learnt from"}
+    reasons = {row: reason for row, reason, _ in both.downstream.left_out}
+    assert reasons == {1: "its image, or a near copy, is in the set that is learnt from"}
     with pytest.raises(CategoryError, match="no image of any class is left"):
         here.shifted_from(here)
     assert len(outcome.answers.labels) == 18

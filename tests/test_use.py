@@ -105,8 +105,8 @@ def test_evaluation_scores_every_usable_row_and_counts_the_others(loaded, pictur
     table = write_table(tmp_path / "table.csv", rows)
     result = evaluate_table(loaded, table, pictures, ["normal", "diabetic retinopathy", "glaucoma"], modality="CFP")
     assert result.classes == ["normal", "diabetic retinopathy", "glaucoma"]
-    assert result.images + len(result.unused) == 8
-    assert {4, 6, 7, 8} <= set(result.unused)
+    assert result.images + len(result.left_out) == 8
+    assert {4, 6, 7, 8} <= {left_out.row for left_out in result.left_out}
     assert result.scores.confusion.sum() == result.images
     with pytest.raises(CategoryError, match=r"no row belongs.*the table has"):
         evaluate_table(loaded, table, pictures, ["drusen", "asteroid hyalosis"])

@@ -71,8 +71,9 @@ def judge_drawn(model: str | Path, drawn: str | Path, on_step: Callable[[int, in
                 on_step(done, 3 * len(paths))
 
     result = evaluate_table(loaded, table, drawn, CONDITIONS, progress=step, allow_missing_classes=True)
-    if result.unused:
-        raise KeepFITError(f"{drawn}: {len(result.unused)} pictures cannot be used, e.g. {result.messages[0]}")
+    if result.left_out:
+        first = result.left_out[0].message
+        raise KeepFITError(f"{drawn}: {len(result.left_out)} pictures cannot be used, e.g. {first}")
     shuffled = _evaluate_shuffled(loaded, table, drawn, step)
     records = result.records
     captions: list[str] = []

@@ -330,11 +330,9 @@ def _read(source: str, text_field: str, languages: Sequence[str], left_out: _Lef
 
 def _captions(source: str, languages: Sequence[str], left_out: _LeftOut) -> Iterator[Document]:
     for sample in read_shards(_list_shards(source), left_out):
-        group, dataset = sample.description.get("group"), sample.description.get("dataset")
-        name = f"sample {sample.key}" if group is None else f"group {group} of {dataset}"
-        for caption in sample.description.get("captions", ()):
-            if caption.get("lang", "en") in languages:
-                yield Document(name, caption["text"])
+        said = sample.description
+        name = f"sample {sample.key}" if said.group is None else f"group {said.group} of {said.dataset}"
+        yield from (Document(name, caption) for caption in said.captions_in(languages))
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:

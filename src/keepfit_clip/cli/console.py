@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
-__all__ = ["StepProgress", "console", "error_console", "quiet_libraries", "show_messages", "with_progress"]
+__all__ = [
+    "StepProgress",
+    "console",
+    "error_console",
+    "quiet_libraries",
+    "show_left_out",
+    "show_messages",
+    "with_progress",
+]
 
 console = Console()
 error_console = Console(stderr=True)
@@ -45,6 +53,11 @@ class StepProgress:
         if self._task is None:
             self._task = self._progress.add_task("")
         self._progress.update(self._task, description=step.capitalize(), completed=done, total=total)
+
+
+def show_left_out(rows: Sequence, what: str) -> None:
+    """Sums up rows that were left out, `LeftOut`s, see `show_messages`."""
+    show_messages([row.message for row in rows], what)
 
 
 def show_messages(messages: Sequence[str], what: str) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_left_out, with_progress
 from keepfit_clip.cli.options import (
     MEASURE,
     AllowMissing,
@@ -73,7 +73,7 @@ def evaluate(
         allow_missing_classes=allow_missing_classes,
     )
     tell_notes(result.notes)
-    show_messages(result.messages, "rows not scored")
+    show_left_out(result.left_out, "rows not scored")
     scores = result.scores
     confusion = Table("true \\ predicted", *map(escape, result.classes), title=f"{result.images} images")
     for name, row in zip(result.classes, scores.confusion.tolist(), strict=True):
@@ -90,7 +90,7 @@ def evaluate(
         "classes_scored": result.classes_scored,
         **{name: result.figures.get(name) for name in FIGURE_TITLES},
         "confusion": scores.confusion.tolist(),
-        "not_scored": _reasons(result.unused),
+        "not_scored": _reasons(result.left_out),
     }
     write_result(json_file, content)
 
@@ -122,7 +122,7 @@ def evaluate_retrieval(
         loaded, pairs, Knowledge.load(knowledge), upper(modality), features, with_progress("Encoding")
     )
     tell_notes(found.table.notes)
-    show_messages(found.table.messages, "rows not used")
+    show_left_out(found.table.left_out, "rows not used")
     if found.cut_texts:
         error_console.print(f"[yellow]{found.cut_texts} texts are longer than the model's context and were cut[/]")
     queries = {"image_to_text": len(found.table.records), "text_to_image": found.texts}
@@ -135,7 +135,7 @@ def evaluate_retrieval(
         shown.add_row(direction.replace("_", " "), str(number), *recall, ", ".join(chance))
     console.print(shown)
     counts = {"images": queries["image_to_text"], "texts": found.texts, "cut_texts": found.cut_texts}
-    write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
+    write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.left_out)})
 
 
 @reads_tables
@@ -170,7 +170,7 @@ def evaluate_captions(
         load_model(model, device), pairs, Knowledge.load(knowledge), kept, with_progress("Writing"), **options
     )
     tell_notes(found.table.notes)
-    show_messages(found.table.messages, "rows not used")
+    show_left_out(found.table.left_out, "rows not used")
     shown = Table("metric", "value", title=f"{len(found.written)} captions")
     for name, value in found.scores.items():
         text = str(value) if isinstance(value, int) else "n/a" if math.isnan(value) else f"{value:.3f}"
@@ -179,7 +179,7 @@ def evaluate_captions(
     if captions:
         write_text(captions, _caption_table(found))
     counts = {"images": len(found.written)} | options
-    write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.unused)})
+    write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.left_out)})
 
 
 def _caption_table(found) -> str:
@@ -199,5 +199,5 @@ def _scores(scores: dict[str, float]) -> dict:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-def _reasons(unused: dict[int, str]) -> list[dict]:
-    return [{"row": row, "reason": reason} for row, reason in sorted(unused.items())]
+def _reasons(left_out: list) -> list[dict]:
+    return [row.told() for row in sorted(left_out)]

@@ -88,12 +88,14 @@ def show(
     image: Annotated[Path | None, typer.Option(help="also write the image here, as it is stored")] = None,
 ) -> None:
     """Show one sample: what is said of it, and its picture in the terminal's colours."""
+    from keepfit_clip.data.description import json_text
     from keepfit_clip.data.shards.inspection import find_sample
     from keepfit_clip.errors import OutputError, first_line
     from keepfit_clip.files import printable
 
     sample = find_sample(shards, key)
-    console.print_json(printable(json.dumps({"key": sample.key, **sample.description}, ensure_ascii=False)))
+    stored = {"key": sample.key, **json.loads(json_text(sample.json))}
+    console.print_json(printable(json.dumps(stored, ensure_ascii=False)))
     picture = sample.image()
     console.print(f"{picture.width} x {picture.height} pixels, {len(sample.image_bytes)} bytes")
     console.print(_in_characters(picture))

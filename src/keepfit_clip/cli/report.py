@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.console import console, quiet_libraries, show_left_out, with_progress
 from keepfit_clip.cli.options import (
     MEASURE,
     AllowMissing,
@@ -86,7 +86,7 @@ def report(
             allow_missing_classes=allow_missing_classes,
         )
         tell_notes(result.notes)
-        show_messages(result.messages, "rows not scored")
+        show_left_out(result.left_out, "rows not scored")
         figures = ", ".join(f"{FIGURE_TITLES[name]} {value:.3f}" for name, value in result.figures.items())
         text = f"{result.images} images of {len(result.classes_scored)} classes: {figures}."
         chart = confusion_chart(result.scores.confusion, result.classes)

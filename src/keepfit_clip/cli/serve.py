@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.console import console, quiet_libraries, show_left_out, with_progress
 from keepfit_clip.cli.options import USE, Cache, Device, KnowledgeFile
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.errors import CheckpointError
@@ -62,7 +62,7 @@ def serve(
     if gallery is not None:
         pairs = read_pairs(gallery, images, source_options)
         tell_notes(pairs.notes)
-        show_messages(pairs.messages, "entries of the gallery not used")
+        show_left_out(pairs.left_out, "entries of the gallery not used")
         shown = Gallery(loaded, pairs, FeatureCache(cache, model), with_progress("Encoding the gallery"))
     service = Service(loaded, Knowledge.load(knowledge), shown)
     with running_page(service, f"KeepFIT: {Path(model).name}", host, port, allow_host or ()) as address:

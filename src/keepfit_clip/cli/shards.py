@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from keepfit_clip.cli import inspect
-from keepfit_clip.cli.console import StepProgress, console, error_console, show_messages
+from keepfit_clip.cli.console import StepProgress, console, error_console, show_left_out
 from keepfit_clip.cli.table_options import name_value_pairs, reads_tables, tell_lines
 from keepfit_clip.errors import ConfigError
 
@@ -130,7 +130,7 @@ def build(
             accept_changes=accept_changes,
         )
     tell_lines(report.told)
-    show_messages(report.messages, "rows left out (numbers and reasons are in manifest.json)")
+    show_left_out(report.left_out, "rows left out (numbers and reasons are in manifest.json)")
     if report.redacted:
         error_console.print(f"[yellow]something was blacked out in the captions of {report.redacted} samples[/]")
     if report.unresolved:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, show_left_out, with_progress
 from keepfit_clip.cli.options import (
     MEASURE,
     Cache,
@@ -134,7 +134,7 @@ def transfer(
         for part, name in ((encoded, table.name), (shifted, domain_shift and domain_shift.name)):
             if part is not None:
                 tell_notes(part.downstream.notes)
-                show_messages(part.downstream.messages, f"rows of {name} not used")
+                show_left_out(part.downstream.left_out, f"rows of {name} not used")
         with StepProgress() as progress:
             outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)
         tested = shifted or encoded

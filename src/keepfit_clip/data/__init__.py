@@ -5,7 +5,8 @@ from keepfit_clip._faces import face
 __getattr__, __all__ = face(
     __name__,
     {
-        "data.records": ["Caption", "Record"],
+        "data.description": ["Description"],
+        "data.records": ["Caption", "LeftOut", "Record"],
         "data.shards.build": ["build_shards"],
         "data.shards.options": ["ShardOptions"],
         "data.sources": ["SourceOptions", "read_records"],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keepfit_clip.data.records import Record
+from keepfit_clip.data.records import LeftOut, Record
 from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, nothing_usable, read_records
 from keepfit_clip.errors import CategoryError, MissingClassesError, TableError, first_line
 from keepfit_clip.files import read_json
@@ -62,8 +62,7 @@ class DownstreamSet:
             duplicates are in one group too.
         copies_together: whether `groups` hold near duplicates too.
         learnt_from: title of the data set that was learnt from, where it is another (domain shift).
-        unused: row number -> why the row is left out; reasons name nothing of the input.
-        messages: the same in full, for the terminal only.
+        left_out: rows that could not be used.
         notes: which columns were taken for what.
     """
 
@@ -73,8 +72,7 @@ class DownstreamSet:
     groups: np.ndarray | None = None
     copies_together: bool = False
     learnt_from: str | None = None
-    unused: dict[int, str] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     notes: SourceNotes = field(default_factory=SourceNotes)
 
     @property
@@ -197,10 +195,7 @@ def read_downstream(
     if len(spec.classes) < 2:
         raise CategoryError(f"{table}: at least two classes are needed, there are {list(spec.classes) or 'none'}")
     meaning = _meaning(spec, knowledge)
-    found = DownstreamSet(spec, [], np.empty(0, dtype=int), notes=notes)
-    for error in rejected:
-        found.unused[error.row] = error.reason
-        found.messages.append(str(error))
+    found = DownstreamSet(spec, [], np.empty(0, dtype=int), left_out=list(map(LeftOut.of, rejected)), notes=notes)
     labels = []
     for record in records:
         numbers = {meaning[word] for word in _words(record.categories, knowledge) if word in meaning}
@@ -211,8 +206,8 @@ def read_downstream(
             labels.append(numbers.pop())
         else:
             reason = _reason(spec, numbers, unknown)
-            found.unused[record.row] = reason
-            found.messages.append(f"{table}, row {record.row}: {reason}{f': {unknown}' if unknown else ''}")
+            message = f"{table}, row {record.row}: {reason}{f': {unknown}' if unknown else ''}"
+            found.left_out.append(LeftOut(record.row, reason, message))
             continue
         found.records.append(record)
     found.labels = np.array(labels, dtype=int)
@@ -260,7 +255,7 @@ def _check_classes(
             f"{table}: no row belongs to exactly one of the classes {found.classes}; the table has {there[:20]}"
         )
     if found.empty_classes and not empty_classes:
-        several = sum(reason == _SEVERAL for reason in found.unused.values())
+        several = sum(left_out.reason == _SEVERAL for left_out in found.left_out)
         raise MissingClassesError(
             f"{table} has no image of {', '.join(found.empty_classes)}"
             + (f" alone ({several} rows belong to several classes)" if several else "")

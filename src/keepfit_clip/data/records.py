@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from keepfit_clip.errors import TableError
 from keepfit_clip.images.reading import FileSlice
 
-__all__ = ["Caption", "Record"]
+__all__ = ["Caption", "LeftOut", "Record"]
 
 
 class Caption(NamedTuple):
@@ -51,3 +52,26 @@ class Record:
     def caption_texts(self) -> list[str]:
         """The captions without their languages."""
         return [caption.text for caption in self.captions]
+
+
+class LeftOut(NamedTuple):
+    """A row that could not be used.
+
+    Args:
+        row: its number in the source, from 1.
+        reason: why, free of anything that stands in the input.
+        message: the whole sentence, for the person at the terminal only.
+    """
+
+    row: int
+    reason: str
+    message: str
+
+    @classmethod
+    def of(cls, error: TableError) -> Self:
+        """The row that an error of a source speaks of."""
+        return cls(error.row, error.reason, str(error))
+
+    def told(self) -> dict[str, int | str]:
+        """What others may see of it."""
+        return {"row": self.row, "reason": self.reason}

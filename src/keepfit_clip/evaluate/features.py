@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from keepfit_clip.data.duplicates import both_views
-from keepfit_clip.data.records import Record
+from keepfit_clip.data.records import LeftOut, Record
 from keepfit_clip.errors import ImageError, KeepFITError, NonFiniteError, OutputError, first_line
 from keepfit_clip.evaluate.table import image_batches
 from keepfit_clip.files import file_sha256
@@ -28,7 +28,7 @@ from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, require_model
 from keepfit_clip.images.reading import FileSlice
 
-__all__ = ["FeatureCache", "ImageFeatures", "ImageRow", "image_features", "once_each"]
+__all__ = ["FeatureCache", "ImageFeatures", "ImageRow", "image_features", "once_each", "unreadable_rows"]
 
 _WAIT = 120  # seconds for another process to finish writing
 
@@ -267,6 +267,15 @@ def once_each(
     return Found([found[key] for key in kept_keys], kept, kept_keys, unreadable, len(new) - len(bad))
 
 
+def unreadable_rows(records: Sequence[Record], unreadable: dict[int, ImageError]) -> list[LeftOut]:
+    """The rows of a table whose images cannot be read."""
+    return [
+        LeftOut(records[number].row, error.reason, f"row {records[number].row}: {error}")
+        for number, error in unreadable.items()
+    ]
+
+
+@torch.no_grad()
 @torch.inference_mode()
 def _encode(loaded: LoadedModel, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Pooled (B, C) and projected (B, D) features of images (B, 3, H, W), in float32."""

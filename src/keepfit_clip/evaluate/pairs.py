@@ -12,11 +12,11 @@ from torch import Tensor
 
 from keepfit_clip.data.downstream import groups_of, require_images
 from keepfit_clip.data.duplicates import with_copies
-from keepfit_clip.data.records import Record
+from keepfit_clip.data.records import LeftOut, Record
 from keepfit_clip.data.sources import SourceNotes, SourceOptions, nothing_usable, read_records
 from keepfit_clip.data.stream.batch import stable_id
 from keepfit_clip.errors import ConfigError, ImageError, TableError
-from keepfit_clip.evaluate.features import FeatureCache, image_features, once_each
+from keepfit_clip.evaluate.features import FeatureCache, image_features, once_each, unreadable_rows
 from keepfit_clip.evaluate.metrics.captions import score_captions, score_mentions
 from keepfit_clip.evaluate.metrics.retrieval import score_image_retrieval, score_retrieval
 from keepfit_clip.extras import require_extra
@@ -37,27 +37,22 @@ class PairTable:
     Args:
         records: of the images, in the table's order.
         captions: of each image, the experts' captions in the language asked for, maybe none.
-        unused: row number -> why the row is left out; reasons name nothing of the input.
-        messages: the same in full, for the terminal only.
+        left_out: rows that could not be used.
         notes: which columns were taken for what.
     """
 
     records: list[Record]
     captions: list[list[str]]
-    unused: dict[int, str] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     notes: SourceNotes = field(default_factory=SourceNotes)
 
-    def leave_out(self, numbers: dict[int, ImageError]) -> "PairTable":
+    def without(self, unreadable: dict[int, ImageError]) -> "PairTable":
         """The table without some of its images, which are counted."""
-        kept = [number for number in range(len(self.records)) if number not in numbers]
-        unused = {self.records[number].row: error.reason for number, error in numbers.items()}
-        messages = [f"row {self.records[number].row}: {error}" for number, error in numbers.items()]
+        kept = [number for number in range(len(self.records)) if number not in unreadable]
         return PairTable(
             [self.records[number] for number in kept],
             [self.captions[number] for number in kept],
-            self.unused | unused,
-            self.messages + messages,
+            self.left_out + unreadable_rows(self.records, unreadable),
             self.notes,
         )
 
@@ -123,8 +118,7 @@ def read_pairs(
             continue
         found.records.append(record)
         found.captions.append(captions)
-    found.unused = {error.row: error.reason for error in rejected}
-    found.messages = [str(error) for error in rejected]
+    found.left_out = list(map(LeftOut.of, rejected))
     if not found.records:
         raise nothing_usable(table, rejected)
     return found
@@ -157,7 +151,7 @@ def evaluate_retrieval(
     """
     knowledge = knowledge or Knowledge.load()
     found = image_features(loaded, table.records, cache, progress)
-    table = table.leave_out(found.unreadable)
+    table = table.without(found.unreadable)
     pairs = zip(table.records, table.captions, strict=True)
     said = [_texts(record, captions, knowledge, modality) for record, captions in pairs]
     texts = {stable_id(*key): text for told in said for key, text in told}
@@ -212,7 +206,7 @@ def evaluate_captions(
         progress,
         batch_size,
     )
-    table = table.leave_out(found.unreadable)
+    table = table.without(found.unreadable)
     scores = score_captions(found.values, table.captions)
     scores |= score_mentions(found.values, table.captions, knowledge or Knowledge.load())
     return CaptionResult(table, found.values, scores)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from keepfit_clip.data.downstream import ClassFile, read_downstream
-from keepfit_clip.data.records import Record
+from keepfit_clip.data.records import LeftOut, Record
 from keepfit_clip.data.sources import SourceNotes, SourceOptions
 from keepfit_clip.errors import (
     CategoryError,
@@ -45,8 +45,7 @@ class TableScores:
         records: the images scored, in the table's order.
         labels: (images,) class number of each.
         probabilities: (images, classes), of each of them.
-        unused: row number -> why the row was not scored; reasons name nothing of the input.
-        messages: the same in full, for the terminal only.
+        left_out: rows that were not scored.
         ordinal: whether the classes are grades in rising order.
         notes: which columns of the table were taken for what.
     """
@@ -56,8 +55,7 @@ class TableScores:
     records: list[Record]
     labels: np.ndarray
     probabilities: np.ndarray
-    unused: dict[int, str] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     ordinal: bool = False
     notes: SourceNotes = field(default_factory=SourceNotes)
 
@@ -157,8 +155,7 @@ def evaluate_table(
 
     def leave_out(number: int, error: ImageError) -> None:
         row = found.records[number].row
-        found.unused[row] = error.reason
-        found.messages.append(f"{table}, row {row}: {error}")
+        found.left_out.append(LeftOut(row, error.reason, f"{table}, row {row}: {error}"))
         bad.append(error)
 
     scored, probabilities = [], []
@@ -179,8 +176,8 @@ def evaluate_table(
     missing = [name for number, name in enumerate(found.classes) if number not in labels]
     if missing and not allow_missing_classes:
         raise CategoryError(
-            f"{table}: no image of {', '.join(missing)} can be used ({found.messages[-1]}); --allow-missing-classes "
-            "goes on without"
+            f"{table}: no image of {', '.join(missing)} can be used ({found.left_out[-1].message}); "
+            "--allow-missing-classes goes on without"
         )
     return TableScores(
         found.classes,
@@ -188,8 +185,7 @@ def evaluate_table(
         [found.records[number] for number in scored],
         labels,
         probabilities,
-        found.unused,
-        found.messages,
+        found.left_out,
         found.spec.ordinal,
         found.notes,
     )

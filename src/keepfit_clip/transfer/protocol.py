@@ -10,8 +10,9 @@ import torch
 
 from keepfit_clip.data.downstream import DownstreamSet
 from keepfit_clip.data.duplicates import copies_of, with_copies
+from keepfit_clip.data.records import LeftOut
 from keepfit_clip.errors import CategoryError, ConfigError
-from keepfit_clip.evaluate.features import FeatureCache, image_features
+from keepfit_clip.evaluate.features import FeatureCache, image_features, unreadable_rows
 from keepfit_clip.evaluate.metrics.classification import (
     Answers,
     ClassificationScores,
@@ -106,16 +107,14 @@ class Encoded:
         known = copies_of(self.looks, source.looks)
         kept = np.flatnonzero(~known)
         found = self.downstream
-        unused = {found.records[number].row: _KNOWN for number in np.flatnonzero(known)}
-        told = [f"row {row}: {_KNOWN}" for row in unused]
+        rows = [found.records[number].row for number in np.flatnonzero(known)]
         downstream = replace(
             found,
             records=[found.records[number] for number in kept],
             labels=found.labels[kept],
             groups=None if found.groups is None else found.groups[kept],
             learnt_from=source.downstream.spec.title,
-            unused=found.unused | unused,
-            messages=found.messages + told,
+            left_out=found.left_out + [LeftOut(row, _KNOWN, f"row {row}: {_KNOWN}") for row in rows],
         )
         if not len(kept) or downstream.empty_classes:
             names = ", ".join(downstream.empty_classes) if len(kept) else "any class"
@@ -187,7 +186,7 @@ def encode_set(
     progress: Callable = iter,
     copies_together: bool = True,
 ) -> Encoded:
-    """Computes the features of a downstream set; images that cannot be read are counted in its `unused`.
+    """Computes the features of a downstream set; images that cannot be read are counted in its `left_out`.
 
     Args:
         loaded: the model.
@@ -200,10 +199,7 @@ def encode_set(
         CategoryError: a class has no readable image.
     """
     found = image_features(loaded, downstream.records, cache, progress)
-    for number, error in found.unreadable.items():
-        row = downstream.records[number].row
-        downstream.unused[row] = error.reason
-        downstream.messages.append(f"row {row}: {error}")
+    downstream.left_out += unreadable_rows(downstream.records, found.unreadable)
     kept = found.kept
     groups = None if downstream.groups is None else downstream.groups[kept]
     readable = replace(
@@ -214,7 +210,8 @@ def encode_set(
         copies_together=copies_together,
     )
     if readable.empty_classes:
-        raise CategoryError(f"no image of {', '.join(readable.empty_classes)} can be read: {readable.messages[-1]}")
+        names, last = ", ".join(readable.empty_classes), readable.left_out[-1].message
+        raise CategoryError(f"no image of {names} can be read: {last}")
     return Encoded(readable, Features(found.pooled, found.projected), found.keys, found.looks, found.computed)
 
 

@@ -8,8 +8,9 @@ from keepfit_clip._faces import face
 __getattr__, __all__ = face(
     __name__,
     {
+        "data.description": ["DATA_SCHEMA", "KINDS"],
         "data.shards.build": ["build_shards"],
-        "data.shards.options": ["KINDS", "ShardOptions", "ShardReport"],
-        "data.shards.writer": ["DATA_SCHEMA"],
+        "data.shards.options": ["ShardOptions"],
+        "data.shards.report": ["ShardReport"],
     },
 )

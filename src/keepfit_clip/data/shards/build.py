@@ -13,7 +13,6 @@ was stopped, at any moment, goes on where it was when it is started again.
 
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -22,35 +21,29 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from keepfit_clip._version import __version__
+from keepfit_clip.data.description import DATA_SCHEMA
 from keepfit_clip.data.duplicates import NEAR_BITS, ImageIndex
 from keepfit_clip.data.engines import require_engine, run_jobs
-from keepfit_clip.data.shards.options import KINDS, ShardOptions, ShardReport
+from keepfit_clip.data.records import LeftOut
+from keepfit_clip.data.shards.options import ShardOptions
 from keepfit_clip.data.shards.plan import Plan
-from keepfit_clip.data.shards.writer import (
-    DATA_SCHEMA,
-    EXCLUDED,
-    ShardJob,
-    ShardResult,
-    reading_leftovers,
-    write_shard,
-)
+from keepfit_clip.data.shards.report import ShardReport, ShardResult, reading_leftovers
+from keepfit_clip.data.shards.writer import EXCLUDED, ShardJob, write_shard
 from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, read_records
 from keepfit_clip.data.tars.locations import is_local
 from keepfit_clip.data.tars.reader import list_shards
-from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerError, first_line
-from keepfit_clip.files import read_json, require_free, write_json, writing
+from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerError
+from keepfit_clip.files import WorkFolder, put_in_place, read_json, require_free, write_json, writing
 from keepfit_clip.knowledge.conditions import Knowledge
 
-__all__ = ["DATA_SCHEMA", "KINDS", "ShardOptions", "ShardReport", "build_shards"]
+__all__ = ["build_shards"]
 
 _SHARD_NAME = "{:06d}.tar"
 _SEED = 0
 _ROWS = "rows"  # the first step of a plan
 _NAMED = 3  # files of each kind that an error names
-_LOCK = "lock"
+_IDENTITY = "build.json"
 _FINISHED = "finished.json"  # the report of a build that only has to be put in place
 _NOTES = "notes.json"  # which columns were taken for what
 
@@ -102,28 +95,12 @@ def build_shards(
         require_free(out)
     find_source(source, source_options.source)
     require_engine(engine)
-    build = _Build(Path(source), images, out, work, options, knowledge, source_options, on_step or _ignore)
-    with _locked(work, out), writing(out):
+    folder = WorkFolder(work)
+    build = _Build(Path(source), images, out, folder, options, knowledge, source_options, on_step or _ignore)
+    with folder.alone(busy=OutputError(f"{out}: another build is writing it")), writing(out):
         if restart:
-            build.throw_away()
+            folder.clear()
         return build.run(None if rows is None else sorted(set(rows)), workers, engine, accept_changes)
-
-
-@contextmanager
-def _locked(work: Path, out: Path) -> Iterator[None]:
-    """Makes the work folder and keeps other builds out of it."""
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(work / _LOCK, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(f"{out}: another build is writing it") from error
-    except OSError as error:
-        raise OutputError(f"{out}: the folder cannot be made ({first_line(error)})") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _ignore(step: str, done: int, total: int | None) -> None:
@@ -133,22 +110,14 @@ def _ignore(step: str, done: int, total: int | None) -> None:
 class _Build:
     """One build: its plan, its shards, and putting them in place."""
 
-    def __init__(self, source, images, out, work, options, knowledge, source_options, on_step):
+    def __init__(self, source, images, out, folder, options, knowledge, source_options, on_step):
         self.source, self.images = source, images
-        self.out, self.work = out, work
+        self.out, self.folder, work = out, folder, folder.path
+        self.work = work
         self.options, self.knowledge, self.source_options = options, knowledge, source_options
         self.on_step = on_step
         self.shards = work / "shards"
         self.reports = work / "reports"
-
-    def throw_away(self) -> None:
-        """Removes what a stopped build had done."""
-        self._remove_all_but(_LOCK)
-
-    def _remove_all_but(self, kept: str) -> None:
-        for path in self.work.iterdir():
-            if path.name != kept:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def run(self, rows: list[int] | None, workers: int | None, engine: str, accept_changes: bool) -> ShardReport:
         """Does what is left to do and returns the report."""
@@ -169,7 +138,7 @@ class _Build:
             except sqlite3.DatabaseError as error:
                 with reading_leftovers(path):
                     raise error
-            write_json(finished, report.__dict__)
+            report.save(finished)
         return self._put_in_place(finished)
 
     @contextmanager
@@ -187,14 +156,8 @@ class _Build:
         """Makes sure that what lies in the work folder is of this very build."""
         self.shards.mkdir(parents=True, exist_ok=True)
         self.reports.mkdir(exist_ok=True)
-        mine = self._identity(rows)
-        marker = self.work / "build.json"
-        if not marker.exists():
-            write_json(marker, mine)
-            return
-        with reading_leftovers(marker):
-            stored = json.loads(marker.read_text(encoding="utf-8"))
-            changed = [name for name in mine if stored.get(name) != mine[name]]
+        with reading_leftovers(self.work / _IDENTITY):
+            changed = self.folder.claim(self._identity(rows), _IDENTITY)
         if changed:
             raise OutputError(
                 f"{self.out}: a build of it was stopped that had another {', another '.join(changed)}; finish that one "
@@ -256,7 +219,7 @@ class _Build:
 
         plan.step(_ROWS, read)
         if not plan.count():
-            raise self._nothing_left(plan)
+            raise self._nothing_left(list(plan.left_out()))
         self.on_step("looking for equal images", 0, None)
         plan.step("duplicates", plan.drop_duplicates)
         if options.nearness != "ignore":
@@ -282,7 +245,7 @@ class _Build:
     def _records(self, plan: Plan, rows: set[int] | None, notes: SourceNotes) -> Iterator:
         def reject(error) -> None:
             if rows is None or error.row in rows:
-                plan.reject(error.row, error.reason, str(error))
+                plan.reject(LeftOut.of(error))
                 for path in error.looked_for:  # it may be there when a stopped build goes on
                     plan.inputs.note(path)
 
@@ -299,10 +262,10 @@ class _Build:
         categories = [self.knowledge.canonical(category) for category in record.categories]
         return json.dumps([record.captions, categories, record.modality, record.eye])
 
-    def _nothing_left(self, plan: Plan) -> ShardError:
-        rejected = list(plan.rejected())
-        first = f" First: {rejected[0][2]}" if rejected else ""
-        return ShardError(f"{self.source}: none of its rows could be used ({len(rejected)} rejected).{first}")
+    def _nothing_left(self, left_out: list[LeftOut], part: str = "") -> ShardError:
+        first = f" First: {left_out[0].message}" if left_out else ""
+        where = f" for {part}" if part else ""
+        return ShardError(f"{self.source}: none of its rows could be used{where} ({len(left_out)} rejected).{first}")
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -348,9 +311,7 @@ class _Build:
 
     def _finish(self, plan: Plan, jobs: list[ShardJob]) -> ShardReport:
         """Writes the lists beside the tars."""
-        whole = ShardReport(told=read_json(self.work / _NOTES))
-        for row, reason, message in plan.rejected():
-            whole.reject(row, reason, message)
+        whole = ShardReport(told=read_json(self.work / _NOTES), left_out=list(plan.left_out()))
         parts = {part: ShardReport() for part in self.options.split or [""]}
         for job in jobs:
             result = ShardResult.load(job.report)
@@ -358,11 +319,7 @@ class _Build:
             whole.add(f"{job.part}/{job.tar.name}".lstrip("/"), result)
         for part, report in parts.items():
             if not report.samples:
-                first = f" First: {whole.messages[0]}" if whole.messages else ""
-                raise ShardError(
-                    f"{self.source}: none of its rows could be used{f' for {part}' if part else ''} "
-                    f"({len(whole.rejected)} rejected).{first}"
-                )
+                raise self._nothing_left(whole.left_out, part)
             if part:
                 self._write_lists(self.shards / part, report, plan.patients_in(part))
         if self.options.split:
@@ -373,20 +330,12 @@ class _Build:
 
     def _put_in_place(self, finished: Path) -> ShardReport:
         """Moves the shards to where they belong, unless that was all that had been done, and cleans up."""
-        with reading_leftovers(finished):
-            report = ShardReport.load(finished)
+        report = ShardReport.load(finished)
         if self.shards.exists():
             require_free(self.out)
-            try:
-                if self.out.exists():
-                    self.out.rmdir()
-                os.replace(self.shards, self.out)
-            except OSError as error:
-                raise OutputError(
-                    f"{self.out} cannot be put in place ({first_line(error)}): was it made meanwhile?"
-                ) from error
+            put_in_place(self.shards, self.out)
         with suppress(OSError):  # what cannot be removed costs nobody the shards
-            self._remove_all_but(finished.name)  # what says that all is done goes last: a kill may come at any time
+            self.folder.clear(keep=finished.name)  # what says that all is done goes last: a kill may come at any time
         shutil.rmtree(self.work, ignore_errors=True)
         return report
 
@@ -406,5 +355,5 @@ class _Build:
             "modalities": dict(report.modalities.most_common()),
             "unresolved_categories": dict(report.unresolved.most_common()),
             "redacted": report.redacted,
-            "rejected": [{"row": row, "reason": reason} for row, reason in sorted(report.rejected)],
+            "rejected": [row.told() for row in sorted(report.left_out)],
         }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from keepfit_clip.data.description import DATA_SCHEMA, Description, json_text
 from keepfit_clip.data.engines import run_jobs
 from keepfit_clip.data.tars.reader import ShardSample, list_all_shards, list_shards, read_shards, split_parts
 from keepfit_clip.errors import ImageError, ShardError
@@ -20,7 +21,6 @@ from keepfit_clip.knowledge.conditions import Knowledge
 
 __all__ = ["Problem", "ShardStatistics", "check_shards", "find_sample", "gather_statistics"]
 
-_KEYS = {"schema", "kind", "modality", "captions", "categories", "attributes", "dataset", "eye", "group"}
 _THUMBNAIL = 128  # pixels
 
 
@@ -160,10 +160,9 @@ def _look_into(job: tuple[str, str, dict | None, bool, Knowledge]) -> _Look:
         look.keys.append(sample.key)
         for what in _sample_problems(sample, blank):
             add(sample.key, what)
-        description = sample.description
-        look.categories.update(c for c in description["categories"] if knowledge.resolve(c) is None)
-        if description.get("group") is not None:
-            look.groups.add((description.get("dataset"), description["group"]))
+        look.categories.update(c for c in sample.description.categories if knowledge.resolve(c) is None)
+        if sample.description.patient is not None:
+            look.groups.add(sample.description.patient)
         digest = hashlib.sha256(sample.image_bytes).hexdigest()[:24]
         look.images.setdefault(digest, sample.key)
     if stored is not None and look.samples != stored.get("samples"):
@@ -173,20 +172,14 @@ def _look_into(job: tuple[str, str, dict | None, bool, Knowledge]) -> _Look:
 
 def _sample_problems(sample: ShardSample, blank: bool) -> Iterator[str]:
     """What is wrong with a sample; that its picture shows nothing, too, unless such ones were to be kept."""
-    description = sample.description
-    if set(description) != _KEYS or description["schema"] != 1:
-        yield "its .json does not have the keys of schema 1"
-    elif sample.key != _content_key(sample):
+    if json.loads(json_text(sample.json)) != sample.description.to_dict():
+        yield f"its .json does not have the keys of schema {DATA_SCHEMA}"
+    elif sample.key != sample.description.key(sample.image_bytes):
         yield "its key is not the hash of its content: it was changed"
     try:
         open_image(sample.image_bytes, blank=blank)
     except ImageError as error:
         yield error.reason
-
-
-def _content_key(sample: ShardSample) -> str:
-    content = json.dumps(sample.description, ensure_ascii=False, sort_keys=True).encode()
-    return hashlib.sha256(sample.image_bytes + content).hexdigest()[:20]
 
 
 def _repeated(looks: dict[str, list[_Look]]) -> Iterator[Problem]:
@@ -234,7 +227,7 @@ class ShardStatistics:
     caption_words: int = 0
     groups: int = 0
     unreadable: int = 0
-    examples: list[tuple[bytes, dict]] = field(default_factory=list)
+    examples: list[tuple[bytes, Description]] = field(default_factory=list)
 
 
 def gather_statistics(
@@ -281,25 +274,19 @@ def gather_statistics(
     return statistics
 
 
-def _count(statistics: ShardStatistics, description: dict, captions: set, groups: set) -> None:
+def _count(statistics: ShardStatistics, said: Description, captions: set, groups: set) -> None:
     statistics.samples += 1
-    modality = description.get("modality") or "unknown"
-    for name, value in (
-        ("kind", description["kind"]),
-        ("modality", modality),
-        ("dataset", description.get("dataset")),
-        ("eye", description.get("eye")),
-    ):
-        statistics.counts[name][value or "unknown"] += 1
-    statistics.categories.update(description["categories"])
-    statistics.categories_by_modality.setdefault(modality, Counter()).update(description["categories"])
-    for caption in description.get("captions", ()):
+    for name in ("kind", "modality", "dataset", "eye"):
+        statistics.counts[name][getattr(said, name) or "unknown"] += 1
+    statistics.categories.update(said.categories)
+    statistics.categories_by_modality.setdefault(said.modality or "unknown", Counter()).update(said.categories)
+    for caption in said.captions:
         statistics.captions += 1
-        statistics.counts["language"][caption.get("lang", "en")] += 1
-        statistics.caption_words += len(caption["text"].split())
-        captions.add(hash(caption["text"]))
-    if description.get("group") is not None:
-        groups.add((description.get("dataset"), description["group"]))
+        statistics.counts["language"][caption.lang] += 1
+        statistics.caption_words += len(caption.text.split())
+        captions.add(hash(caption.text))
+    if said.patient is not None:
+        groups.add(said.patient)
 
 
 def find_sample(spec: str | Path, key: str) -> ShardSample:

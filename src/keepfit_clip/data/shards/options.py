@@ -1,18 +1,13 @@
-"""What a build of shards is asked for, and what it tells when it is done."""
+"""What a build of shards is asked for."""
 
-import json
 import math
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from keepfit_clip.data.shards.writer import ShardResult
+from keepfit_clip.data.description import KINDS
 from keepfit_clip.errors import ShardError
 from keepfit_clip.knowledge.conditions import MODALITIES
 
-__all__ = ["KINDS", "ShardOptions", "ShardReport"]
-
-KINDS = ("public", "elite")
+__all__ = ["ShardOptions"]
 
 
 @dataclass(frozen=True)
@@ -83,56 +78,3 @@ class ShardOptions:
     def nearness(self) -> str:
         """What becomes of near duplicates, decided."""
         return self.near_duplicates or ("together" if self.split else "ignore")
-
-
-@dataclass
-class ShardReport:
-    """What was built.
-
-    Args:
-        samples: number of samples written.
-        shards: name -> {"sha256", "samples"} of each tar; with a split the name begins with its part.
-        categories, modalities: counts over samples.
-        unresolved: counts of categories that the knowledge file does not know (kept as written).
-        rejected: (row number, reason) of rows left out; reasons name nothing of the input.
-        messages: the same errors in full, for the terminal only.
-        redacted: samples in whose captions something was blacked out.
-        told: which columns were taken for what, for the terminal only.
-    """
-
-    samples: int = 0
-    shards: dict[str, dict] = field(default_factory=dict)
-    categories: Counter = field(default_factory=Counter)
-    modalities: Counter = field(default_factory=Counter)
-    unresolved: Counter = field(default_factory=Counter)
-    rejected: list[tuple[int, str]] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
-    redacted: int = 0
-    told: list[str] = field(default_factory=list)
-
-    @classmethod
-    def load(cls, path: Path) -> "ShardReport":
-        """Reads a report back from JSON."""
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
-        return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
-
-    def add(self, name: str, result: ShardResult) -> None:
-        """Counts a shard in."""
-        self.samples += result.samples
-        self.redacted += result.redacted
-        for mine, its in (
-            (self.categories, result.categories),
-            (self.modalities, result.modalities),
-            (self.unresolved, result.unresolved),
-        ):
-            mine.update(its)
-        if result.samples:
-            self.shards[name] = {"sha256": result.sha256, "samples": result.samples}
-        for rejected in result.rejected:
-            self.reject(*rejected)
-
-    def reject(self, row: int, reason: str, message: str) -> None:
-        """Counts a row that was left out."""
-        self.rejected.append((row, reason))
-        self.messages.append(message)

@@ -16,7 +16,7 @@ import numpy as np
 
 from keepfit_clip.data.duplicates import UnionFind, image_digest, near_pairs, perceptual_hash
 from keepfit_clip.data.engines import run_jobs
-from keepfit_clip.data.records import Caption, Record
+from keepfit_clip.data.records import Caption, LeftOut, Record
 from keepfit_clip.data.shards.inputs import INPUTS_TABLE, Inputs, size_of
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import printable
@@ -132,8 +132,9 @@ class Plan:
                 )
         self._db.execute("INSERT INTO numbering VALUES (?)", (self._numbering.hexdigest()[:24],))
 
-    def reject(self, row: int, reason: str, message: str) -> None:
+    def reject(self, left_out: LeftOut) -> None:
         """Notes a row that is left out; `reason` names nothing of the input."""
+        row, reason, message = left_out
         self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (row, printable(reason), printable(message)))
 
     def know(self, record: Record) -> None:
@@ -171,7 +172,7 @@ class Plan:
         )
         for number, row, first in twice:
             reason = f"the same image and text as row {first}"
-            self.reject(row, reason, f"row {row}: {reason}")
+            self.reject(LeftOut(row, reason, f"row {row}: {reason}"))
             self._db.execute("DELETE FROM rows WHERE id = ?", (number,))
 
     def hash_pictures(self, workers: int | None, on_rows: Callable[[int], None]) -> None:
@@ -209,7 +210,7 @@ class Plan:
                 self._db.execute("SELECT row FROM rows WHERE id = ?", (i,)).fetchone()[0] for i in (later, first)
             )
             reason = f"nearly the same picture as row {first_row}"
-            self.reject(row, reason, f"row {row}: {reason}")
+            self.reject(LeftOut(row, reason, f"row {row}: {reason}"))
             self._db.execute("DELETE FROM rows WHERE id = ?", (later,))
 
     def make_teams(self, bits: int | None) -> None:
@@ -299,9 +300,9 @@ class Plan:
             return self._db.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
         return self._db.execute("SELECT COUNT(*) FROM rows WHERE part = ?", (part,)).fetchone()[0]
 
-    def rejected(self) -> Iterator[tuple[int, str, str]]:
+    def left_out(self) -> Iterator[LeftOut]:
         """Row, reason and message of each row left out."""
-        yield from self._db.execute("SELECT row, reason, message FROM rejected ORDER BY row, rowid")
+        yield from map(LeftOut._make, self._db.execute("SELECT row, reason, message FROM rejected ORDER BY row, rowid"))
 
     def records(self, first: int, stop: int) -> list[tuple[int, Record]]:
         """Id and record of the rows first <= id < stop without a perceptual hash."""

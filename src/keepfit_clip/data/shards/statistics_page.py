@@ -1,5 +1,6 @@
 """What shards hold, as an HTML page: counts by category, modality and source, and a contact sheet."""
 
+from keepfit_clip.data.description import Description
 from keepfit_clip.data.shards.inspection import ShardStatistics
 from keepfit_clip.page.report import Figure, Section, picture_uri, render_report
 
@@ -51,6 +52,6 @@ def _left_out(counts) -> str:
     return f"The most frequent {_MOST_BARS} of {len(counts)}." if len(counts) > _MOST_BARS else ""
 
 
-def _line(said: dict) -> str:
-    text = said["captions"][0]["text"] if said["captions"] else ", ".join(said["categories"])
+def _line(said: Description) -> str:
+    text = said.captions[0].text if said.captions else ", ".join(said.categories)
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."

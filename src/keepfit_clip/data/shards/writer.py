@@ -4,39 +4,34 @@ A tar is written under a temporary name; then its report, then the rename. So a 
 report, and a build that goes on after a stop knows it by its name alone.
 """
 
-import hashlib
-import json
 import os
 import socket
-import sqlite3
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import webdataset as wds
 
+from keepfit_clip.data.description import Description
 from keepfit_clip.data.duplicates import ImageIndex
 from keepfit_clip.data.identifiers.privacy import find_identifiers, redact
-from keepfit_clip.data.records import Caption, Record
+from keepfit_clip.data.records import Caption, LeftOut, Record
+from keepfit_clip.data.shards.options import ShardOptions
 from keepfit_clip.data.shards.plan import read_places
-from keepfit_clip.data.tars.limits import check_description
+from keepfit_clip.data.shards.report import ShardResult, reading_leftovers
 from keepfit_clip.errors import ImageError, KeepFITError, OutputError, TableError
-from keepfit_clip.files import file_sha256, printable, write_json, writing
+from keepfit_clip.files import file_sha256, printable, writing
 from keepfit_clip.images.depth import is_blank
 from keepfit_clip.images.field_of_view import crop_field_of_view
 from keepfit_clip.images.metadata import without_metadata
 from keepfit_clip.images.reading import BLANK, encode_jpeg, fit_within, image_bytes, image_name, open_image
 from keepfit_clip.knowledge.conditions import Knowledge
-from keepfit_clip.knowledge.templates import category_text
 
-__all__ = ["DATA_SCHEMA", "EXCLUDED", "ShardJob", "ShardResult", "describe", "reading_leftovers", "write_shard"]
+__all__ = ["EXCLUDED", "ShardJob", "describe", "write_shard"]
 
-DATA_SCHEMA = 1
 EXCLUDED = "excluded.npz"
 
 
@@ -50,7 +45,7 @@ class ShardJob:
         start, stop: places in it.
         tar: the tar's final path.
         report: path of its report.
-        options: `ShardOptions` of the build.
+        options: of the build.
         knowledge: resolves category names.
     """
 
@@ -60,58 +55,8 @@ class ShardJob:
     stop: int
     tar: Path
     report: Path
-    options: Any
+    options: ShardOptions
     knowledge: Knowledge
-
-
-@dataclass
-class ShardResult:
-    """What became of the rows of a shard.
-
-    Args:
-        samples: written.
-        sha256: of the tar, None where no sample was left for it.
-        categories, modalities, unresolved: counts over the samples.
-        rejected: (row, reason, message) of rows left out; only the reason is free of names.
-        redacted: number of captions with a place blacked out.
-    """
-
-    samples: int = 0
-    sha256: str | None = None
-    categories: Counter = field(default_factory=Counter)
-    modalities: Counter = field(default_factory=Counter)
-    unresolved: Counter = field(default_factory=Counter)
-    rejected: list[tuple[int, str, str]] = field(default_factory=list)
-    redacted: int = 0
-
-    @classmethod
-    def load(cls, path: Path) -> "ShardResult":
-        """Reads a report.
-
-        Raises:
-            OutputError: it is damaged.
-        """
-        with reading_leftovers(path):
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            counters = {name: Counter(stored.pop(name)) for name in ("categories", "modalities", "unresolved")}
-            return cls(**counters, **{**stored, "rejected": [tuple(entry) for entry in stored["rejected"]]})
-
-
-@contextmanager
-def reading_leftovers(path: Path) -> Iterator[None]:
-    """Turns damage in what a stopped build left into an error that says how to get rid of it.
-
-    Raises:
-        OutputError: the file at `path`, which the block reads, is damaged.
-    """
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, sqlite3.DatabaseError) as error:
-        full = isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)
-        what = (
-            "no space is left on the disk" if full else "damaged; throw what the stopped build did away with --restart"
-        )
-        raise OutputError(f"{path}: {what}") from error
 
 
 def write_shard(job: ShardJob, on_row: Callable[[], None] | None = None) -> int:
@@ -131,7 +76,7 @@ def write_shard(job: ShardJob, on_row: Callable[[], None] | None = None) -> int:
     with writing(job.tar):
         try:
             result = _write_tar(job, temporary, on_row)
-            write_json(job.report, result.__dict__)
+            result.save(job.report)
             if result.samples and not job.tar.exists():
                 os.replace(temporary, job.tar)
         finally:
@@ -147,7 +92,7 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
     try:
         for record, patient in read_places(job.plan, job.part, job.start, job.stop):
             try:
-                sample, description, redacted = _sample(record, patient, job)
+                sample, said, redacted = _sample(record, patient, job)
                 first = seen.setdefault(sample["__key__"], record.row)
                 if first != record.row:
                     raise TableError(f"the same picture and text as row {first}", record.row)
@@ -158,10 +103,10 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
                 raise
             except KeepFITError as error:
                 reason = getattr(error, "reason", str(error))
-                result.rejected.append((record.row, reason, printable(f"row {record.row}: {error}")))
+                result.left_out.append(LeftOut(record.row, reason, printable(f"row {record.row}: {error}")))
             else:
                 result.redacted += redacted
-                _count(result, description, job.knowledge)
+                result.count(said, job.knowledge)
             if on_row is not None:
                 on_row()
     finally:
@@ -181,46 +126,39 @@ def _close(tar: wds.TarWriter) -> None:
         raise
 
 
-def describe(record: Record, options, knowledge: Knowledge, patient: int | None = None) -> dict:
-    """The sample's JSON.
+def describe(record: Record, options: ShardOptions, knowledge: Knowledge, patient: int | None = None) -> Description:
+    """What the shards say of a record.
 
     Raises:
-        TableError: the record lacks what its kind needs, or has what no sample may (`keepfit_clip.data.tars.limits`).
+        TableError: the record lacks what its kind needs, or has what no sample may.
     """
-    categories = list(dict.fromkeys(knowledge.canonical(c) for c in record.categories))
+    categories = tuple(dict.fromkeys(knowledge.canonical(c) for c in record.categories))
     if options.kind == "public" and not categories:
         raise TableError("has no category, which public shards need", record.row)
     if options.kind == "elite" and not record.captions:
         raise TableError("has no caption, which elite shards need", record.row)
-    captions = record.captions if options.kind == "elite" else ()
-    description = {
-        "schema": DATA_SCHEMA,
-        "kind": options.kind,
-        "modality": record.modality or options.modality,
-        "captions": [{"lang": caption.lang, "text": caption.text} for caption in captions],
-        "categories": categories,
-        "attributes": list(record.attributes),
-        "dataset": options.dataset or record.dataset,
-        "eye": record.eye,
-        "group": patient,
-    }
     try:
-        check_description(description)
+        return Description(
+            kind=options.kind,
+            modality=record.modality or options.modality,
+            captions=record.captions if options.kind == "elite" else (),
+            categories=categories,
+            attributes=record.attributes,
+            dataset=options.dataset or record.dataset,
+            eye=record.eye,
+            group=patient,
+        )
     except ValueError as error:
         raise TableError(str(error), record.row) from error
-    return description
 
 
-def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, dict, bool]:
+def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, Description, bool]:
     """A WebDataset sample of bytes, keyed by a hash of its content; its description; whether a caption was redacted."""
-    options = job.options
     private, redacted = _private(record, job)
-    description = describe(private, options, job.knowledge, patient)
-    suffix, image = _image(record, description["modality"], job)
-    content = json.dumps(description, ensure_ascii=False, sort_keys=True).encode()
-    key = hashlib.sha256(image + content).hexdigest()[:20]
-    sample = {"__key__": key, suffix: image, "json": content, "txt": _plain_text(description).encode()}
-    return sample, description, redacted
+    said = describe(private, job.options, job.knowledge, patient)
+    suffix, image = _image(record, said.modality, job)
+    sample = {"__key__": said.key(image), suffix: image, "json": said.to_json(), "txt": said.text.encode()}
+    return sample, said, redacted
 
 
 def _private(record: Record, job: ShardJob) -> tuple[Record, bool]:
@@ -276,18 +214,3 @@ def _excluded(path: Path) -> ImageIndex:
 @lru_cache(maxsize=1)
 def _load_index(path: Path, _written: int) -> ImageIndex:
     return ImageIndex.load(path)
-
-
-def _plain_text(description: dict) -> str:
-    """The default text of a sample: its first caption, an English one where there is one, or its categories."""
-    captions = description["captions"]
-    if captions:
-        return next((c for c in captions if c["lang"] == "en"), captions[0])["text"]
-    return category_text(description["categories"], description["modality"], description["attributes"])
-
-
-def _count(result: ShardResult, description: dict, knowledge: Knowledge) -> None:
-    result.samples += 1
-    result.modalities[description["modality"] or "unknown"] += 1
-    result.categories.update(description["categories"])
-    result.unresolved.update(c for c in description["categories"] if knowledge.resolve(c) is None)

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from keepfit_clip.data.records import Caption, Record
+from keepfit_clip.data.description import Description, json_text
+from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
-from keepfit_clip.data.tars.limits import check_description, json_text
 from keepfit_clip.data.tars.reader import RawSample, list_shards, read_raw_samples
 from keepfit_clip.errors import ShardError, TableError
 
@@ -65,7 +65,7 @@ def _records(shard: str, number: int, sample: RawSample, reader: RowReader) -> l
         if not isinstance(stored, dict):
             raise ValueError("not an object")
         if "schema" in stored and "kind" in stored:
-            return [_our_record(number, sample, stored)]
+            return [_our_record(number, sample)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise row_error(shard, number, "its .json or .txt cannot be read") from error
     cells = {key: value for key, value in stored.items() if not isinstance(value, dict)}
@@ -76,18 +76,17 @@ def _records(shard: str, number: int, sample: RawSample, reader: RowReader) -> l
     return reader.records(number, cells, sample.image)
 
 
-def _our_record(number: int, sample: RawSample, stored: dict) -> Record:
+def _our_record(number: int, sample: RawSample) -> Record:
     """The record of a sample of ours; ValueError where its JSON is not what we write."""
-    check_description(stored)
-    group = stored.get("group")
+    stored = Description.from_json(sample.members["json"])
     return Record(
         row=number,
         image=sample.image,
-        captions=tuple(Caption(c["text"], c.get("lang", "en")) for c in stored.get("captions", [])),
-        categories=tuple(stored.get("categories", [])),
-        attributes=tuple(stored.get("attributes", [])),
-        modality=stored.get("modality"),
-        patient=None if group is None else f"{stored.get('dataset')} {group}",
-        eye=stored.get("eye"),
-        dataset=stored.get("dataset"),
+        captions=stored.captions,
+        categories=stored.categories,
+        attributes=stored.attributes,
+        modality=stored.modality,
+        patient=None if stored.group is None else f"{stored.dataset} {stored.group}",
+        eye=stored.eye,
+        dataset=stored.dataset,
     )

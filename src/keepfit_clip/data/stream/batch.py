@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from transformers import BatchEncoding
 
-from keepfit_clip.data.tars.limits import MAX_IDS
+from keepfit_clip.data.description import MAX_IDS
 from keepfit_clip.errors import ShardError
 from keepfit_clip.knowledge.conditions import MODALITIES
 from keepfit_clip.model.tokenization import Tokenizer

@@ -16,6 +16,7 @@ import numpy as np
 import webdataset as wds
 from torch.utils.data import IterableDataset, get_worker_info
 
+from keepfit_clip.data.description import Description
 from keepfit_clip.data.stream.augment import augment
 from keepfit_clip.data.stream.batch import TrainingSample, collate, stable_id
 from keepfit_clip.data.stream.decoding import Letterbox
@@ -210,10 +211,10 @@ class MixedStream(IterableDataset):
         """The samples of the right kind and language, some of them repeated; the others are counted."""
         order = rng.sample(shards, len(shards))
         for sample in read_shards(order, on_error=lambda error: self._report(self.left_out.shards, error)):
-            if sample.description["kind"] != kind:
+            if sample.description.kind != kind:
                 problem = ShardError(f"sample {sample.key} is not {kind}, but its shard was given as {kind} data")
                 self._report(self.left_out.shards, problem)
-            elif kind == "elite" and not usable_captions(sample.description, self.options.languages):
+            elif kind == "elite" and not sample.description.captions_in(self.options.languages):
                 self.left_out.add(self.left_out.languages)
             else:
                 yield from (sample for _ in range(self._times(sample, rng)))
@@ -222,7 +223,7 @@ class MixedStream(IterableDataset):
         """How often a sample is used in this pass: its repeat factor, rounded up or down at random."""
         if not self.repeats:
             return 1
-        factor = max((self.repeats.get(name, 1.0) for name in sample.description["categories"]), default=1.0)
+        factor = max((self.repeats.get(name, 1.0) for name in sample.description.categories), default=1.0)
         return int(factor) + (rng.random() < factor % 1)
 
     def _decoded(self, samples: Iterator[ShardSample]) -> Iterator[tuple[ShardSample, np.ndarray]]:
@@ -244,9 +245,7 @@ class MixedStream(IterableDataset):
         self.left_out.add(self.left_out.cut_texts, number)
 
 
-def usable_captions(description: dict, languages: Sequence[str]) -> list[str]:
-    """The captions of a sample's JSON in one of the languages."""
-    return [c["text"] for c in description.get("captions", ()) if c.get("lang", "en") in languages]
+usable_captions = Description.captions_in
 
 
 def draw_sample(
@@ -267,18 +266,15 @@ def draw_sample(
         augmented: whether to augment.
         languages: of the captions.
     """
-    description = sample.description
-    modality = description.get("modality")
-    if description["kind"] == "elite":
-        captions = usable_captions(description, languages)
+    said, modality = sample.description, sample.description.modality
+    if said.is_elite:
+        captions = said.captions_in(languages)
         text = rng.choice(captions)
         text_id, category_ids = stable_id(text), [stable_id(caption) for caption in captions]
     else:
-        categories = description["categories"]
-        attributes, eye = description.get("attributes", ()), description.get("eye")
-        text, category = draw_text(categories, modality, knowledge, rng, attributes, eye)
+        text, category = draw_text(said.categories, modality, knowledge, rng, said.attributes, said.eye)
         text_id = stable_id(modality, category)
-        category_ids = [stable_id(modality, category) for category in categories]
+        category_ids = [stable_id(modality, category) for category in said.categories]
     if augmented:
         pixels = augment(pixels, rng, may_flip=not mentions_place(text))
-    return TrainingSample(sample.key, pixels, text, text_id, category_ids, description["kind"] == "elite", modality)
+    return TrainingSample(sample.key, pixels, text, text_id, category_ids, said.is_elite, modality)

@@ -1,6 +1,6 @@
 """Shards as they are read: `locations` opens them wherever they lie.
 
-`members` reads tars and `reader` the samples in them, both within `limits`.
+`members` reads tars and `reader` the samples in them, both within limits.
 """
 
 from keepfit_clip._faces import face

@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from keepfit_clip.data.tars.limits import MAX_TEXT_BYTES, is_unicode
+from keepfit_clip.data.description import is_unicode
 from keepfit_clip.data.tars.locations import is_local, open_location
 from keepfit_clip.errors import ShardError
 from keepfit_clip.images.reading import MAX_IMAGE_BYTES, FileSlice, in_mebibytes
 
-__all__ = ["IMAGE_MEMBERS", "TarMember", "read_tar"]
+__all__ = ["IMAGE_MEMBERS", "MAX_TEXT_BYTES", "TarMember", "read_tar"]
 
 IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
 _MEMBERS = (*IMAGE_MEMBERS, "json", "txt", "cls")
+MAX_TEXT_BYTES = 4 << 20  # of a .json, .txt or .cls of a sample
 _END_MARK = 1024  # bytes of zeros at the end of a tar
 _LARGEST_MEMBER = 1 << 30  # bytes of any member; tarfile would count through what a damaged one claims
 _LARGEST_HEADER = 1 << 16  # bytes of a long name or of a PAX header

@@ -12,7 +12,7 @@ from pathlib import Path
 import braceexpand
 from PIL import Image
 
-from keepfit_clip.data.tars.limits import check_description, json_text
+from keepfit_clip.data.description import Description
 from keepfit_clip.data.tars.locations import beside, exists, is_local, read_text
 from keepfit_clip.data.tars.members import IMAGE_MEMBERS, read_tar
 from keepfit_clip.errors import ShardError
@@ -31,8 +31,6 @@ __all__ = [
     "shard_info",
     "split_parts",
 ]
-
-_NOTHING_SAID = {"captions": [], "categories": [], "attributes": []}  # what a sample of another tool may lack
 
 
 @dataclass
@@ -57,12 +55,14 @@ class ShardSample:
     Args:
         key: its content hash.
         image_bytes: the encoded image.
-        description: the sample's JSON, see `keepfit_clip.data.shards.build`.
+        description: what is said of it.
+        json: the same as it stands in the tar, with whatever else another tool wrote there.
     """
 
     key: str
     image_bytes: bytes
-    description: dict
+    description: Description
+    json: bytes
 
     def image(self) -> Image.Image:
         """The decoded image.
@@ -267,8 +267,7 @@ def _parse(shard: str, sample: RawSample) -> ShardSample:
     if sample.image is None or "json" not in sample.members:
         raise ShardError(f"{where}: has no image or no .json")
     try:
-        description = json.loads(json_text(sample.members["json"]))
-        check_description(description)
+        description = Description.from_json(sample.members["json"])
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{where}: its .json is not a description of a sample ({error})") from error
-    return ShardSample(sample.key, sample.image, {**_NOTHING_SAID, **description})
+    return ShardSample(sample.key, sample.image, description, sample.members["json"])
