@@ -25,15 +25,13 @@ def lookup(
     from keepfit_clip.knowledge.conditions import Knowledge
 
     known = Knowledge.load(knowledge)
-    name = known.resolve(term)
-    if name is None:
+    found, condition = known.look_up(term), known.look_up(term).condition
+    if condition is None:
         similar = ", ".join(known.similar(term))
         raise CategoryError(f"{term!r} is not known{f'; written like it: {similar}' if similar else ''}")
-    denied = known.denied(name)
-    condition = known.conditions[denied or name]
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = [
-        ("name", f"{name} (the absence of what follows)" if denied else name),
+        ("name", f"{found.name} (the absence of what follows)" if found.denies else found.name),
         ("kind", condition.kind),
         ("also called", ", ".join(condition.synonyms)),
         ("abbreviations", ", ".join(condition.abbreviations)),
@@ -48,7 +46,7 @@ def lookup(
         if value:
             table.add_row(f"[bold]{label}[/]", escape(value))
     console.print(table)
-    write_result(json_file, {"name": name, "denied": denied is not None, "condition": asdict(condition)})
+    write_result(json_file, {"name": found.name, "denied": found.denies, "condition": asdict(condition)})
 
 
 @app.command()

@@ -23,7 +23,7 @@ import yaml
 from keepfit_clip.errors import KnowledgeError, first_line
 from keepfit_clip.files import parse_json
 
-__all__ = ["MODALITIES", "Code", "Condition", "Knowledge"]
+__all__ = ["MODALITIES", "Code", "Condition", "Knowledge", "Term"]
 
 MODALITIES = ("CFP", "FFA", "OCT")
 _PROBLEMS_SHOWN = 10
@@ -76,6 +76,37 @@ class Condition:
     def terms(self) -> tuple[str, ...]:
         """Everything it is recognised by."""
         return (self.name, *self.synonyms, *self.abbreviations, *self.spellings)
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a word for a category stands for.
+
+    Args:
+        name: canonical name, or the word itself, tidied, where it is not known.
+        condition: what it names, or what it denies; None where it is not known.
+        denies: whether it is a negation such as "no glaucoma".
+    """
+
+    name: str
+    condition: Condition | None = None
+    denies: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Every way to spell it out, the canonical one first."""
+        if self.denies:
+            return [self.name, f"absence of {self.condition.name}", f"absent {self.condition.name}"]
+        return [self.name, *(self.condition.synonyms if self.condition else ())]
+
+    @property
+    def statement(self) -> str:
+        """The category as a report states it: "glaucoma is present"."""
+        return f"{self.condition.name} is absent" if self.denies else f"{self.name} is present"
+
+    def findings(self, modality: str | None) -> list[str]:
+        """What of it can be seen in a modality; empty for negations and unknown words."""
+        return [] if self.denies or self.condition is None else list(self.condition.findings.get(modality, ()))
 
 
 class Knowledge:
@@ -158,40 +189,39 @@ class Knowledge:
         """Known terms that are written like an unknown one."""
         return difflib.get_close_matches(_normal(term), self._by_term, count, cutoff=0.6)
 
-    def resolve(self, term: str) -> str | None:
-        """Canonical name of a name, synonym or abbreviation; None if the term is not known.
+    def look_up(self, word: str) -> Term:
+        """What a name, synonym, abbreviation or spelling stands for.
 
-        "no X" and the like give "no <canonical X>", unless the whole is a name itself.
+        "no X" and the like deny X, unless the whole is a name itself.
         """
-        normal = _normal(term)
-        if normal in self._by_term:
-            return self._by_term[normal]
-        negation = _NEGATION.match(normal)
-        if negation and negation["term"] in self._by_term:
-            return f"no {self._by_term[negation['term']]}"
-        return None
+        normal = _normal(word)
+        negation = None if normal in self._by_term else _NEGATION.match(normal)
+        name = self._by_term.get(negation["term"] if negation else normal)
+        if name is None:
+            return Term(" ".join(word.split()).lower())
+        return Term(f"no {name}" if negation else name, self.conditions[name], denies=bool(negation))
+
+    def resolve(self, term: str) -> str | None:
+        """Canonical name of a name, synonym or abbreviation; None if the term is not known."""
+        found = self.look_up(term)
+        return found.name if found.condition else None
 
     def canonical(self, term: str) -> str:
         """The canonical name, or the term itself, tidied, where it is not known."""
-        return self.resolve(term) or " ".join(term.split()).lower()
+        return self.look_up(term).name
 
     def names(self, term: str) -> list[str]:
         """Every way to spell out a category, the canonical one first."""
-        name = self.canonical(term)
-        if name in self.conditions:
-            return [name, *self.conditions[name].synonyms]
-        denied = self.denied(name)
-        return [name, f"absence of {denied}", f"absent {denied}"] if denied else [name]
+        return self.look_up(term).names
 
     def denied(self, term: str) -> str | None:
         """The condition that a negation such as "no glaucoma" denies; None for anything else."""
-        name = self.canonical(term)
-        return name[3:] if name.startswith("no ") and name[3:] in self.conditions else None
+        found = self.look_up(term)
+        return found.condition.name if found.denies else None
 
     def findings(self, term: str, modality: str | None) -> list[str]:
         """What of a category can be seen in a modality; empty for negations and unknown terms."""
-        condition = self.conditions.get(self.canonical(term))
-        return list(condition.findings.get(modality, ())) if condition else []
+        return self.look_up(term).findings(modality)
 
     def sentences(self) -> list[str]:
         """The whole knowledge as plain sentences, for textual pretraining."""

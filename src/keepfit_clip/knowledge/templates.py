@@ -69,12 +69,13 @@ def draw_text(
     used_attributes = list(attributes) if rng.random() < 0.5 else []
     if eye is not None and rng.random() < 0.25:
         used_attributes.append(f"{eye} eye")
-    findings = knowledge.findings(category, modality)
+    term = knowledge.look_up(category)
+    findings = term.findings(modality)
     if findings and rng.random() < 0.5:
         return f"{_image_of(modality, used_attributes)} showing {rng.choice(findings)}", category
     if rng.random() < 0.5:
-        return _statement(category, modality, knowledge, used_attributes), category
-    return category_text([rng.choice(knowledge.names(category))], modality, used_attributes), category
+        return f"{_image_of(modality, used_attributes)}: {term.statement}", category
+    return category_text([rng.choice(term.names)], modality, used_attributes), category
 
 
 def class_texts(category: str, modality: str | None, knowledge: Knowledge, descriptions: bool = True) -> list[str]:
@@ -86,20 +87,11 @@ def class_texts(category: str, modality: str | None, knowledge: Knowledge, descr
         knowledge: where names and findings come from.
         descriptions: False gives the canonical name alone.
     """
-    names = knowledge.names(category)
+    term, image = knowledge.look_up(category), _image_of(modality)
     if not descriptions:
-        return [category_text(names[:1], modality)]
-    texts = [category_text([name], modality) for name in names]
-    texts.append(_statement(category, modality, knowledge))
-    texts += [f"{_image_of(modality)} showing {finding}" for finding in knowledge.findings(category, modality)]
-    return texts
-
-
-def _statement(category: str, modality: str | None, knowledge: Knowledge, attributes: Sequence[str] = ()) -> str:
-    """A category as a report states it: "A fundus photograph: glaucoma is present"."""
-    denied = knowledge.denied(category)
-    finding = f"{denied} is absent" if denied else f"{knowledge.canonical(category)} is present"
-    return f"{_image_of(modality, attributes)}: {finding}"
+        return [category_text([term.name], modality)]
+    texts = [category_text([name], modality) for name in term.names]
+    return [*texts, f"{image}: {term.statement}", *(f"{image} showing {seen}" for seen in term.findings(modality))]
 
 
 def _image_of(modality: str | None, attributes: Sequence[str] = ()) -> str:

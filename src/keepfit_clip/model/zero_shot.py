@@ -100,13 +100,14 @@ class ZeroShotClassifier:
         if modality is not None and modality not in MODALITIES:
             raise CategoryError(f"the modality {modality!r} is none of {', '.join(MODALITIES)}")
         self.categories = [category.strip() for category in categories if category.strip()]
-        self.canonical = [knowledge.canonical(category) for category in self.categories]
+        terms = [knowledge.look_up(category) for category in self.categories]
+        self.canonical = [term.name for term in terms]
         if len(self.categories) < 2:
             raise CategoryError(f"zero-shot needs at least two categories, got {self.categories}")
         twice = {name for name in self.canonical if self.canonical.count(name) > 1}
         if twice:
             raise CategoryError(f"these categories stand twice, maybe as synonyms: {sorted(twice)}")
-        self.unknown = [c for c in self.categories if knowledge.resolve(c) is None]
+        self.unknown = [c for c, term in zip(self.categories, terms, strict=True) if term.condition is None]
         self.model = model
         self.tokenizer = Tokenizer.of_model(model, tokenizer)
         texts = [class_texts(category, modality, knowledge, descriptions) for category in self.categories]
