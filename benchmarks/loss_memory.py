@@ -26,7 +26,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
 
-import open_clip
 import torch
 from open_clip.loss import ClipLoss
 from rich.console import Console
@@ -36,7 +35,7 @@ from torch.nn import functional as F
 
 from keepfit_clip.data.stream.batch import MAX_IDS
 from keepfit_clip.model.compat import set_activation_checkpointing
-from keepfit_clip.model.config import DecoderConfig
+from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.decoder import CaptionDecoder, token_nll
 from keepfit_clip.model.loss import HybridLoss, _Ranks
 
@@ -191,11 +190,10 @@ def decoder_table(args: argparse.Namespace) -> Table:
 def decoder_peak(args: argparse.Namespace, function: Callable) -> int:
     """Bytes that forward and backward of keepfit-v2's caption decoder take with a caption loss."""
     torch.set_num_threads(args.threads)
-    config = open_clip.get_model_config("keepfit-v2")
-    encoder = config["text_cfg"]["hf_model_config"]
+    config = ModelConfig.named("keepfit-v2")
+    encoder = config.text.hf_model_config
     words = torch.nn.Embedding(encoder["vocab_size"], encoder["hidden_size"])
-    settings = DecoderConfig(**config["multimodal_cfg"])
-    decoder = CaptionDecoder(settings, words, words.embedding_dim, pad_id=0, bos_id=101, eos_id=102)
+    decoder = CaptionDecoder(config.decoder, words, words.embedding_dim, pad_id=0, bos_id=101, eos_id=102)
     set_activation_checkpointing(decoder, True)
     decoder.train().to(args.device)
     words.to(args.device)

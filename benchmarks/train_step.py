@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -50,6 +51,7 @@ from keepfit_clip.data.stream.sampling import make_pools
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.folders.model_folder import read_model_config, write_model_folder
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.keepfit import KeepFIT
 from keepfit_clip.model.loss import HybridLoss
 from keepfit_clip.model.preprocess import resolve_preprocess
@@ -113,15 +115,14 @@ def fresh(function: Callable, *arguments):
 def prepare(args: argparse.Namespace) -> list[int]:
     """Writes the model's config, the shards and the batches; returns the lengths of the texts, sorted."""
     tokenizer = open_clip.get_tokenizer(TOKENIZER)
-    config = open_clip.get_model_config(MODEL)
-    config["vision_cfg"]["image_size"] = args.image_size
-    config["text_cfg"] |= {"hf_model_name": "", "context_length": args.context}
-    config["text_cfg"]["hf_model_config"]["vocab_size"] = tokenizer.tokenizer.vocab_size
-    config["multimodal_cfg"]["context_length"] = args.context
-    preprocess = resolve_preprocess(config, None)
+    config = ModelConfig.named(MODEL).with_image_size(args.image_size)
+    encoder = {**config.text.hf_model_config, "vocab_size": tokenizer.tokenizer.vocab_size}
+    config = config.with_text(hf_model_name="", context_length=args.context, hf_model_config=encoder)
+    config = replace(config, decoder=replace(config.decoder, context_length=args.context))
+    preprocess = resolve_preprocess(config)
     (args.folder / "model").mkdir()
     write_model_folder(args.folder / "model", config, preprocess, tokenizer)
-    AutoConfig.for_model(**config["text_cfg"]["hf_model_config"]).save_pretrained(args.folder / "encoder")
+    AutoConfig.for_model(**encoder).save_pretrained(args.folder / "encoder")
     stream = MixedStream(
         make_pools(str(draw_shards(args, "public"))),
         make_pools(str(draw_shards(args, "elite"))),
@@ -190,18 +191,17 @@ def measure(args: argparse.Namespace, side: str, count: bool) -> dict:
 
 
 def ours(args: argparse.Namespace, side: str) -> tuple[nn.Module, nn.Module]:
-    config = read_model_config(args.folder / "model")["model_cfg"]
-    model = KeepFIT(**{name: section for name, section in config.items() if name != "custom_text"})
+    model = KeepFIT(read_model_config(args.folder / "model").model)
     model.caption_public = side == CAPTIONED
     return model, HybridLoss(public_caption_weight=float(model.caption_public))
 
 
 def open_clip_coca(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
-    config = read_model_config(args.folder / "model")["model_cfg"]
-    encoder = config["text_cfg"]["hf_model_config"]
+    config = read_model_config(args.folder / "model").model
+    encoder = config.text.hf_model_config
     width, vocab_size = encoder["hidden_size"], encoder["vocab_size"]
     model = CoCa(
-        embed_dim=config["embed_dim"],
+        embed_dim=config.embed_dim,
         vision_cfg={
             "image_size": args.image_size,
             "patch_size": 16,
@@ -218,7 +218,7 @@ def open_clip_coca(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
             "output_tokens": True,
             "vocab_size": vocab_size,
         },
-        multimodal_cfg={**config["multimodal_cfg"], "width": width, "vocab_size": vocab_size},
+        multimodal_cfg={**asdict(config.decoder), "width": width, "vocab_size": vocab_size},
     )
     nn.init.normal_(model.text_decoder.text_projection, std=width**-0.5)  # open_clip leaves it as it finds it
     return model, CoCaLoss(caption_loss_weight=1.0, clip_loss_weight=1.0)
@@ -302,11 +302,11 @@ def measure_loop(args: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(args.threads)
     rows: list[dict[str, float]] = []
     watch = Stopwatch()
-    one_epoch, build_data = training.upstream_train_one_epoch, training.build_data
+    one_epoch, training_data = training.train_one_epoch, training.training_data
 
     def data_in_memory(*arguments, **options):
-        data = build_data(*arguments, **options)
-        data["train"].dataloader.loader = InMemory(data["train"].dataloader.loader)
+        data = training_data(*arguments, **options)
+        data.dataloader.loader = InMemory(data.dataloader.loader)
         return data
 
     def both_ways(model, data, loss, epoch, optimizer, *others, **options):
@@ -326,8 +326,8 @@ def measure_loop(args: argparse.Namespace) -> dict[str, float]:
         log = stack.enter_context(open(args.folder / "log.txt", "w"))
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-        stack.enter_context(mock.patch.object(training, "build_data", data_in_memory))
-        stack.enter_context(mock.patch.object(training, "upstream_train_one_epoch", both_ways))
+        stack.enter_context(mock.patch.object(training, "training_data", data_in_memory))
+        stack.enter_context(mock.patch.object(training, "train_one_epoch", both_ways))
         with suppress(Enough):
             training.main(loop_argv(args))
     kept = rows[1:]  # the first epoch warms up

@@ -15,7 +15,7 @@ from keepfit_clip.folders.export import export_model
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model import pretrained as weights
-from keepfit_clip.model.config import check_model_config, check_preprocess_config
+from keepfit_clip.model.config import ModelConfig, check_preprocess_config
 from keepfit_clip.training.hybrid.run import main as train
 from keepfit_clip.training.text_stage.pretrain import TextPretraining, pretrain_text
 from tests.conftest import MODEL, train_flags
@@ -226,12 +226,12 @@ def test_a_config_that_lacks_a_section_is_refused_by_its_name(missing):
     model_cfg = open_clip.get_model_config(MODEL)
     del model_cfg[missing]
     with pytest.raises(ConfigError, match=rf"lacks the keys \['{missing}'\]"):
-        check_model_config(model_cfg)
+        ModelConfig.from_dict(model_cfg)
 
 
 def test_shipped_configs_pass():
     for name in keepfit_clip.list_keepfit_models():
-        check_model_config(open_clip.get_model_config(name))
+        ModelConfig.from_dict(open_clip.get_model_config(name))
 
 
 @pytest.mark.parametrize(

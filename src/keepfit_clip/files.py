@@ -9,17 +9,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from keepfit_clip.errors import KeepFITError, OutputError, first_line
 
-__all__ = ["file_sha256", "new_folder", "parse_json", "printable", "read_json", "require_free", "to_json",
-           "write_json", "write_text", "writing"]  # fmt: skip
+__all__ = ["WorkFolder", "file_sha256", "new_folder", "parse_json", "printable", "put_in_place", "read_json",
+           "remove", "require_free", "to_json", "write_json", "write_text", "writing"]  # fmt: skip
 
-_LOCK = ".keepfit-writing"  # in a temporary folder, locked by the process that writes it
+_PARTIAL_LOCK = ".keepfit-writing"  # in a temporary folder, locked by the process that writes it
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary folder that has none is nobody's
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LARGEST_JSON = 64 << 20  # bytes
@@ -80,16 +80,106 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         with writing(path):
             yield temporary
             temporary.chmod(0o755)
-        try:
-            if path.exists():
-                path.rmdir()
-            (temporary / _LOCK).unlink(missing_ok=True)  # the lock itself stays until the folder is in its place
-            os.replace(temporary, path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be put in place ({first_line(error)}): was it made meanwhile?") from error
+        (temporary / _PARTIAL_LOCK).unlink(missing_ok=True)  # the lock itself stays until the folder is in its place
+        put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def put_in_place(finished: Path, path: Path) -> None:
+    """Gives a finished folder the name it is made for; an empty folder of that name is replaced.
+
+    Raises:
+        OutputError: something else stands there.
+    """
+    try:
+        if path.exists():
+            path.rmdir()
+        os.replace(finished, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be put in place ({first_line(error)}): was it made meanwhile?") from error
+
+
+class WorkFolder:
+    """A folder in which one process at a time does a long job, and goes on with it after a stop.
+
+    Args:
+        path: of the folder.
+        lock_name: of the file that is locked meanwhile.
+    """
+
+    def __init__(self, path: str | Path, lock_name: str = ".lock"):
+        self.path = Path(path)
+        self._lock = self.path / lock_name
+
+    @contextmanager
+    def alone(self, busy: KeepFITError | None = None, wait: float = 0) -> Iterator[None]:
+        """Makes the folder, and keeps other processes out of it while the block runs.
+
+        Args:
+            busy: raised where another one is at work there; without it this one waits until that has ended.
+            wait: seconds before it is raised.
+
+        Raises:
+            OutputError: the folder cannot be made.
+        """
+        from filelock import FileLock, Timeout  # costs a command that writes nothing some time to start
+
+        lock = FileLock(self._lock, timeout=-1 if busy is None else wait)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise busy from error
+        except OSError as error:
+            raise OutputError(f"{self.path}: the folder cannot be made ({first_line(error)})") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def claim(self, identity: Mapping[str, Any], name: str) -> list[str]:
+        """Marks a folder that is new with what its job is, or compares it with the mark that stands there.
+
+        Args:
+            identity: what makes the job this one and no other, as JSON has it.
+            name: of the file.
+
+        Returns:
+            The keys in which they differ: none where the job may go on.
+
+        Raises:
+            ValueError: the mark is damaged.
+        """
+        mark = self.path / name
+        if not mark.exists():
+            write_json(mark, identity)
+            return []
+        stored = parse_json(mark.read_bytes())
+        if not isinstance(stored, dict):
+            raise ValueError("not an object")
+        return [key for key in {**identity, **stored} if stored.get(key) != identity.get(key)]
+
+    def remove_leftovers(self, *patterns: str) -> None:
+        """Removes what a process that was killed left half written."""
+        for pattern in patterns:
+            for path in self.path.glob(pattern):
+                remove(path)
+
+    def clear(self, keep: str = "") -> None:
+        """Removes all that lies in the folder, but for the lock and a file to keep."""
+        for path in self.path.iterdir():
+            if path not in (self._lock, self.path / keep):
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a folder with all that is in it; nothing where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _locked(folder: Path) -> int:
@@ -97,7 +187,7 @@ def _locked(folder: Path) -> int:
 
     Locks hold between the machines that share a file system; where there are none, nobody takes the folder away.
     """
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(folder / _PARTIAL_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     with suppress(OSError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return lock
@@ -113,7 +203,7 @@ def _remove_leftovers(path: Path) -> None:
 def _is_forgotten(folder: Path, name: str) -> bool:
     """Whether nobody writes a temporary folder any more."""
     try:
-        lock = os.open(folder / _LOCK, os.O_RDWR)  # does not make it: it may be about to be put in its place
+        lock = os.open(folder / _PARTIAL_LOCK, os.O_RDWR)  # does not make it: it may be about to be put in its place
     except FileNotFoundError:
         with suppress(OSError):
             return folder.name.startswith(f".{name}.") and time.time() - folder.stat().st_mtime > _FORGOTTEN

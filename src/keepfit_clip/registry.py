@@ -23,7 +23,7 @@ from open_clip import factory
 
 from keepfit_clip import model_configs
 from keepfit_clip.errors import ConfigError, KeepFITError
-from keepfit_clip.model.config import is_keepfit_config
+from keepfit_clip.model.config import ModelConfig, is_keepfit_config
 
 __all__ = ["list_keepfit_models", "register"]
 
@@ -67,13 +67,14 @@ def register() -> None:
 
 
 def _wrap_coca(original):
-    def build(**model_cfg):
+    def build(cast_dtype=None, **model_cfg):
         if not is_keepfit_config(model_cfg):
-            return original(**model_cfg)
+            return original(cast_dtype=cast_dtype, **model_cfg)
         from keepfit_clip.model.keepfit import KeepFIT  # transformers and timm load only when a model is built
         from keepfit_clip.model.preprocess import default_preprocess
 
-        return KeepFIT(default_preprocess=default_preprocess(), **model_cfg)
+        config = ModelConfig.from_dict({"custom_text": True, **model_cfg})  # open_clip has taken that out
+        return KeepFIT(config, default_preprocess())  # whose towers follow the dtype of the parameters
 
     return build
 
@@ -135,9 +136,7 @@ def _wrap_get_model_config(original):
     def get(model_name):
         model_cfg = original(model_name)
         if is_keepfit_config(model_cfg):
-            from keepfit_clip.model.config import check_model_config
-
-            check_model_config(model_cfg)
+            ModelConfig.from_dict(model_cfg)
         return model_cfg
 
     return get

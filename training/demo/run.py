@@ -6,16 +6,10 @@ Every step leaves a folder or file that appears only when complete, and is not d
 last epoch. DIR/report.html and DIR/metrics.json are the result.
 """
 
-import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import open_clip
-from filelock import FileLock, Timeout
 
 from keepfit_clip._version import __version__
 from keepfit_clip.data.shards.build import ShardOptions, build_shards
@@ -23,12 +17,13 @@ from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import KINDS, DrawOptions, draw_dataset
 from keepfit_clip.errors import KeepFITError, OutputError
 from keepfit_clip.extras import require_extra
-from keepfit_clip.files import require_free, write_json, write_text, writing
+from keepfit_clip.files import WorkFolder, remove, require_free, write_json, write_text, writing
 from keepfit_clip.folders.export import export_model
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.templates import class_texts
+from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.pretrained import resolve_source
 from keepfit_clip.page.report import Section
 from keepfit_clip.training.demo.display import StepDisplay
@@ -53,6 +48,8 @@ __all__ = ["FULL", "QUICK", "DemoSettings", "run_demo"]
 
 MODEL = "keepfit-v2-lite"
 _SETTINGS = "demo.json"
+# What an attempt that was killed could not finish writing.
+_LEFTOVERS = (".*.partial", "pictures/.*.partial", "shards/.*.partial", "stage2/checkpoints/*.partial")
 _TEST_SEED = 1_000_003  # pictures of another seed than the training ones
 
 
@@ -107,8 +104,10 @@ def run_demo(out: str | Path, settings: DemoSettings = FULL) -> dict:
     require_extra("plots")
     _require_weights()
     _claim(out, settings)
-    with _alone_in(out), writing(out):
-        _remove_leftovers(out)
+    busy = OutputError(f"another demo is at work in {out}: wait for it, or choose another --out")
+    folder = WorkFolder(out)
+    with folder.alone(busy), writing(out):
+        folder.remove_leftovers(*_LEFTOVERS)
         steps = _Demo(out, settings).steps
         _prepare(steps, after=(out / REPORT, out / METRICS))
         with peak_memory(out / CLOCK, PEAK), StepDisplay(len(steps)) as display:
@@ -139,48 +138,21 @@ def _answers(out: Path) -> Section:
 
 
 def _require_weights() -> None:
-    config = open_clip.get_model_config(MODEL)
-    for name in (config["text_cfg"]["hf_model_name"], config["vision_cfg"]["pretrained_weights"]):
+    config = ModelConfig.named(MODEL)
+    for name in (config.text.hf_model_name, config.vision.pretrained_weights):
         resolve_source(name)
 
 
 def _claim(out: Path, settings: DemoSettings) -> None:
     """Marks a new folder with the settings, or checks those of an older one."""
-    own = {"keepfit_clip": __version__, **asdict(settings)}
-    mark = out / _SETTINGS
-    if not mark.exists():
-        write_json(require_free(out) / _SETTINGS, own)
-        return
+    if not (out / _SETTINGS).exists():
+        require_free(out)
     try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
+        differing = WorkFolder(out).claim({"keepfit_clip": __version__, **asdict(settings)}, _SETTINGS)
     except ValueError:
-        found = None
-    if found != own:
+        differing = [_SETTINGS]
+    if differing:
         raise OutputError(f"{out} holds a demo of other settings or another version: choose another --out or remove it")
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Makes sure that no other demo works in the same folder while the block runs."""
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise OutputError(f"another demo is at work in {out}: wait for it, or choose another --out") from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Removes what an attempt that was killed could not finish writing."""
-    for pattern in (".*.partial", "pictures/.*.partial", "shards/.*.partial", "stage2/checkpoints/*.partial"):
-        for path in out.glob(pattern):
-            _remove(path)
 
 
 @dataclass(frozen=True)
@@ -217,10 +189,10 @@ def _prepare(steps: Sequence[_Step], after: Sequence[Path]) -> None:
     if first is None:
         return
     for path in (*(step.own for step in steps[first + 1 :]), *after):
-        _remove(path)
+        remove(path)
     step = steps[first]
     if not step.resumes or step.results[-1].exists():  # the last is there: it was finished once, and a part is gone
-        _remove(step.own)
+        remove(step.own)
 
 
 class _Demo:

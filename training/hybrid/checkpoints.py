@@ -15,10 +15,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from keepfit_clip.errors import CheckpointError, NonFiniteLossError, first_line
+from keepfit_clip.errors import CheckpointError, ConfigError, NonFiniteLossError, first_line
 from keepfit_clip.files import writing
 from keepfit_clip.finite import is_finite
 from keepfit_clip.folders.export import find_checkpoint
+from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.training.hybrid.run_folder import differing_settings
 
 __all__ = ["Checkpoints", "check_readable", "name_newest_latest", "newest_checkpoint"]
@@ -90,10 +91,16 @@ class Checkpoints:
         return _for_all_processes(checkpoint) if torch.distributed.is_initialized() else checkpoint
 
     def _compare(self, path: str, checkpoint: Mapping) -> None:
-        differing = differing_settings(checkpoint.get("model_cfg") or self._model_cfg(), self._model_cfg())
+        stored = checkpoint.get("model_cfg")
+        try:
+            model_cfg = ModelConfig.from_dict(stored).to_dict() if stored else self._model_cfg()
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: its model config cannot be used: {error}") from error
+        differing = differing_settings(model_cfg, self._model_cfg())
         if differing:
             raise CheckpointError(f"{path} was trained with another model config: {_listed(differing)}")
-        changed = differing_settings(checkpoint.get("flags", self._flags()), self._flags())
+        before, now = checkpoint.get("flags", {}), self._flags()
+        changed = differing_settings(before, {name: now.get(name) for name in before})
         if changed:
             _log.warning(f"going on with other flags than before: {_listed(changed)}")
 

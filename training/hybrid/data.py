@@ -1,10 +1,10 @@
 """What open_clip_train's loop reads: the mixed training stream and the held-out shards."""
 
-import argparse
 import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,13 +17,13 @@ from keepfit_clip.data.stream.sampling import ShardPool, category_repeats, make_
 from keepfit_clip.data.tars.reader import check_kind, count_samples, list_shards
 from keepfit_clip.errors import ConfigError, ShardError
 from keepfit_clip.knowledge.conditions import Knowledge
-from keepfit_clip.model.config import TextConfig, config_from_dict
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.training.hybrid.evaluators import HeldOutShards, ZeroShotTable
+from keepfit_clip.training.hybrid.settings import HybridPretraining
 from keepfit_clip.training.hybrid.upstream import DataInfo, SharedEpoch, as_batch
 from keepfit_clip.training.hybrid.validation import Validation
 
-__all__ = ["build_data", "samples_per_epoch"]
+__all__ = ["Process", "samples_per_epoch", "training_data", "validation_data"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,62 +74,61 @@ class EpochLoader:
             raise ShardError(str(error).strip().splitlines()[-1].rpartition("ShardError: ")[2]) from error
 
 
-def samples_per_epoch(args: argparse.Namespace) -> int:
-    """Samples in an epoch: --train-num-samples, or as many as all shards hold."""
-    if args.train_num_samples:
-        return args.train_num_samples
-    return sum(count_samples(list_shards(spec)) for spec in (args.public_data, args.elite_data) if spec)
-
-
-def build_data(
-    args: argparse.Namespace,
-    upstream: argparse.Namespace,
-    config: dict,
-    open_clip_tokenizer: Callable,
-    preprocess: Callable,
-    epoch: int,
-) -> dict[str, DataInfo]:
-    """The `data` of open_clip's main: `train` and, with --val-data or tables, `val`.
+@dataclass(frozen=True)
+class Process:
+    """Which of the processes of a run this is, and how it steps.
 
     Args:
-        args: our flags.
-        upstream: open_clip's, with rank, world size and workers.
-        config: of the run's model folder.
-        open_clip_tokenizer: of the model.
+        rank: its number, from 0.
+        world_size: how many there are.
+        accum_freq: batches whose gradients make one step.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    accum_freq: int = 1
+
+
+def samples_per_epoch(settings: HybridPretraining) -> int:
+    """Samples in an epoch: --train-num-samples, or as many as all shards hold."""
+    if settings.train_num_samples:
+        return settings.train_num_samples
+    return sum(count_samples(list_shards(spec)) for spec in settings.training_data)
+
+
+def validation_data(
+    settings: HybridPretraining,
+    preprocess_cfg: dict,
+    preprocess: Callable,
+    tokenizer: Tokenizer,
+    knowledge: Knowledge,
+) -> Validation:
+    """What is evaluated while a run lasts.
+
+    Args:
+        settings: which shards and tables.
+        preprocess_cfg: values of the image tower.
         preprocess: from a PIL image to a tensor (3, H, W), without augmentation.
-        epoch: the first one.
+        tokenizer: of the model.
+        knowledge: words the texts.
 
     Raises:
-        ConfigError, ShardError: the flags or shards cannot be used.
+        ConfigError, ShardError, TableError: shards or tables cannot be used.
     """
-    text = config_from_dict(TextConfig, config["model_cfg"]["text_cfg"], "text_cfg")
-    preprocess_cfg = config["preprocess_cfg"]
-    tokenizer = Tokenizer(open_clip_tokenizer, text.context_length, text.pad_id, text.eos_id)
-    knowledge = Knowledge.load(args.knowledge)
-    data = {}
-    if args.public_data or args.elite_data:
-        data["train"] = _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch)
-    if args.val_data or args.zeroshot_table:
-        shards, tables = [], []
-        if upstream.rank == 0:  # the other ranks wait for it
-            tables = [ZeroShotTable(spec, tokenizer, preprocess, knowledge) for spec in args.zeroshot_table]
-        if upstream.rank == 0 and args.val_data:
-            held_out = HeldOutShards(
-                list_shards(args.val_data),
-                upstream.batch_size,
-                tokenizer,
-                knowledge,
-                preprocess_cfg,
-                _languages(args),
-                args.caption_samples,
-            )
-            shards.append(held_out)
-        data["val"] = DataInfo(dataloader=Validation(shards, tables))
-    return data
-
-
-def _languages(args: argparse.Namespace) -> tuple[str, ...]:
-    return tuple(language.strip() for language in args.languages.split(","))
+    tables = [ZeroShotTable(spec, tokenizer, preprocess, knowledge) for spec in settings.zeroshot_table]
+    shards = []
+    if settings.val_data:
+        held_out = HeldOutShards(
+            list_shards(settings.val_data),
+            settings.batch_size,
+            tokenizer,
+            knowledge,
+            preprocess_cfg,
+            settings.caption_languages,
+            settings.caption_samples,
+        )
+        shards.append(held_out)
+    return Validation(shards, tables)
 
 
 def _note_few_shards(kind: str, pools: list[ShardPool], workers: int) -> None:
@@ -138,19 +137,35 @@ def _note_few_shards(kind: str, pools: list[ShardPool], workers: int) -> None:
         _log.info(f"{count} {kind} shards for {workers} workers: each worker reads all of them in an order of its own")
 
 
-def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) -> DataInfo:
-    public = make_pools(args.public_data, args.public_weights, args.balance) if args.public_data else []
-    elite = make_pools(args.elite_data, args.elite_weights) if args.elite_data else []
-    for kind, pools in (("public", public), ("elite", elite)):
-        check_kind([shard for pool in pools for shard in pool.shards], kind)
-        _note_few_shards(kind, pools, max(1, upstream.workers) * upstream.world_size)
-    workers = max(1, upstream.workers)
-    global_batch = upstream.batch_size * upstream.world_size
-    batches_per_worker = math.ceil(math.ceil(samples_per_epoch(args) / global_batch) / workers)
+def training_data(
+    settings: HybridPretraining,
+    process: Process,
+    preprocess_cfg: dict,
+    tokenizer: Tokenizer,
+    knowledge: Knowledge,
+    epoch: int,
+) -> DataInfo:
+    """The mixed stream of one process, and how much of it is an epoch.
+
+    Args:
+        settings: which shards, and how they are mixed.
+        process: that reads it.
+        preprocess_cfg: values of the image tower.
+        tokenizer: of the model.
+        knowledge: words the public texts.
+        epoch: the first one.
+
+    Raises:
+        ConfigError, ShardError: the settings or shards cannot be used.
+    """
+    workers = max(1, settings.workers)
+    public, elite = _pools(settings, workers * process.world_size)
+    global_batch = settings.batch_size * process.world_size
+    batches_per_worker = math.ceil(math.ceil(samples_per_epoch(settings) / global_batch) / workers)
     num_batches = batches_per_worker * workers
-    if num_batches < upstream.accum_freq:
+    if num_batches < process.accum_freq:
         raise ConfigError(
-            f"an epoch has {num_batches} batches, fewer than --accum-freq {upstream.accum_freq}: raise "
+            f"an epoch has {num_batches} batches, fewer than --accum-freq {process.accum_freq}: raise "
             "--train-num-samples"
         )
     shared_epoch = SharedEpoch(epoch)
@@ -158,13 +173,13 @@ def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) 
         public,
         elite,
         StreamOptions(
-            batch_size=upstream.batch_size,
-            elite_fraction=args.elite_fraction,
-            seed=args.seed,
-            rank=upstream.rank,
-            augment=not args.no_augment,
-            languages=_languages(args),
-            max_bad_fraction=args.max_bad_fraction,
+            batch_size=settings.batch_size,
+            elite_fraction=settings.elite_fraction,
+            seed=settings.seed,
+            rank=process.rank,
+            augment=not settings.no_augment,
+            languages=settings.caption_languages,
+            max_bad_fraction=settings.max_bad_fraction,
         ),
         batches_per_worker,
         shared_epoch.get_value,
@@ -173,16 +188,29 @@ def _training_data(args, upstream, preprocess_cfg, tokenizer, knowledge, epoch) 
         knowledge,
         preprocess_cfg["mean"],
         preprocess_cfg["std"],
-        repeats=category_repeats(public) if public and args.balance == "category" else None,
+        repeats=category_repeats(public) if public and settings.balance == "category" else None,
     )
     loader = DataLoader(
         stream,
         batch_size=None,
-        num_workers=upstream.workers,
-        persistent_workers=upstream.workers > 0,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
         generator=torch.Generator(),  # else starting workers, as only a resumed epoch does, shifts the dropout masks
     )
     epoch_loader = EpochLoader(
-        loader, num_batches, num_batches * global_batch, shared_epoch.get_value, upstream.epochs, upstream.rank == 0
+        loader, num_batches, num_batches * global_batch, shared_epoch.get_value, settings.epochs, process.rank == 0
     )
     return DataInfo(dataloader=epoch_loader, shared_epoch=shared_epoch)
+
+
+def _pools(settings: HybridPretraining, readers: int) -> tuple[list[ShardPool], list[ShardPool]]:
+    """Pools of public and of elite shards, looked at as far as what lies beside them tells."""
+    public, elite = [], []
+    if settings.public_data:
+        public = make_pools(settings.public_data, settings.public_weights, settings.balance)
+    if settings.elite_data:
+        elite = make_pools(settings.elite_data, settings.elite_weights)
+    for kind, pools in (("public", public), ("elite", elite)):
+        check_kind([shard for pool in pools for shard in pool.shards], kind)
+        _note_few_shards(kind, pools, readers)
+    return public, elite

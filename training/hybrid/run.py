@@ -12,7 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import timedelta
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,15 @@ import torch
 
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError
 from keepfit_clip.files import writing
+from keepfit_clip.folders.model_folder import FolderConfig
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.config import TEXT_SOURCES
 from keepfit_clip.model.loss import HybridLoss
 from keepfit_clip.model.pretrained import allow_source
 from keepfit_clip.model.state_dicts import read_weights
+from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.training.hybrid.checkpoints import Checkpoints, check_readable, name_newest_latest, newest_checkpoint
-from keepfit_clip.training.hybrid.data import build_data, samples_per_epoch
+from keepfit_clip.training.hybrid.data import Process, samples_per_epoch, training_data, validation_data
 from keepfit_clip.training.hybrid.guard import NonFiniteGuard
 from keepfit_clip.training.hybrid.loss_log import LossLog
 from keepfit_clip.training.hybrid.objective import CaptionSchedule, frozen
@@ -39,8 +43,10 @@ from keepfit_clip.training.hybrid.run_folder import (
     prepare_run,
     write_settings,
 )
+from keepfit_clip.training.hybrid.settings import HybridPretraining, shaping
 from keepfit_clip.training.hybrid.step_loss import StepLoss
 from keepfit_clip.training.hybrid.upstream import (
+    DataInfo,
     create_model_and_transforms,
     is_master,
     load_checkpoint,
@@ -50,31 +56,23 @@ from keepfit_clip.training.hybrid.upstream import (
     unwrap_model,
     world_info_from_env,
 )
-from keepfit_clip.training.hybrid.validation import evaluate
+from keepfit_clip.training.hybrid.validation import Validation, evaluate
 
 __all__ = ["main"]
 
 _log = logging.getLogger(__name__)
 
-# Flags that shape what is learnt; kept in each checkpoint, so that a run that goes on can say which of them changed.
-_SHAPING = ("batch_size", "lr", "wd", "beta1", "beta2", "eps", "warmup", "epochs", "seed", "train_num_samples",
-            "precision", "accum_freq", "world_size", "workers", "grad_clip_norm", "lr_scheduler")  # fmt: skip
-_OUR_SHAPING = ("preset", "contrastive_weight", "revision_weight", "caption_weight", "public_caption_weight",
-                "caption_schedule", "joint_contrast", "elite_fraction", "freeze_text_steps", "balance", "languages",
-                "no_augment")  # fmt: skip
-# All ranks wait for the first one's evaluation; NCCL's own patience is ten minutes.
 _LARGEST_LR = 1e30  # beyond, a step is no number of single precision any more
-_PATIENCE = timedelta(hours=1)
 
 
 class _Run:
     """One run: our flags and the functions that stand in for upstream's."""
 
     def __init__(self, argv: Sequence[str]):
-        self.args, self.rest = parse_keepfit_args(argv)
-        for source in self.args.allow_source:
+        self.settings, self.rest = parse_keepfit_args(argv)
+        for source in self.settings.allow_source:
             allow_source(source)
-        self.config: dict = {}
+        self.config: FolderConfig | None = None  # once it is prepared
         self.flags: dict = {}
         self.guard: NonFiniteGuard | None = None
         self.checkpoints = Checkpoints(torch.save, load_checkpoint, self._model_cfg, lambda: self.flags)
@@ -93,52 +91,50 @@ class _Run:
         }
 
     def parse_args(self, _argv):
-        train = self.args.public_data or self.args.elite_data
-        upstream = parse_args(upstream_argv(self.args, self.rest, train))
-        if train and self.args.warmup is None:
-            upstream.warmup = self._steps_per_epoch() // upstream.accum_freq
-        run = Path(self.args.logs) / self.args.name
+        settings, trains = self.settings, self.settings.training_data
+        _, rank, world_size = world_info_from_env()
+        upstream = parse_args(upstream_argv(settings, self.rest, "".join(trains[:1])))
+        if trains and settings.warmup is None:
+            steps = samples_per_epoch(settings) // (settings.batch_size * world_size)
+            upstream.warmup = max(1, steps) // upstream.accum_freq
+        self._check_start(upstream)
+        if trains:
+            check_held_out(settings)
+            self.open.enter_context(only_run_in(settings.run))
+        if rank == 0:
+            if upstream.resume != "latest":
+                begin_anew(settings.run)
+            elif upstream.save_most_recent:
+                name_newest_latest(settings.run)
+        upstream.model, self.config = prepare_run(settings, upstream)
+        flags = {**asdict(settings), **vars(upstream), "world_size": world_size}
+        self.flags = shaping(flags)
+        if trains and rank == 0:
+            write_settings(settings.run, {**flags, "model": settings.model})
+        return upstream
+
+    def _check_start(self, upstream) -> None:
+        """Raises an error of ours where a run cannot start from what it is to start from."""
         if not 0 <= (upstream.lr or 0) <= _LARGEST_LR:
             raise ConfigError(f"--lr {upstream.lr}: is no learning rate; it is a number such as 5e-4")
         if upstream.resume and upstream.resume != "latest" and not Path(upstream.resume).is_file():
             raise CheckpointError(f"--resume {upstream.resume}: no such checkpoint")
-        if self.args.pretrained:
-            check_readable(self.args.pretrained)
-        if train:
-            check_held_out(self.args)
-            self.open.enter_context(only_run_in(run))
-        if upstream.resume != "latest" and world_info_from_env()[1] == 0:
-            begin_anew(run)
-        if upstream.resume == "latest" and upstream.save_most_recent and world_info_from_env()[1] == 0:
-            name_newest_latest(Path(self.args.logs) / self.args.name)
-        upstream.model, self.config = prepare_run(self.args, upstream)
-        _, _, world_size = world_info_from_env()
-        given = {**vars(upstream), "world_size": world_size}
-        self.flags = {name: given[name] for name in _SHAPING}
-        self.flags |= {name: getattr(self.args, name) for name in _OUR_SHAPING}
-        if train and world_info_from_env()[1] == 0:
-            write_settings(Path(self.args.logs) / self.args.name, {**given, **vars(self.args)})
-        return upstream
+        if self.settings.pretrained:
+            check_readable(self.settings.pretrained)
 
     def _model_cfg(self) -> dict:
         """The run's model config without the places its weights came from."""
-        model_cfg = self.config["model_cfg"]
-        text_cfg = {k: v for k, v in model_cfg["text_cfg"].items() if k not in ("hf_model_name", "hf_tokenizer_name")}
-        return {**model_cfg, "text_cfg": text_cfg}
-
-    def _steps_per_epoch(self) -> int:
-        _, _, world_size = world_info_from_env()
-        return max(1, samples_per_epoch(self.args) // (self.args.batch_size * world_size))
+        return self.config.model.with_text(**dict.fromkeys(TEXT_SOURCES, "")).to_dict()
 
     def create_model_and_transforms(self, *args, **kwargs):
-        if self.args.public_data or self.args.elite_data:
-            from_weights = bool(self.args.pretrained) or has_weights(self.args.model)
-            for doubt in doubts(self.args, self.rest, self.config["model_cfg"], from_weights):
+        if self.settings.training_data:
+            from_weights = bool(self.settings.pretrained) or has_weights(self.settings.model)
+            for doubt in doubts(self.settings, self.rest, self.config.model.vision, from_weights):
                 _log.warning(doubt)
         model, *transforms = create_model_and_transforms(*args, **kwargs)
-        started = list((Path(self.args.logs) / self.args.name / "checkpoints").glob("*.pt"))
-        if self.args.image_tower and not started:
-            left_out, _ = model.visual.load_backbone(read_weights(self.args.image_tower), self.args.image_tower)
+        started = list((self.settings.run / "checkpoints").glob("*.pt"))
+        if self.settings.image_tower and not started:
+            left_out, _ = model.visual.load_backbone(read_weights(self.settings.image_tower), self.settings.image_tower)
             _log.info(f"the image tower starts from a file; {left_out} of its tensors are not the encoder's")
         return model, *transforms
 
@@ -146,38 +142,50 @@ class _Run:
         if is_master(upstream):
             forget_places(Path(upstream.logs) / upstream.name)  # upstream has just written them
         _, without_augmentation = preprocess
-        return build_data(self.args, upstream, self.config, tokenizer, without_augmentation, epoch)
+        settings, text, preprocess_cfg = self.settings, self.config.model.text, self.config.preprocess
+        texts = Tokenizer(tokenizer, text.context_length, text.pad_id, text.eos_id)
+        knowledge = Knowledge.load(settings.knowledge)
+        data = {}
+        if settings.training_data:
+            process = Process(upstream.rank, upstream.world_size, upstream.accum_freq)
+            data["train"] = training_data(settings, process, preprocess_cfg, texts, knowledge, epoch)
+        if settings.val_data or settings.zeroshot_table:
+            measured = Validation([], [])  # the other ranks wait for the first one
+            if is_master(upstream):
+                measured = validation_data(settings, preprocess_cfg, without_augmentation, texts, knowledge)
+            data["val"] = DataInfo(dataloader=measured)
+        return data
 
     def create_loss(self, _upstream) -> HybridLoss:
         """Its weight of captions is the schedule's, which `StepLoss` sets at each step."""
         return HybridLoss(
-            contrastive_weight=self.args.contrastive_weight,
-            revision_weight=self.args.revision_weight,
-            public_caption_weight=self.args.public_caption_weight,
-            joint_contrast=self.args.joint_contrast,
+            contrastive_weight=self.settings.contrastive_weight,
+            revision_weight=self.settings.revision_weight,
+            public_caption_weight=self.settings.public_caption_weight,
+            joint_contrast=self.settings.joint_contrast,
         )
 
     def train_one_epoch(self, model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
-        _seed_everything(f"{self.args.seed} {epoch} {args.rank}")
+        _seed_everything(f"{self.settings.seed} {epoch} {args.rank}")
         bare_model = unwrap_model(model)
-        bare_model.caption_public = self.args.public_caption_weight > 0
+        bare_model.caption_public = self.settings.public_caption_weight > 0
         if self.guard is None:
-            self.guard = NonFiniteGuard(bare_model, optimizer, self.args.skip_nonfinite)
+            self.guard = NonFiniteGuard(bare_model, optimizer, self.settings.skip_nonfinite)
         steps = data["train"].dataloader.num_batches // args.accum_freq
         log = None
         if is_master(args):
             log = LossLog(Path(args.logs) / args.name, epoch, steps, args.log_every_n_steps)
         schedule = CaptionSchedule(
-            self.args.caption_schedule,
-            self.args.caption_weight_start,
-            self.args.caption_weight,
-            self.args.caption_schedule_steps or max(1, steps * args.epochs),
+            self.settings.caption_schedule,
+            self.settings.caption_weight_start,
+            self.settings.caption_weight,
+            self.settings.caption_schedule_steps or max(1, steps * args.epochs),
         )
         step_loss = StepLoss(loss, schedule, self.guard, epoch, steps, args.accum_freq, log)
         with ExitStack() as stack:
-            if epoch * steps < self.args.freeze_text_steps:
+            if epoch * steps < self.settings.freeze_text_steps:
                 text = bare_model.text.transformer
-                stack.enter_context(frozen(text, optimizer, lambda: step_loss.step < self.args.freeze_text_steps))
+                stack.enter_context(frozen(text, optimizer, lambda: step_loss.step < self.settings.freeze_text_steps))
             train_one_epoch(
                 model, data, step_loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
             )
@@ -201,27 +209,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
     run = _Run(sys.argv[1:] if argv is None else list(argv))
-    with writing(Path(run.args.logs) / run.args.name), run.open:
+    with writing(run.settings.run), run.open:
         try:
             code = run_main(argv, run.functions(), run.checkpoints.save, _WRAPPED)
         except (RuntimeError, ValueError) as error:
-            explained = _explained(error, run.args)
+            explained = _explained(error, run.settings)
             if explained is None:
                 raise
             raise explained from error
     if code not in (None, 0):  # only where it gave up before it started
-        raise ConfigError(f"open_clip_train refused to start {run.args.name}; its last line above says why")
+        raise ConfigError(f"open_clip_train refused to start {run.settings.name}; its last line above says why")
 
 
-def _explained(error: Exception, args) -> KeepFITError | None:
+def _explained(error: Exception, settings: HybridPretraining) -> KeepFITError | None:
     """What an error out of torch means for the person at the terminal; None where that is not known."""
     words = " ".join(str(error).split())
     if "loading state_dict" in words:
-        start = f"--resume {args.resume}" if args.resume else f"--pretrained {args.pretrained}"
+        start = f"--resume {settings.resume}" if settings.resume else f"--pretrained {settings.pretrained}"
         return CheckpointError(f"{start}: the checkpoint is of another architecture: {words[:300]}")
     if "parameter group" in words:
         return CheckpointError(
-            f"--resume {args.resume}: other parameters were trained in that run: "
+            f"--resume {settings.resume}: other parameters were trained in that run: "
             "give the same --lock-image and --lock-text flags"
         )
     if any(sign in words for sign in _LOST_PEER):

@@ -11,21 +11,22 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
-from filelock import FileLock, Timeout
 from transformers import AutoTokenizer
 
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.files import new_folder, read_json, write_json, write_text
+from keepfit_clip.files import WorkFolder, new_folder, read_json, write_json, write_text
 from keepfit_clip.folders.export import RUN_MODEL
-from keepfit_clip.folders.model_folder import CONFIG_NAME, read_model_config, write_model_folder
-from keepfit_clip.model.config import is_keepfit_config
+from keepfit_clip.folders.model_folder import FolderConfig, read_model_config, write_config, write_model_folder
+from keepfit_clip.model.config import TEXT_SOURCES, ModelConfig
 from keepfit_clip.model.preprocess import resolve_preprocess
 from keepfit_clip.model.pretrained import load_pretrained
 from keepfit_clip.model.text_tower import with_text_tower
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME
+from keepfit_clip.training.hybrid.settings import HybridPretraining
 from keepfit_clip.training.hybrid.upstream import world_info_from_env
 
 __all__ = [
@@ -66,15 +67,11 @@ def only_run_in(run: Path) -> Iterator[None]:
     if rank != 0:
         yield
         return
-    run.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(run / ".run.lock", timeout=_ORPHANS_LIVE):
-            for pattern in ("checkpoints/*.partial", "checkpoints/tmp.pt"):
-                for path in run.glob(pattern):
-                    path.unlink()
-            yield
-    except Timeout as error:
-        raise ConfigError(f"another run is at work in {run}: wait for it, or choose another --name") from error
+    folder = WorkFolder(run, ".run.lock")
+    busy = ConfigError(f"another run is at work in {run}: wait for it, or choose another --name")
+    with folder.alone(busy, wait=_ORPHANS_LIVE):
+        folder.remove_leftovers("checkpoints/*.partial", "checkpoints/tmp.pt")
+        yield
 
 
 def begin_anew(run: Path) -> None:
@@ -92,13 +89,13 @@ def begin_anew(run: Path) -> None:
             (run / name).unlink(missing_ok=True)
 
 
-def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[str, dict]:
+def prepare_run(settings: HybridPretraining, upstream: argparse.Namespace) -> tuple[str, FolderConfig]:
     """Writes `RUN/model`, or checks that it is the same where the run goes on.
 
     Every rank may call this at once: a lock lets the first one write.
 
     Args:
-        args: our flags.
+        settings: ours.
         upstream: open_clip_train's parsed flags, of which the `force_*` and `image_*` ones change the config.
 
     Returns:
@@ -107,63 +104,59 @@ def prepare_run(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple
     Raises:
         ConfigError: no KeepFIT model, or the run folder holds another config.
     """
-    folder = Path(args.logs) / args.name / RUN_MODEL
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / ".model.lock"):
-        for partial in folder.parent.glob(f".{RUN_MODEL}.*.partial"):  # of a run that was killed
-            shutil.rmtree(partial, ignore_errors=True)
+    folder = settings.run / RUN_MODEL
+    run = WorkFolder(settings.run, ".model.lock")
+    with run.alone():
+        run.remove_leftovers(f".{RUN_MODEL}.*.partial")
         tower = folder / "text_tower"
         if upstream.resume and tower.is_dir():
-            args.text_tower = str(tower)  # the run's own copy, wherever the flag points now
-        model_cfg, preprocess_cfg = resolve_model_config(args, upstream)
-        placed = json.loads(json.dumps(_placed(model_cfg, folder, args)))  # as it comes back from the folder
+            settings = replace(settings, text_tower=str(tower))  # its own copy, wherever the flag points now
+        wanted = resolve_model_config(settings, upstream)
+        if settings.text_tower:  # the copy in the run folder
+            wanted = replace(wanted, model=wanted.model.with_text(**dict.fromkeys(TEXT_SOURCES, str(tower.resolve()))))
         if not folder.exists():
-            _write(folder, args, placed, preprocess_cfg)
+            _write(folder, settings, wanted)
         stored = read_model_config(folder)
-        differing = differing_settings(stored["model_cfg"], placed)
+        differing = differing_settings(stored.model.to_dict(), wanted.model.to_dict())
         if differing:
             raise ConfigError(
                 f"{folder.parent} was started with another model config ({', '.join(differing)}): "
                 "go on with the same flags, or choose another --name"
             )
-        if stored["model_cfg"] != placed:  # the run folder was moved
-            stored = {**stored, "model_cfg": placed}
-            write_json(folder / CONFIG_NAME, stored)
-    weights_at_start = args.pretrained or has_weights(args.model)
-    return (args.model if weights_at_start else f"{_LOCAL}{folder}"), stored
+        if stored.model.text != wanted.model.text:  # the run folder was moved
+            stored = replace(stored, model=wanted.model)
+            write_config(folder, stored.model, stored.preprocess)
+    weights_at_start = settings.pretrained or has_weights(settings.model)
+    return (settings.model if weights_at_start else f"{_LOCAL}{folder}"), stored
 
 
-def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace) -> tuple[dict, dict]:
+def resolve_model_config(settings: HybridPretraining, upstream: argparse.Namespace) -> FolderConfig:
     """The model config and the preprocessing values that a run's flags ask for."""
-    stored = None
-    if args.model.startswith(_LOCAL):
-        config = read_model_config(args.model.removeprefix(_LOCAL))
-        model_cfg, stored = config["model_cfg"], config.get("preprocess_cfg")
+    if settings.model.startswith(_LOCAL):
+        stored = read_model_config(settings.model.removeprefix(_LOCAL))
     else:
-        model_cfg = open_clip.get_model_config(args.model)
-    if not is_keepfit_config(model_cfg):
-        raise ConfigError(f"--model {args.model!r} is no KeepFIT model; see `keepfit-clip models`")
-    if args.text_tower:
-        if args.pretrained or has_weights(args.model):
+        stored = FolderConfig(ModelConfig.named(settings.model), {})
+    config = stored.model
+    if settings.text_tower:
+        if settings.pretrained or has_weights(settings.model):
             raise ConfigError("--text-tower would be overwritten by the weights the model starts from: drop one")
-        model_cfg = with_text_tower(model_cfg, Path(args.text_tower))
-    if args.random_text:
-        model_cfg["text_cfg"]["hf_model_name"] = ""
-    if args.without_decoder and not (args.pretrained or has_weights(args.model)):
-        model_cfg["multimodal_cfg"] = {}
-    elif not model_cfg["multimodal_cfg"] and args.preset == "v2" and args.caption_weight:
+        config = with_text_tower(config, Path(settings.text_tower))
+    if settings.random_text:
+        config = config.with_text(hf_model_name="")
+    if settings.without_decoder and not (settings.pretrained or has_weights(settings.model)):
+        config = replace(config, decoder=None)
+    elif config.decoder is None and settings.preset == "v2" and settings.caption_weight:
         raise ConfigError(
-            f"--model {args.model} has no caption decoder: choose --preset contrastive or v1, or a V2 model"
+            f"--model {settings.model} has no caption decoder: choose --preset contrastive or v1, or a V2 model"
         )
     size = upstream.force_image_size
     if size:
-        model_cfg["vision_cfg"]["image_size"] = size[0] if len(size) == 1 else list(size)
-        stored = {**stored, "size": model_cfg["vision_cfg"]["image_size"]} if stored else None
+        config = config.with_image_size(size[0] if len(size) == 1 else list(size))
     if upstream.force_context_length:
-        model_cfg["text_cfg"]["context_length"] = upstream.force_context_length
+        config = config.with_text(context_length=upstream.force_context_length)
     preprocess_cfg = resolve_preprocess(
-        model_cfg,
-        stored,
+        config,
+        stored.preprocess,
         mean=upstream.image_mean,
         std=upstream.image_std,
         interpolation=upstream.image_interpolation,
@@ -171,26 +164,17 @@ def resolve_model_config(args: argparse.Namespace, upstream: argparse.Namespace)
     )
     # The values in force become the tower's own, so that an export means the same wherever it is loaded.
     own = {key: value for key, value in preprocess_cfg.items() if key not in ("size", "mode")}
-    model_cfg["keepfit_cfg"] = {**model_cfg["keepfit_cfg"], "preprocess": own}
-    return model_cfg, preprocess_cfg
+    return FolderConfig(config.with_preprocess(**own), preprocess_cfg)
 
 
-def _write(folder: Path, args: argparse.Namespace, model_cfg: dict, preprocess_cfg: dict) -> None:
-    tower = Path(args.text_tower) if args.text_tower else None
+def _write(folder: Path, settings: HybridPretraining, config: FolderConfig) -> None:
+    tower = Path(settings.text_tower) if settings.text_tower else None
     if tower is not None:
         tokenizer = load_pretrained(AutoTokenizer, tower)
     else:
-        tokenizer = open_clip.get_tokenizer(args.model)
+        tokenizer = open_clip.get_tokenizer(settings.model)
     with new_folder(folder) as partial:
-        write_model_folder(partial, model_cfg, preprocess_cfg, tokenizer, tower)
-
-
-def _placed(model_cfg: dict, folder: Path, args: argparse.Namespace) -> dict:
-    """The config whose text tower is the copy in the run folder."""
-    if not args.text_tower:
-        return model_cfg
-    tower = str((folder / "text_tower").resolve())
-    return {**model_cfg, "text_cfg": {**model_cfg["text_cfg"], "hf_model_name": tower, "hf_tokenizer_name": tower}}
+        write_model_folder(partial, config.model, config.preprocess, tokenizer, tower)
 
 
 def has_weights(model: str) -> bool:
@@ -283,7 +267,7 @@ def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str
         prefix: goes before each dotted name.
     """
     found = []
-    for key in sorted({*stored, *wanted} - {"hf_model_name", "hf_tokenizer_name"}):
+    for key in sorted({*stored, *wanted} - {*TEXT_SOURCES}):
         old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             found += differing_settings(old, new, f"{prefix}{key}.")

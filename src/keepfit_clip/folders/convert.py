@@ -9,11 +9,10 @@ The names of FLAIR's and KeepFIT v1's tensors are those of their published check
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import open_clip
-import timm
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ from transformers import AutoConfig, AutoTokenizer
 from keepfit_clip.errors import CheckpointError, ConfigError, MissingWeightsError
 from keepfit_clip.files import read_json, require_free
 from keepfit_clip.folders.model_folder import CONFIG_NAME, write_model
-from keepfit_clip.model.config import check_preprocess_config, is_keepfit_config
+from keepfit_clip.model.config import ModelConfig, check_preprocess_config
+from keepfit_clip.model.image_tower import with_backbone
 from keepfit_clip.model.keepfit import KeepFIT
 from keepfit_clip.model.preprocess import default_preprocess, resolve_preprocess
 from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve_source, unreachable
@@ -106,12 +106,11 @@ def import_dual_encoder(
         raise CheckpointError(f"{file} is no checkpoint of {origin}: it lacks {words}")
     allow_source(tokenizer)
     loaded_tokenizer = _load_tokenizer(tokenizer)
-    model_cfg = open_clip.get_model_config("keepfit-v1")
-    model_cfg["text_cfg"] |= _text_settings(state, tokenizer, loaded_tokenizer)
+    config = ModelConfig.named("keepfit-v1").with_text(**_text_settings(state, tokenizer, loaded_tokenizer))
     projection = state.get("vision_model.projection_head_vision.projection.weight")
     if projection is not None:
-        model_cfg["embed_dim"] = len(projection)
-    model = _build(model_cfg)
+        config = replace(config, embed_dim=len(projection))
+    model = _build(config)
     unused = {key for key in state if key.startswith(_UNUSED)}
     named = {_renamed(key): value for key, value in state.items() if key not in unused}
     named |= {"logit_scale": named["logit_scale"].reshape(())} if "logit_scale" in named else {}
@@ -122,8 +121,8 @@ def import_dual_encoder(
         raise CheckpointError(f"{file} does not fit as a checkpoint of {origin}: {fit}. --partial takes what fits")
     model.load_state_dict(own | fit.of(named))
     history = {"weights": f"imported from a checkpoint of {origin}"}
-    write_model(out, model_cfg, resolve_preprocess(model_cfg), loaded_tokenizer, model.state_dict(), history)
-    heads = model_cfg["text_cfg"]["hf_model_config"]["num_attention_heads"]
+    write_model(out, config, resolve_preprocess(config), loaded_tokenizer, model.state_dict(), history)
+    heads = config.text.hf_model_config["num_attention_heads"]
     notes = [f"the text encoder has {heads} attention heads, which the weights do not tell"]
     if origin == "flair":
         notes.append("FLAIR has no text revision: its projections are initialised anew")
@@ -169,36 +168,29 @@ def import_image_tower(
         notes.append(f"the image tower is taken to be timm's {backbone}")
         if "visual.class_embedding" in state and "quickgelu" not in backbone:
             notes.append("OpenAI's own weights need QuickGELU: for them give --backbone vit_..._clip_quickgelu_224")
-    model_cfg = _config_around(model or IMAGE_TOWERS[origin], backbone, text_tower)
+    config = ModelConfig.named(model or IMAGE_TOWERS[origin])
+    if backbone and backbone != config.vision.timm_model_name:
+        config = with_backbone(config, backbone)
+    if text_tower is not None:
+        config = with_text_tower(config, Path(text_tower))
     if origin == "open-clip":
-        model_cfg["keepfit_cfg"].setdefault("preprocess", {}).update(_clip_normalisation(Path(file), notes))
-    text_cfg = model_cfg["text_cfg"]
-    tokenizer_name = text_cfg.get("hf_tokenizer_name")
+        config = config.with_preprocess(**_clip_normalisation(Path(file), notes))
+    tokenizer_name = config.text.hf_tokenizer_name
     tokenizer = _load_tokenizer(tokenizer_name) if tokenizer_name else open_clip.SimpleTokenizer()
-    pretrained = bool(text_cfg.get("hf_model_name")) and not random_text
-    built = _build({**model_cfg, "text_cfg": {**text_cfg, "hf_model_pretrained": pretrained}})
+    pretrained = bool(config.text.hf_model_name) and not random_text
+    built = _build(config.with_text(hf_model_pretrained=pretrained))
     named = _with_timms_names(built.visual.trunk, state) if origin == "open-clip" else state
     try:
         not_backbone, fit = built.visual.load_backbone(named, file, partial)
     except MissingWeightsError as error:
         raise MissingWeightsError(f"{error}. --partial takes what fits") from error
     history = {"weights": f"image tower imported from {origin}; nothing trained together yet"}
-    write_model(out, model_cfg, resolve_preprocess(model_cfg), tokenizer, built.state_dict(), history)
+    write_model(out, config, resolve_preprocess(config), tokenizer, built.state_dict(), history)
     anew = "projections" if built.text_decoder is None else "projections and the caption decoder"
     notes.append(f"the text tower is {'' if pretrained else 'not '}pretrained; the {anew} are initialised anew")
     counts = {"of a decoder or classifier": not_backbone, "not of the image tower": len(whole) - len(state)}
     left_out = {why: count for why, count in counts.items() if count}
     return Imported(len(named) - not_backbone - len(fit.unknown) - len(fit.misshapen), left_out, fit, notes)
-
-
-def _config_around(name: str, backbone: str | None, text_tower: str | Path | None) -> dict:
-    """The config of a name with another image tower or text tower, where these are given."""
-    model_cfg = open_clip.get_model_config(name)
-    if not is_keepfit_config(model_cfg):
-        raise ConfigError(f"{name!r} is no KeepFIT model; see `keepfit-clip models`")
-    if backbone and backbone != model_cfg["vision_cfg"]["timm_model_name"]:
-        _put_backbone(model_cfg, backbone)
-    return model_cfg if text_tower is None else with_text_tower(model_cfg, Path(text_tower))
 
 
 def _renamed(key: str) -> str:
@@ -275,15 +267,6 @@ def _clip_backbone(file: str | Path, state: Mapping[str, Tensor]) -> str:
     return found
 
 
-def _put_backbone(model_cfg: dict, backbone: str) -> None:
-    """Makes a backbone the image tower of a config, with the size and normalisation timm knows for it."""
-    known = timm.get_pretrained_cfg(backbone, allow_unregistered=False) if timm.is_model(backbone) else None
-    if known is None:
-        raise ConfigError(f"timm has no backbone {backbone!r} (see timm.list_models())")
-    model_cfg["vision_cfg"] = {"timm_model_name": backbone, "image_size": known.input_size[-1]}
-    model_cfg["keepfit_cfg"].setdefault("preprocess", {}).update({"mean": list(known.mean), "std": list(known.std)})
-
-
 def _clip_normalisation(file: Path, notes: list[str]) -> dict:
     """Mean and standard deviation of the images: those of the config beside the file, or OpenAI's."""
     beside = file.parent / CONFIG_NAME
@@ -310,9 +293,8 @@ def _with_timms_names(trunk: nn.Module, state: dict[str, Tensor]) -> dict[str, T
     return convert(state, trunk)
 
 
-def _build(model_cfg: dict) -> KeepFIT:
+def _build(config: ModelConfig) -> KeepFIT:
     """The model of a config; what no weights are for is the same every time."""
-    sections = {key: value for key, value in model_cfg.items() if key != "custom_text"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return KeepFIT(default_preprocess=default_preprocess(), **sections)
+        return KeepFIT(config, default_preprocess())

@@ -16,8 +16,6 @@ __all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training
 
 RUN_MODEL = "model"  # the model folder inside a run folder
 RUN_CHECKPOINTS = "checkpoints"
-_TOLD = ("preset", "contrastive_weight", "revision_weight", "caption_weight", "public_caption_weight", "elite_fraction",
-         "batch_size", "world_size", "train_num_samples", "lr", "wd", "seed")  # fmt: skip
 
 
 def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
@@ -43,16 +41,18 @@ def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
     state = load_training_checkpoint(checkpoint)
     check_state_dict(model, state, checkpoint)
     tokenizer = open_clip.get_tokenizer(name)
-    write_model(out, config["model_cfg"], config["preprocess_cfg"], tokenizer, state, _history(checkpoint))
+    write_model(out, config.model, config.preprocess, tokenizer, state, _history(checkpoint))
     return checkpoint
 
 
 def _history(checkpoint: Path) -> dict[str, object]:
     """What a checkpoint tells of its training, for the model card."""
     content = _read(checkpoint)
-    flags = content.get("flags", {})
-    told = {f"training: {name.replace('_', ' ')}": value for name, value in flags.items() if name in _TOLD}
-    return {"weights": f"trained by keepfit-clip train for {content.get('epoch', '?')} epochs", **told}
+    flags = {f"training: {name.replace('_', ' ')}": value for name, value in content.get("flags", {}).items()}
+    return {
+        "weights": f"trained by keepfit-clip train for {content.get('epoch', '?')} epochs",
+        **{name: value for name, value in flags.items() if value is not None},
+    }
 
 
 def find_checkpoint(run_or_checkpoint: str | Path) -> Path:

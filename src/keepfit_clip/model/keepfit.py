@@ -1,6 +1,5 @@
 """KeepFIT: an image tower, a text tower, a caption decoder and the text revision, under open_clip's model contract."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +10,7 @@ from torch.nn import functional as F
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.finite import require_finite
 from keepfit_clip.model.compat import set_activation_checkpointing
-from keepfit_clip.model.config import (
-    DecoderConfig,
-    KeepFITConfig,
-    TextConfig,
-    VisionConfig,
-    check_embed_dim,
-    config_from_dict,
-)
+from keepfit_clip.model.config import DecoderConfig, ModelConfig
 from keepfit_clip.model.decoder import CaptionDecoder
 from keepfit_clip.model.generation import generation_options, prompt_tokens
 from keepfit_clip.model.image_tower import ImageEncoding, ImageTower
@@ -31,45 +23,25 @@ _OF_THE_BATCH = ("is_elite", "modality", "text_id", "category_ids", "sample_key"
 
 
 class KeepFIT(nn.Module):
-    """KeepFIT V2 (arXiv 2501.15798), or v1 where `multimodal_cfg` is empty (no decoder).
+    """KeepFIT V2 (arXiv 2501.15798), or v1 where the config has no decoder.
 
-    Built by `open_clip.create_model` from a config that carries `keepfit_cfg`; the arguments are its sections.
+    `open_clip.create_model` builds it of a config that carries `keepfit_cfg`.
 
     Args:
-        embed_dim: D, width of the joint space.
-        vision_cfg, text_cfg, multimodal_cfg, keepfit_cfg: see `keepfit_clip.model.config`.
+        config: dimensions and options of every part.
         default_preprocess: open_clip's preprocessing values where nobody chose any.
-        init_logit_scale: logarithm of the initial logit scale.
-        cast_dtype: accepted because open_clip passes it; the towers follow the parameters' dtype.
 
     Raises:
-        ConfigError: an option this model does not have, or settings that do not fit each other.
+        ConfigError: settings that do not fit each other.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        vision_cfg: dict | VisionConfig,
-        text_cfg: dict | TextConfig,
-        multimodal_cfg: dict | DecoderConfig,
-        keepfit_cfg: dict | KeepFITConfig,
-        default_preprocess: dict | None = None,
-        init_logit_scale: float = math.log(1 / 0.07),
-        cast_dtype: torch.dtype | None = None,
-        **unsupported: Any,
-    ):
+    def __init__(self, config: ModelConfig, default_preprocess: dict | None = None):
         super().__init__()
-        if unsupported:
-            raise ConfigError(f"KeepFIT models have no option {', '.join(sorted(unsupported))}")
-        check_embed_dim(embed_dim)
-        vision = config_from_dict(VisionConfig, vision_cfg, "vision_cfg")
-        text = config_from_dict(TextConfig, text_cfg, "text_cfg")
-        keepfit = config_from_dict(KeepFITConfig, keepfit_cfg, "keepfit_cfg")
-        self.visual = ImageTower(vision, embed_dim, keepfit.preprocess, default_preprocess or {})
-        self.text = TextTower(text, embed_dim)
-        self.text_revision = TextRevision(embed_dim, keepfit.revision)
-        self.text_decoder = _build_decoder(multimodal_cfg, self.text, self.visual.token_dim)
-        self.logit_scale = nn.Parameter(torch.tensor(float(init_logit_scale)))
+        self.visual = ImageTower(config.vision, config.embed_dim, config.keepfit.preprocess, default_preprocess or {})
+        self.text = TextTower(config.text, config.embed_dim)
+        self.text_revision = TextRevision(config.embed_dim, config.keepfit.revision)
+        self.text_decoder = _build_decoder(config.decoder, self.text, self.visual.token_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.init_logit_scale)))
         self.logit_bias = None
         self.context_length = self.text.context_length
         self.caption_public = False  # whether the caption loss also reads public texts; training sets it
@@ -189,10 +161,9 @@ class KeepFIT(nn.Module):
         self.text.lock(unlocked_layers, freeze_layer_norm)
 
 
-def _build_decoder(multimodal_cfg, text: TextTower, token_dim: int) -> CaptionDecoder | None:
-    if not multimodal_cfg:
+def _build_decoder(config: DecoderConfig | None, text: TextTower, token_dim: int) -> CaptionDecoder | None:
+    if config is None:
         return None
-    config = config_from_dict(DecoderConfig, multimodal_cfg, "multimodal_cfg")
     if config.context_length < text.context_length:
         raise ConfigError(
             f"multimodal_cfg.context_length {config.context_length} is shorter than text_cfg.context_length "

@@ -8,6 +8,8 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torchvision.transforms import Compose
 
+from keepfit_clip.model.config import ModelConfig
+
 __all__ = ["default_preprocess", "letterbox", "resolve_preprocess"]
 
 
@@ -16,17 +18,17 @@ def default_preprocess() -> dict:
     return asdict(PreprocessCfg())
 
 
-def resolve_preprocess(model_cfg: dict, stored: dict | None = None, **chosen) -> dict:
+def resolve_preprocess(config: ModelConfig, stored: dict | None = None, **chosen) -> dict:
     """The preprocessing values in force for a model config.
 
     Args:
-        model_cfg: an open_clip model config of ours.
+        config: of the model.
         stored: values saved beside it (`preprocess_cfg` of a model folder).
         **chosen: a user's own values; None means not chosen.
     """
-    values = {**default_preprocess(), **model_cfg["keepfit_cfg"].get("preprocess", {}), **(stored or {})}
-    values["size"] = model_cfg["vision_cfg"].get("image_size", values["size"])
-    return {**values, **{key: value for key, value in chosen.items() if value is not None}}
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    own = config.keepfit.preprocess
+    return {**default_preprocess(), **own, **(stored or {}), "size": config.vision.image_size, **chosen}
 
 
 def letterbox(preprocess_cfg: dict) -> Callable[[Image.Image], Image.Image]:

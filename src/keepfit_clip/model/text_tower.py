@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from keepfit_clip.errors import ConfigError, MissingWeightsError, first_line
 from keepfit_clip.model.compat import set_activation_checkpointing
-from keepfit_clip.model.config import TextConfig
+from keepfit_clip.model.config import ModelConfig, TextConfig
 from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve_source, unreachable
 
 __all__ = ["TextTower", "text_attention_mask", "with_text_tower"]
@@ -104,7 +104,7 @@ def text_attention_mask(text: Tensor, pad_id: int, eos_id: int) -> Tensor:
     return text.ne(pad_id) | before_end
 
 
-def with_text_tower(model_cfg: dict, folder: Path) -> dict:
+def with_text_tower(config: ModelConfig, folder: Path) -> ModelConfig:
     """A model config whose text tower is the Hugging Face encoder in a folder.
 
     Raises:
@@ -119,20 +119,15 @@ def with_text_tower(model_cfg: dict, folder: Path) -> dict:
     except (OSError, ValueError) as error:
         raise MissingWeightsError(f"{folder}: the text tower cannot be read ({first_line(error)})") from error
     allow_source(folder.resolve())
-    text_cfg = {
-        **model_cfg["text_cfg"],
-        "hf_model_config": {
-            "model_type": encoder.model_type,
-            **{key: getattr(encoder, key) for key in _ENCODER_KEYS if hasattr(encoder, key)},
-        },
-        "hf_model_name": str(folder.resolve()),
-        "hf_tokenizer_name": str(folder.resolve()),
-        "tokenizer_mode": "keepfit",
-        "pad_id": tokenizer.pad_token_id,
-        "bos_id": tokenizer.cls_token_id,
-        "eos_id": tokenizer.sep_token_id,
-    }
-    return {**model_cfg, "text_cfg": text_cfg}
+    dimensions = {key: getattr(encoder, key) for key in _ENCODER_KEYS if hasattr(encoder, key)}
+    return config.with_text(
+        hf_model_config={"model_type": encoder.model_type, **dimensions},
+        hf_model_name=str(folder.resolve()),
+        hf_tokenizer_name=str(folder.resolve()),
+        pad_id=tokenizer.pad_token_id,
+        bos_id=tokenizer.cls_token_id,
+        eos_id=tokenizer.sep_token_id,
+    )
 
 
 def _masked_mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,87 @@
+"""The flags of both stages: what they are called, and that each comes from one field of the settings."""
+
+from dataclasses import dataclass, fields
+
+import pytest
+
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.training.flags import add_flags, setting
+from keepfit_clip.training.hybrid.params import keepfit_parser, parse_keepfit_args, upstream_argv
+from keepfit_clip.training.hybrid.settings import HybridPretraining, reported, shaping
+from keepfit_clip.training.text_stage.settings import TextPretraining, text_parser
+
+# What people have in their scripts: a flag may come here, and none may go without a word in CHANGELOG.md.
+STAGE_1 = """--batch-size --corpus --epochs --head-lr --held-out --init --knowledge --languages --lr --mask-probability
+    --max-evaluation-sentences --max-length --max-steps --new-token-min-count --new-tokens --no-knowledge --out
+    --precision --save-steps --seed --text-field --weight-decay --workers"""
+STAGE_2 = """--allow-source --balance --batch-size --beta1 --beta2 --caption-samples --caption-schedule
+    --caption-schedule-steps --caption-weight --caption-weight-start --contrastive-weight --device --elite-data
+    --elite-fraction --elite-weights --epochs --eps --freeze-text-steps --grad-clip-norm --image-tower
+    --joint-contrast --knowledge --languages --log-every-n-steps --logs --lr --max-bad-fraction --model --name
+    --no-augment --precision --preset --pretrained --public-caption-weight --public-data --public-weights --random-text
+    --resume --revision-weight --seed --skip-nonfinite --text-tower --train-num-samples --val-data --warmup --wd
+    --workers --zeroshot-frequency --zeroshot-table"""
+
+
+def flags_of(parser):
+    return {word for action in parser._actions for word in action.option_strings} - {"-h", "--help"}
+
+
+@pytest.mark.parametrize(("parser", "expected"), [(text_parser, STAGE_1), (keepfit_parser, STAGE_2)])
+def test_the_flags_are_those_that_scripts_use(parser, expected):
+    assert flags_of(parser()) == set(expected.split())
+
+
+def test_every_setting_is_a_flag_with_help():
+    for settings, parser in ((TextPretraining, text_parser()), (HybridPretraining, keepfit_parser())):
+        told = {action.dest: action for action in parser._actions}
+        for field in fields(settings):
+            assert told[field.name].help, field.name
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert told[field.name].required or told[field.name].default == default
+
+
+def test_what_shapes_learning_is_kept_and_what_a_page_shows_has_a_value():
+    settings, _ = parse_keepfit_args(["--elite-data", "e", "--name", "n", "--public-weights", "1::2"])
+    flags = {**vars(settings), "world_size": 2, "accum_freq": 1, "lr_scheduler": "cosine"}
+    kept = shaping(flags)
+    assert {"lr", "preset", "caption_weight_start", "public_weights", "world_size", "lr_scheduler"} <= kept.keys()
+    assert not {"name", "logs", "device", "elite_data", "log_every_n_steps"} & kept.keys()
+    shown = reported(flags)
+    assert shown["elite_data"] == "e"
+    assert "public_data" not in shown
+
+
+def test_settings_reach_open_clips_parser_under_its_own_names():
+    settings, rest = parse_keepfit_args(["--elite-data", "e", "--name", "n", "--lr", "0.5", "--lock-image"])
+    words = upstream_argv(settings, rest, "e")
+    assert words[words.index("--lr") + 1] == "0.5"
+    assert "--lock-image" in words
+    assert "--elite-data" not in words
+
+
+def test_settings_made_in_python_are_checked_too():
+    with pytest.raises(ConfigError, match="--skip-nonfinite is negative"):
+        HybridPretraining(elite_data="e", skip_nonfinite=-1)
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        HybridPretraining()
+
+
+def test_kinds_of_fields_become_kinds_of_flags():
+    import argparse
+
+    @dataclass
+    class Settings:
+        number: int | None = setting(None, "a number")
+        share: float = setting(0.0, "a share")
+        words: tuple[str, ...] = setting((), "words")
+        quick: bool = setting(False, "be quick")
+        way: str = setting("up", "which way", choices=("up", "down"), group="ways")
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Settings)
+    assert vars(parser.parse_args([])) == {"number": None, "share": 0.0, "words": [], "quick": False, "way": "up"}
+    words = "--number 3 --share 1 --words a --words b --quick --way down"
+    given = parser.parse_args(words.split())
+    assert vars(given) == {"number": 3, "share": 1.0, "words": ["a", "b"], "quick": True, "way": "down"}
+    assert "a share (0)" in parser.format_help()

@@ -1,0 +1,229 @@
+"""The settings of stage 2: each is written once, as a field, and is at once a flag, checked, kept and reported.
+
+Marks of a field say what else it is for: "upstream" goes on to open_clip_train's own parser, "shapes" has a part in
+what is learnt and stands in every checkpoint and in the model card, "report" is shown in a run's page.
+"""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from keepfit_clip.data.stream.sampling import BALANCES
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.folders.loading import pick_device
+from keepfit_clip.training.flags import flag_of, marked, setting
+from keepfit_clip.training.hybrid.objective import PRESETS, SCHEDULES
+
+__all__ = ["HybridPretraining", "reported", "shaping"]
+
+# What of open_clip_train's own flags shapes what is learnt, and what a run's page shows of them.
+_SHAPING_UPSTREAM = ("accum_freq", "lr_scheduler", "world_size")
+_REPORTED_UPSTREAM = ("world_size", "accum_freq", "pretrained_image")
+
+_data = partial(setting, group="data")
+_model = partial(setting, group="model")
+_loss = partial(setting, group="objective")
+_changed = partial(setting, group="open_clip_train's, with other defaults")
+_SHARDS = "shards of public samples: a folder, a brace pattern, a URL, pipe:COMMAND, or several joined by '::'"
+
+
+@dataclass(frozen=True)
+class HybridPretraining:
+    """Settings of stage 2; the help of each field says what it is.
+
+    Raises:
+        ConfigError: settings that cannot work, or not together.
+    """
+
+    public_data: str | None = _data(None, _SHARDS, metavar="SHARDS", marks=["report"])
+    elite_data: str | None = _data(None, "the same, of elite samples", metavar="SHARDS", marks=["report"])
+    val_data: str | None = _data(
+        None, "held-out shards of both kinds, see --val-frequency", metavar="SHARDS", marks=["report", "upstream"]
+    )
+    zeroshot_table: tuple[str, ...] = _data(
+        (),
+        "a table of labelled images, classified zero-shot, see --zeroshot-frequency; may be given several times",
+        metavar="NAME[@MODALITY]=TABLE.csv:ROOT",
+    )
+    caption_samples: int = _data(4, "captions written at each evaluation", marks=["not negative"])
+    elite_fraction: float = _data(0.5, "share of elite samples in every batch", marks=["shapes", "report"])
+    public_weights: str | None = _data(
+        None, "how often each part of --public-data is drawn from", metavar="W::W", marks=["shapes"]
+    )
+    elite_weights: str | None = _data(None, "the same for --elite-data", metavar="W::W", marks=["shapes"])
+    balance: str = _data(
+        "none",
+        "draw public samples evenly from every folder of shards (dataset) or for every category (category); "
+        "none draws each as often as it stands there",
+        choices=BALANCES,
+        marks=["shapes"],
+    )
+    languages: str = _data("en", "of the captions used, joined by ','", marks=["shapes"])
+    max_bad_fraction: float = _data(0.1, "share of unreadable samples that ends the run")
+    knowledge: str | None = _data(None, "knowledge file instead of the shipped one", metavar="FILE")
+    no_augment: bool = _data(False, "train on the images as they are", marks=["shapes"])
+
+    text_tower: str | None = _model(
+        None, "text tower from textual pretraining (stage 1)", metavar="DIR", marks=["report"]
+    )
+    image_tower: str | None = _model(
+        None, "encoder to start from: RETFound's, or any of timm's names", metavar="FILE", marks=["report"]
+    )
+    allow_source: tuple[str, ...] = _model(
+        (),
+        "hub name or folder that the config of --model local-dir:DIR names for its text tower; may be repeated",
+        metavar="NAME",
+    )
+    random_text: bool = _model(False, "start from a text tower without pretrained weights")
+
+    preset: str = _loss(
+        "v2",
+        "contrastive: FLAIR's, public data only; v1: and elite data, text revision; v2: and captions (v2)",
+        choices=PRESETS,
+        marks=["shapes", "report"],
+    )
+    contrastive_weight: float = _loss(1.0, "of the soft-CLIP terms", marks=["shapes", "report", "not negative"])
+    revision_weight: float | None = _loss(
+        None, "of the text revision (the preset's: 100)", marks=["shapes", "report", "not negative"]
+    )
+    caption_weight: float | None = _loss(
+        None, "of the NLL of elite captions (the preset's: 1)", marks=["shapes", "report", "not negative"]
+    )
+    public_caption_weight: float = _loss(0.0, "of the NLL of public texts", marks=["shapes", "not negative"])
+    caption_schedule: str = _loss(
+        "constant",
+        "how the weight of elite captions goes from --caption-weight-start to --caption-weight (constant)",
+        choices=SCHEDULES,
+        marks=["shapes", "report"],
+    )
+    caption_weight_start: float = _loss(0.0, "where the schedule starts", marks=["shapes", "not negative"])
+    caption_schedule_steps: int | None = _loss(None, "steps the schedule takes (the whole run)", marks=["shapes"])
+    freeze_text_steps: int = _loss(
+        0, "keep the text encoder as it is for so many steps", marks=["shapes", "not negative"]
+    )
+    skip_nonfinite: int = _loss(
+        0, "go on after at most N steps of NaN or infinity", metavar="N", marks=["not negative"]
+    )
+    joint_contrast: bool = _loss(False, "contrast public and elite pairs in one matrix", marks=["shapes"])
+
+    model: str = _changed("keepfit-v2", "config name or local-dir:DIR", marks=["upstream", "report"])
+    logs: str = _changed("runs", "where run folders are made", marks=["upstream"])
+    name: str | None = _changed(None, "name of the run folder (model and time)", marks=["upstream"])
+    seed: int = _changed(0, "of every draw", marks=["upstream", "shapes", "report"])
+    batch_size: int = _changed(64, "per process", marks=["upstream", "shapes", "report"])
+    epochs: int = _changed(15, "virtual ones, see --train-num-samples", marks=["upstream", "shapes", "report"])
+    workers: int = _changed(2, "data workers per process", marks=["upstream", "shapes"])
+    lr: float = _changed(1e-4, "learning rate", marks=["upstream", "shapes", "report"])
+    wd: float = _changed(1e-5, "weight decay", marks=["upstream", "shapes", "report"])
+    beta1: float = _changed(0.9, "of AdamW", marks=["upstream", "shapes", "report"])
+    beta2: float = _changed(0.98, "of AdamW", marks=["upstream", "shapes", "report"])
+    eps: float = _changed(1e-6, "of AdamW", marks=["upstream", "shapes", "report"])
+    warmup: int | None = _changed(None, "steps (one epoch)", marks=["shapes", "report"])
+    grad_clip_norm: float = _changed(1.0, "norm to which gradients are clipped", marks=["upstream", "shapes", "report"])
+    log_every_n_steps: int = _changed(20, "steps between two lines of the log", marks=["upstream"])
+    device: str | None = _changed(None, "cuda, cpu, ... (CUDA where there is one)", marks=["upstream"])
+    precision: str | None = _changed(
+        None, "fp32, amp, amp_bf16, ... (amp_bf16 on CUDA, else fp32)", marks=["upstream", "shapes", "report"]
+    )
+    resume: str | None = _changed(None, "a checkpoint, or 'latest' for this run's own", marks=["upstream"])
+    pretrained: str = _changed("", "open_clip checkpoint file to start from", marks=["upstream"])
+    zeroshot_frequency: int = _changed(1, "epochs between two looks at the tables", marks=["upstream"])
+    train_num_samples: int | None = _changed(
+        None, "samples in one (virtual) epoch (all there are)", marks=["upstream", "shapes", "report"]
+    )
+
+    def __post_init__(self):
+        if not (self.public_data or self.elite_data or self.val_data or self.zeroshot_table):
+            raise ConfigError(
+                "nothing to train on: give --public-data and --elite-data, --elite-data alone, or --public-data alone "
+                "with --preset contrastive"
+            )
+        if self.image_tower and self.pretrained:
+            raise ConfigError("--image-tower and other weights for the image tower exclude each other")
+        if self.random_text and self.text_tower:
+            raise ConfigError("--random-text and --text-tower exclude each other")
+        for name in marked(type(self), "not negative"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"{flag_of(name)} is negative")
+
+    @classmethod
+    def of(cls, flags: argparse.Namespace, processes: int = 1) -> Self:
+        """The settings that flags ask for, with what the preset, the machine and the clock say where no flag does.
+
+        Args:
+            flags: as the parser gives them.
+            processes: of the run.
+        """
+        values = {f.name: getattr(flags, f.name) for f in fields(cls)}
+        given = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        return given._with_preset()._with_machine(processes)
+
+    def _with_preset(self) -> Self:
+        preset = PRESETS[self.preset]
+        if not preset.elite and self.elite_data and not self.public_data:
+            raise ConfigError(f"--preset {self.preset} trains on public data only: give --public-data")
+        weights = {
+            name: getattr(preset, name) if getattr(self, name) is None else getattr(self, name)
+            for name in ("revision_weight", "caption_weight")
+        }
+        learns = [name.removesuffix("_weight") for name, weight in weights.items() if weight]
+        elite_data = self.elite_data if preset.elite else None
+        if self.public_data and not elite_data and learns:
+            raise ConfigError(
+                f"--preset {self.preset} learns from elite pairs ({' and '.join(learns)}), and none are given: give "
+                "--elite-data, or train on public data alone with --preset contrastive"
+            )
+        return replace(self, elite_data=elite_data, **weights)
+
+    def _with_machine(self, processes: int) -> Self:
+        name = self.name
+        if name is None:
+            if processes > 1:
+                raise ConfigError("with several processes give --name, so that all of them share one run folder")
+            name = f"{self.model.rstrip('/').rpartition('/')[2]}-{datetime.now():%Y%m%d-%H%M%S}"
+        if self.device is not None:
+            pick_device(self.device)
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        precision = self.precision or ("amp_bf16" if device.startswith("cuda") else "fp32")
+        return replace(self, name=name, device=device, precision=precision)
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return Path(self.logs) / self.name
+
+    @property
+    def training_data(self) -> list[str]:
+        """What is trained on: the specifications of public and elite shards that are given; empty to evaluate only."""
+        return [spec for spec in (self.public_data, self.elite_data) if spec]
+
+    @property
+    def without_decoder(self) -> bool:
+        """Whether no caption is learnt, so that a model needs no decoder."""
+        return PRESETS[self.preset].caption_weight == 0 == self.caption_weight + self.public_caption_weight
+
+    @property
+    def caption_languages(self) -> tuple[str, ...]:
+        """`languages`, one by one."""
+        return tuple(language.strip() for language in self.languages.split(","))
+
+
+def shaping(values: dict[str, Any]) -> dict[str, Any]:
+    """Of all flags of a run those that shape what is learnt."""
+    return _chosen(values, (*marked(HybridPretraining, "shapes"), *_SHAPING_UPSTREAM))
+
+
+def reported(values: dict[str, Any]) -> dict[str, Any]:
+    """Of all flags of a run those that its page shows, where they have a value."""
+    chosen = _chosen(values, (*marked(HybridPretraining, "report"), *_REPORTED_UPSTREAM))
+    return {name: value for name, value in chosen.items() if value not in (None, "", [])}
+
+
+def _chosen(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
