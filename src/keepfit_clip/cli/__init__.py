@@ -10,19 +10,23 @@ from rich.markup import escape
 
 from keepfit_clip._version import __version__
 from keepfit_clip.cli import (
+    app_page,
+    caption,
+    classify,
+    demo,
+    doctor,
+    draw,
     evaluate,
     explain,
-    help,
+    export,
+    import_weights,
     knowledge,
-    practice,
+    models,
     report,
     run,
-    serve,
     shards,
     train,
     transfer,
-    use,
-    weights,
 )
 from keepfit_clip.cli.console import error_console
 from keepfit_clip.cli.options import DATA
@@ -38,7 +42,9 @@ app = typer.Typer(
 )
 app.add_typer(shards.app, name="shards", rich_help_panel=DATA)
 app.add_typer(knowledge.app, name="knowledge", rich_help_panel=DATA)
-for part in (practice, train, weights, use, explain, serve, evaluate, transfer, report, run, help):
+_IN_ORDER = (draw, demo, train, import_weights, export, models, classify, caption, explain, app_page,
+             evaluate, transfer, report, run, doctor)  # fmt: skip
+for part in _IN_ORDER:
     part.add_commands(app)
 
 

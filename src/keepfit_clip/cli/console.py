@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
@@ -69,6 +70,13 @@ def show_messages(messages: Sequence[str], what: str) -> None:
         error_console.print(f"  {message}", markup=False, soft_wrap=True)
     if len(messages) > _SHOWN:
         error_console.print(f"  ... and {len(messages) - _SHOWN} more")
+
+
+def end_in_part(problems: Sequence[str]) -> None:
+    """Names the images that were left out; then the command has failed in part, and ends with 1."""
+    show_messages(problems, "images left out")
+    if problems:
+        raise typer.Exit(1)
 
 
 def quiet_libraries() -> None:

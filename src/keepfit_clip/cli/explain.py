@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keepfit_clip.cli.console import console, quiet_libraries, show_messages, with_progress
+from keepfit_clip.cli.console import console, end_in_part, quiet_libraries, with_progress
 from keepfit_clip.cli.options import USE, Device, Images, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
 from keepfit_clip.errors import ImageError, KeepFITError
 
@@ -57,6 +57,4 @@ def explain(
 
     write_explanations(out, explained(), Path(model.removeprefix("local-dir:")).name)
     console.print(f"-> {out / PAGE}", soft_wrap=True)
-    show_messages(problems, "images left out")
-    if problems:
-        raise typer.Exit(1)
+    end_in_part(problems)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from keepfit_clip.cli import inspect
+from keepfit_clip.cli import shards_check
 from keepfit_clip.cli.console import StepProgress, console, error_console, show_left_out
 from keepfit_clip.cli.table_options import name_value_pairs, reads_tables, tell_lines
 from keepfit_clip.errors import ConfigError
@@ -139,4 +139,4 @@ def build(
     console.print(f"{report.samples} samples in {len(report.shards)} shards -> {out}", soft_wrap=True)
 
 
-inspect.add_commands(app)
+shards_check.add_commands(app)

@@ -1,4 +1,4 @@
-"""`keepfit-clip import`, `export` and `push-to-hub`: weights in and out."""
+"""`keepfit-clip import`: weights of other projects."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +16,8 @@ _SHOWN = 20
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds the command."""
     app.command(name="import", rich_help_panel=WEIGHTS)(import_weights)
-    app.command(rich_help_panel=WEIGHTS)(export)
-    app.command(name="push-to-hub", rich_help_panel=WEIGHTS)(push)
 
 
 def import_weights(
@@ -61,27 +59,3 @@ def import_weights(
         console.print(f"[yellow]not taken:[/] the file {escape(problem)}", soft_wrap=True)
     if len(problems) > _SHOWN:
         console.print(f"... and {len(problems) - _SHOWN} more")
-
-
-def export(
-    run: Annotated[Path, typer.Argument(help="run folder (its latest checkpoint) or a checkpoint in one")],
-    out: Annotated[Path, typer.Option(help="new folder for the model")],
-) -> None:
-    """Write a trained run as a folder that open_clip loads with local-dir:."""
-    from keepfit_clip.folders.export import export_model
-
-    quiet_libraries()
-    checkpoint = export_model(run, out)
-    console.print(f"{checkpoint.name} -> {out}", soft_wrap=True)
-
-
-def push(
-    folder: Annotated[Path, typer.Argument(help="folder made by export or import")],
-    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub")],
-    private: Annotated[bool, typer.Option("--private", help="a new repository is private")] = False,
-) -> None:
-    """Upload a model folder to the Hugging Face hub, from where open_clip loads it with hf-hub:."""
-    from keepfit_clip.folders.hub import push_to_hub
-
-    address = push_to_hub(folder, repository, private)
-    console.print(f"{folder} -> {address}", soft_wrap=True)

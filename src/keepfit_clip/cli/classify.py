@@ -1,4 +1,4 @@
-"""`keepfit-clip models`, `classify` and `caption`: using a trained model."""
+"""`keepfit-clip classify`: zero-shot probabilities of images."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from keepfit_clip.cli.console import console, error_console, quiet_libraries, show_messages
+from keepfit_clip.cli.console import console, end_in_part, error_console, quiet_libraries
 from keepfit_clip.cli.options import (
     USE,
     Device,
@@ -23,18 +23,8 @@ from keepfit_clip.cli.options import (
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Adds the commands."""
-    for command in (models, classify, caption):
-        app.command(rich_help_panel=USE)(command)
-
-
-def models(json_file: JsonFile = None) -> None:
-    """List the model configs this library registers with open_clip."""
-    from keepfit_clip.registry import list_keepfit_models
-
-    for name in list_keepfit_models():
-        console.print(name)
-    write_result(json_file, list_keepfit_models())
+    """Adds the command."""
+    app.command(rich_help_panel=USE)(classify)
 
 
 def classify(
@@ -85,37 +75,4 @@ def classify(
             told.append({"image": index + 1, **dict(zip(classifier.categories, row, strict=True))})
     console.print(table)
     write_result(json_file, told)
-    _end(problems)
-
-
-def caption(
-    images: Images,
-    model: Model,
-    num_beams: Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")] = 1,
-    max_length: Annotated[int | None, typer.Option(min=2, help="longest caption, tokens")] = None,
-    json_file: JsonFile = None,
-    device: Device = None,
-) -> None:
-    """Write a caption for each image."""
-    from keepfit_clip.evaluate.table import image_batches
-    from keepfit_clip.folders.loading import load_model
-
-    quiet_libraries()
-    loaded = load_model(model, device)
-    problems: list[str] = []
-    options = {"max_length": max_length} if max_length else {}
-    told = []
-    for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
-        ids = loaded.model.generate(batch.to(loaded.device), num_beams=num_beams, **options)
-        for index, text in zip(indices, loaded.decode(ids), strict=True):
-            console.print(f"{images[index]}: {text}", markup=False, soft_wrap=True)
-            told.append({"image": index + 1, "caption": text})
-    write_result(json_file, told)
-    _end(problems)
-
-
-def _end(problems: list[str]) -> None:
-    """Names images that could not be read; then the command has failed in part."""
-    show_messages(problems, "images left out")
-    if problems:
-        raise typer.Exit(1)
+    end_in_part(problems)
