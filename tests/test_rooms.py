@@ -1,11 +1,14 @@
 """The house: no room imports from one above it, and what people import by an old name is still there."""
 
+import ast
 from importlib import import_module
 
 import pytest
 
 from keepfit_clip import _former
 from tests import imports
+
+_OF_THE_ROOT = ("debug", "info", "warning", "error", "exception", "critical", "log", "basicConfig")
 
 
 def test_no_room_imports_from_one_above_it():
@@ -56,3 +59,14 @@ def test_one_file_knows_open_clip_train():
         )
     ]
     assert found == ["training.hybrid.upstream"]
+
+
+def test_messages_go_to_loggers_of_their_own():
+    """A call of logging's own functions installs a handler of the root logger in the program that uses the library."""
+    found = [
+        f"{name}: logging.{node.attr}"
+        for name, path in imports.modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "logging" and node.attr in _OF_THE_ROOT
+    ]
+    assert found == []

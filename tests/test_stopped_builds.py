@@ -3,16 +3,17 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from keepfit_clip import files
 from keepfit_clip.data import ShardOptions, build_shards
-from keepfit_clip.data.shards.plan import Plan
 from keepfit_clip.errors import OutputError, ShardError, WorkerError
 from keepfit_clip.files import new_folder
 from tests.test_building import Stopped, build, command, encoded, labelled, picture, shown, tree
@@ -357,9 +358,8 @@ def test_drawn_pictures_of_a_killed_run_are_removed(tmp_path):
 
 def test_the_plan_holds_each_input_once_and_no_name_of_it_reaches_the_output(tmp_path, table):
     stop_while_writing(table, tmp_path / "out", images=tmp_path)
-    plan = Plan(left_by(tmp_path / "out") / "plan.sqlite", read_only=True)
-    assert plan._db.execute("SELECT COUNT(*) FROM inputs").fetchone() == (13,)  # the table and twelve images
-    plan.close()
+    with closing(sqlite3.connect(left_by(tmp_path / "out") / "plan.sqlite")) as plan:
+        assert plan.execute("SELECT COUNT(*) FROM inputs").fetchone() == (13,)  # the table and twelve images
     go_on(table, tmp_path / "out", tmp_path)
     assert not [name for name, content in tree(tmp_path / "out").items() if b"table.csv" in content]
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"] == 12

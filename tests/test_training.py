@@ -225,13 +225,11 @@ def test_a_config_may_leave_out_what_has_a_default(shards, tmp_path):
     assert checkpoint(tmp_path / "run", 1)
 
 
-def test_messages_go_to_loggers_of_their_own_and_leave_the_programs_settings_alone():
+def test_importing_the_stream_leaves_the_programs_settings_alone():
     code = """if True:
         import logging, cv2
         cv2.setNumThreads(3)
-        import keepfit_clip.data.stream.mixed, keepfit_clip.data.tars.locations as locations
-        keepfit_clip.data.stream.mixed._log.warning("left out")
-        locations._log.info("again")
+        import keepfit_clip.data.stream.mixed, keepfit_clip.data.tars.locations
         assert not logging.getLogger().handlers
         assert cv2.getNumThreads() == 3
     """
