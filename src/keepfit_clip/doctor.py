@@ -9,7 +9,7 @@ from keepfit_clip.errors import MissingWeightsError
 from keepfit_clip.extras import EXTRAS, install_command
 from keepfit_clip.model.pretrained import PYPI_PREFIX, resolve_source
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Check", "examine"]
 
 _LIBRARIES = (
     "keepfit-clip", "open_clip_torch", "torch", "torchvision", "timm", "transformers", "webdataset", "numpy",
@@ -23,7 +23,7 @@ _WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at.
 
     Args:
@@ -41,53 +41,53 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Check]:
     """Looks at everything; touches no network."""
     return [*_libraries(), *_device(), *_extras(), *_weights()]
 
 
-def _libraries() -> list[Finding]:
-    found = [Finding("libraries", "Python", platform.python_version())]
+def _libraries() -> list[Check]:
+    checks = [Check("libraries", "Python", platform.python_version())]
     for name in _LIBRARIES:
         try:
-            found.append(Finding("libraries", name, importlib.metadata.version(name)))
+            checks.append(Check("libraries", name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            found.append(Finding("libraries", name, "missing", False, f"pip install {name} brings it"))
-    return found
+            checks.append(Check("libraries", name, "missing", False, f"pip install {name} brings it"))
+    return checks
 
 
-def _device() -> list[Finding]:
+def _device() -> list[Check]:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = [Finding("device", "CPU", f"{cores} cores, {torch.get_num_threads()} threads of torch")]
+    checks = [Check("device", "CPU", f"{cores} cores, {torch.get_num_threads()} threads of torch")]
     for number in range(torch.cuda.device_count()):
         name, memory = torch.cuda.get_device_name(number), torch.cuda.mem_get_info(number)[1] / 2**30
-        found.append(Finding("device", f"CUDA {number}", f"{name}, {memory:.0f} GiB"))
+        checks.append(Check("device", f"CUDA {number}", f"{name}, {memory:.0f} GiB"))
     if not torch.cuda.is_available():
-        found.append(
-            Finding("device", "CUDA", "none", True, "everything works on the CPU; train large models elsewhere")
+        checks.append(
+            Check("device", "CUDA", "none", True, "everything works on the CPU; train large models elsewhere")
         )
-    return found
+    return checks
 
 
-def _extras() -> list[Finding]:
-    found = []
+def _extras() -> list[Check]:
+    checks = []
     for name, extra in EXTRAS.items():
         advice = extra.needed_by if extra.installed else f"for {extra.needed_by}: {install_command(name)}"
-        found.append(Finding("extras", name, "installed" if extra.installed else "missing", extra.installed, advice))
-    return found
+        checks.append(Check("extras", name, "installed" if extra.installed else "missing", extra.installed, advice))
+    return checks
 
 
-def _weights() -> list[Finding]:
-    found = []
+def _weights() -> list[Check]:
+    checks = []
     for name, source in _WEIGHTS.items():
         try:
             state, fine, advice = _where(source)
         except MissingWeightsError as error:
             state, fine, advice = "missing", False, str(error)
-        found.append(Finding("weights", name, state, fine, advice))
-    return found
+        checks.append(Check("weights", name, state, fine, advice))
+    return checks
 
 
 def _where(source: str) -> tuple[str, bool, str]:

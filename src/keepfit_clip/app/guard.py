@@ -165,7 +165,7 @@ class _Exchange:
         elif self.whole and message["type"] == "http.response.body":
             self.body += message.get("body", b"")
             if not message.get("more_body"):
-                await self._look_and_send()
+                await self._inspect_and_send()
             return
         await self.send(message)
 
@@ -177,7 +177,7 @@ class _Exchange:
             added[b"clear-site-data"] = b'"storage"'
         return [(name, value) for name, value in headers if name.lower() not in added] + list(added.items())
 
-    async def _look_and_send(self):
+    async def _inspect_and_send(self):
         if self.start["status"] == 200 and self.path == _PAGE and self.body:
             self.body = forgetful(self.body)
         uploaded = json.loads(self.body) if self.start["status"] == 200 and self.path == _UPLOAD else []
@@ -220,10 +220,10 @@ def _split(host: str) -> tuple[str, int | None]:
 def _plain(address: str) -> str:
     """An IP address as browsers write it: IPv4 that came over an IPv6 socket as IPv4."""
     try:
-        found = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return str(getattr(found, "ipv4_mapped", None) or found)
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
 
 
 def _is_loopback(address: str) -> bool:

@@ -227,7 +227,7 @@ def _build(service: Service, title: str, examples: list[tuple[str, str]], upload
         return handlers.example(event.index, modality, categories, kind)
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 300)) as page:
-        seen = gr.State([], time_to_live=_KEPT)
+        images = gr.State([], time_to_live=_KEPT)
         gr.Markdown(f"# {title}\n{_NOTE}")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -260,15 +260,15 @@ def _build(service: Service, title: str, examples: list[tuple[str, str]], upload
                 heat = gr.HTML(elem_classes="kf-heat", elem_id="kf-heat")
             with gr.Column(scale=3, min_width=300):
                 results = gr.HTML("<p class='kf-soft'>Drop an image, or click an example.</p>", elem_id="kf-results")
-        shown = [seen, files, results, number, target, heat]
+        shown = [images, files, results, number, target, heat]
         words = [modality, categories, kind, number, target]
         files.upload(handlers.uploaded, [files, modality, categories, kind], shown, **alone)
         gallery.select(example_chosen, [modality, categories, kind], shown, **alone)
         for control in (modality, categories):
-            control.change(handlers.asked_anew, [seen, *words], [results, target, heat], **alone)
+            control.change(handlers.asked_anew, [images, *words], [results, target, heat], **alone)
         for control in (kind, number):
-            control.input(handlers.map_chosen, [seen, *words], [target, heat], **alone)
-        target.input(handlers.heat, [seen, *words], heat, **alone)
+            control.input(handlers.map_chosen, [images, *words], [target, heat], **alone)
+        target.input(handlers.heat, [images, *words], heat, **alone)
     return page
 
 
@@ -278,14 +278,14 @@ class _Handlers:
     def __init__(self, service: Service, uploads: Path):
         self.service, self.uploads = service, uploads.resolve()
 
-    def uploaded(self, files: Sequence[str] | None, modality: str, categories: Sequence[str], kind: str):
+    def uploaded(self, files: Sequence[str] | None, modality: str, categories: list[str], kind: str):
         """Reads the files into memory, one after the other, and removes them."""
-        paths, seen, problems = [Path(file) for file in files or ()], [], []
+        paths, images, problems = [Path(file) for file in files or ()], [], []
         try:
             for number, path in enumerate(paths[:MAX_IMAGES], start=1):
                 self._keep(paths[number - 1 :])
                 try:
-                    seen.append(self.service.look(open_image(path.read_bytes(), max_pixels=MAX_PIXELS, blank=False)))
+                    images.append(self.service.look(open_image(path.read_bytes(), max_pixels=MAX_PIXELS, blank=False)))
                 except OSError:
                     problems.append(f"File {number}: it did not arrive; upload it again.")
                 except KeepFITError as error:
@@ -295,7 +295,7 @@ class _Handlers:
         finally:
             self._remove(paths)
             _give_memory_back()
-        return self._shown(seen, problems, modality, categories, kind)
+        return self._shown(images, problems, modality, categories, kind)
 
     def _keep(self, paths: Sequence[Path]) -> None:
         """Says that files are waited for, so that they are not taken for left behind while others are looked at."""
@@ -312,63 +312,63 @@ class _Handlers:
                 with suppress(OSError):  # Gradio's folder of the same content, maybe in use
                     path.parent.rmdir()
 
-    def example(self, number: int, modality: str, categories: Sequence[str], kind: str):
+    def example(self, number: int, modality: str, categories: list[str], kind: str):
         """Looks at a drawn example."""
         return self._shown([self.service.look(_example(number))], [], modality, categories, kind)
 
-    def asked_anew(self, seen: list[ImageAnswer], modality: str, categories: Sequence[str], kind: str, number, target):
+    def asked_anew(self, images: list[ImageAnswer], modality: str, categories: list[str], kind: str, number, target):
         """Other categories or another modality for the same images."""
-        problems = [_GONE] if number and not seen else []
-        results = self._results(seen, problems, modality, categories)
-        return results, *self.map_chosen(seen, modality, categories, kind, number, target)
+        problems = [_GONE] if number and not images else []
+        results = self._results(images, problems, modality, categories)
+        return results, *self.map_chosen(images, modality, categories, kind, number, target)
 
-    def map_chosen(self, seen: list[ImageAnswer], modality: str, categories: Sequence[str], kind: str, number, target):
+    def map_chosen(self, images: list[ImageAnswer], modality: str, categories: list[str], kind: str, number, target):
         """Another kind of map or another image: other targets to choose from."""
         import gradio as gr
 
         choices = _named(categories)
         if kind == "attention":
-            image = _numbered(seen, number)
+            image = _numbered(images, number)
             choices = self.service.words(image) if image else []
         chosen = target if target in choices else choices[0] if choices else None
-        heat = self.heat(seen, modality, categories, kind, number, chosen)
+        heat = self.heat(images, modality, categories, kind, number, chosen)
         return gr.update(choices=choices, value=chosen), heat
 
-    def heat(self, seen: list[ImageAnswer], modality: str, categories: Sequence[str], kind: str, number, target) -> str:
+    def heat(self, images: list[ImageAnswer], modality: str, categories: list[str], kind: str, number, target) -> str:
         """The heat map of a category or a word."""
-        if number and not seen:
+        if number and not images:
             return _render([], [_GONE], "")
-        image = _numbered(seen, number)
+        image = _numbered(images, number)
         if image is None or not target:
             return ""
         try:
-            overlay = self.service.heat(image, kind, target, _named(categories), _told(modality))
+            overlay = self.service.heat(image, kind, target, _named(categories), _given(modality))
         except KeepFITError as error:
             return _render([], [str(error)], "")
         return f'<img src="{picture_uri(overlay, longest=_SHOWN)}" alt="heat map">'
 
-    def _shown(self, seen: list[ImageAnswer], problems: list[str], modality: str, categories: Sequence[str], kind: str):
+    def _shown(self, images: list[ImageAnswer], problems: list[str], modality: str, categories: list[str], kind: str):
         import gradio as gr
 
-        numbers = [str(n) for n in range(1, len(seen) + 1)]
+        numbers = [str(n) for n in range(1, len(images) + 1)]
         first = numbers[0] if numbers else None
-        target, heat = self.map_chosen(seen, modality, categories, kind, first, None)
-        results = self._results(seen, problems, modality, categories)
-        return seen, None, results, gr.update(choices=numbers, value=first), target, heat
+        target, heat = self.map_chosen(images, modality, categories, kind, first, None)
+        results = self._results(images, problems, modality, categories)
+        return images, None, results, gr.update(choices=numbers, value=first), target, heat
 
-    def _results(self, seen: list[ImageAnswer], problems: list[str], modality: str, categories: Sequence[str]) -> str:
-        cards, told = [], _told(modality)
+    def _results(self, images: list[ImageAnswer], problems: list[str], modality: str, categories: list[str]) -> str:
+        cards, given = [], _given(modality)
         try:
-            answers = [self.service.answer(image, _named(categories), told) for image in seen]
-            table = self.service.table(seen, _named(categories), told) if seen else ""
+            answers = [self.service.answer(image, _named(categories), given) for image in images]
+            table = self.service.table(images, _named(categories), given) if images else ""
         except KeepFITError as error:
             return _render([], [*problems, str(error)], "")
-        for image, answer in zip(seen, answers, strict=True):
+        for image, answer in zip(images, answers, strict=True):
             cards.append(
                 {
                     "picture": picture_uri(image.image, longest=_SHOWN),
                     "modality": answer.modality,
-                    "guessed": told is None,
+                    "guessed": given is None,
                     "sureness": image.sureness,
                     "probabilities": list(answer.probabilities.items()),
                     "caption": image.explanation.caption if image.explanation else None,
@@ -378,9 +378,9 @@ class _Handlers:
         return _render(cards, problems, table)
 
 
-def _numbered(seen: list[ImageAnswer], number: str | None) -> ImageAnswer | None:
+def _numbered(images: list[ImageAnswer], number: str | None) -> ImageAnswer | None:
     """The image that a number on the page stands for, if it is one."""
-    return dict(zip(map(str, range(1, len(seen) + 1)), seen, strict=True)).get(number)
+    return dict(zip(map(str, range(1, len(images) + 1)), images, strict=True)).get(number)
 
 
 def _named(categories: Sequence[str]) -> tuple[str, ...]:
@@ -388,7 +388,7 @@ def _named(categories: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in (category.strip() for category in categories) if name)
 
 
-def _told(modality: str) -> str | None:
+def _given(modality: str) -> str | None:
     return None if modality == _GUESS else modality
 
 

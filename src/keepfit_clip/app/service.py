@@ -84,10 +84,10 @@ class Gallery:
     """
 
     def __init__(self, loaded: LoadedModel, pairs: PairTable, cache: FeatureCache | None, progress: Callable = iter):
-        found = image_features(loaded, pairs.records, cache, progress)
-        self.records = [pairs.records[number] for number in found.kept]
-        self.captions = [pairs.captions[number] for number in found.kept]
-        self.features = torch.from_numpy(found.projected)
+        encoded = image_features(loaded, pairs.records, cache, progress)
+        self.records = [pairs.records[number] for number in encoded.kept]
+        self.captions = [pairs.captions[number] for number in encoded.kept]
+        self.features = torch.from_numpy(encoded.projected)
 
     def nearest(self, features: Tensor, count: int = _NEAREST) -> list[tuple[str, str, float]]:
         """Pictures (data URIs), captions and similarities of the images nearest to features (D,)."""
@@ -148,11 +148,11 @@ class Service:
         size = self.loaded.model.visual.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
-    def answer(self, seen: ImageAnswer, categories: Sequence[str], modality: str | None = None) -> Answer:
+    def answer(self, image: ImageAnswer, categories: Sequence[str], modality: str | None = None) -> Answer:
         """Probabilities of categories.
 
         Args:
-            seen: the image.
+            image: the image.
             categories: names.
             modality: None takes the likeliest.
 
@@ -160,20 +160,20 @@ class Service:
             CategoryError: a category stands twice, maybe as a synonym.
             TextTooLongError: a category does not fit into the model's context.
         """
-        modality = modality or seen.modality
+        modality = modality or image.modality
         if len(categories) < 2:
             return Answer(modality, {})
-        values = self._explainer(tuple(categories), modality).classes.probabilities(seen.features[None])[0].tolist()
+        values = self._explainer(tuple(categories), modality).classes.probabilities(image.features[None])[0].tolist()
         ranked = sorted(zip(categories, values, strict=True), key=lambda pair: -pair[1])
         return Answer(modality, dict(ranked))
 
     def heat(
-        self, seen: ImageAnswer, kind: str, target: str, categories: Sequence[str], modality: str | None
+        self, image: ImageAnswer, kind: str, target: str, categories: Sequence[str], modality: str | None
     ) -> Image.Image:
         """The image under the heat map of a category or of a word.
 
         Args:
-            seen: the image.
+            image: the image.
             kind: one of `MAPS`; attention is of words, the others of categories.
             target: a category, or a word as `words` names it.
             categories: all of them.
@@ -183,29 +183,29 @@ class Service:
             ConfigError: the target is not there.
         """
         if kind == "attention":
-            found = dict(zip(self.words(seen), seen.explanation.words if seen.explanation else (), strict=True))
-            if target not in found:
+            words = dict(zip(self.words(image), image.explanation.words if image.explanation else (), strict=True))
+            if target not in words:
                 raise ConfigError(f"{target!r} is no word of the caption: choose one")
-            picture = seen.explanation.picture
-            return heat_overlay(picture, cv2.resize(found[target].heat, picture.size, interpolation=cv2.INTER_CUBIC))
+            picture = image.explanation.picture
+            return heat_overlay(picture, cv2.resize(words[target].heat, picture.size, interpolation=cv2.INTER_CUBIC))
         if target not in categories:
             raise ConfigError(f"{target!r} is none of the categories: choose one")
-        explain = self._explainer(tuple(categories), modality or seen.modality)
-        found = explain(seen.image, with_grad_cam=kind == "Grad-CAM", with_words=False)
-        maps = found.grad_cam if kind == "Grad-CAM" else found.similarity
-        return heat_overlay(found.picture, maps[list(categories).index(target)])
+        explain = self._explainer(tuple(categories), modality or image.modality)
+        explanation = explain(image.image, with_grad_cam=kind == "Grad-CAM", with_words=False)
+        maps = explanation.grad_cam if kind == "Grad-CAM" else explanation.similarity
+        return heat_overlay(explanation.picture, maps[list(categories).index(target)])
 
-    def words(self, seen: ImageAnswer) -> list[str]:
+    def words(self, image: ImageAnswer) -> list[str]:
         """The caption's words, numbered, for one may stand there twice."""
-        return [f"{n}. {word.word}" for n, word in enumerate(seen.explanation.words, 1)] if seen.explanation else []
+        return [f"{n}. {word.word}" for n, word in enumerate(image.explanation.words, 1)] if image.explanation else []
 
     def table(self, images: Sequence[ImageAnswer], categories: Sequence[str], modality: str | None) -> str:
         """CSV of all images: number, modality, probabilities and caption."""
         rows = []
-        for number, seen in enumerate(images, start=1):
-            answer = self.answer(seen, categories, modality)
+        for number, image in enumerate(images, start=1):
+            answer = self.answer(image, categories, modality)
             values = [f"{answer.probabilities[c]:.6f}" if answer.probabilities else "" for c in categories]
-            rows.append([number, answer.modality, *values, seen.explanation.caption if seen.explanation else ""])
+            rows.append([number, answer.modality, *values, image.explanation.caption if image.explanation else ""])
         return csv_text(["image", "modality", *categories, "caption"], rows)
 
     def _make_explainer(self, categories: tuple[str, ...], modality: str) -> Explainer:

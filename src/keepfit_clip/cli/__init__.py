@@ -86,7 +86,7 @@ def main() -> None:
         if ordinary is not None:
             error_console.print(f"[bold red]error:[/] {escape(ordinary)}", soft_wrap=True)
             sys.exit(1)
-        told = escape(" ".join(f"{type(error).__name__}: {error}".split())[:500])
-        error_console.print(f"[bold red]unexpected error:[/] {told}", soft_wrap=True)
+        description = escape(" ".join(f"{type(error).__name__}: {error}".split())[:500])
+        error_console.print(f"[bold red]unexpected error:[/] {description}", soft_wrap=True)
         error_console.print("This is a bug of the library; keepfit-clip --debug ... shows where.", soft_wrap=True)
         sys.exit(1)

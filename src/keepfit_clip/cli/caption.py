@@ -29,11 +29,11 @@ def caption(
     loaded = load_model(model, device)
     problems: list[str] = []
     options = {"max_length": max_length} if max_length else {}
-    told = []
+    rows = []
     for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
         ids = loaded.model.generate(batch.to(loaded.device), num_beams=num_beams, **options)
         for index, text in zip(indices, loaded.decode(ids), strict=True):
             console.print(f"{images[index]}: {text}", markup=False, soft_wrap=True)
-            told.append({"image": index + 1, "caption": text})
-    write_result(json_file, told)
+            rows.append({"image": index + 1, "caption": text})
+    write_result(json_file, rows)
     end_in_part(problems)

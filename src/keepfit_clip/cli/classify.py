@@ -62,7 +62,7 @@ def classify(
     for name in classifier.categories:
         table.add_column(escape(name))
     problems: list[str] = []
-    told = []
+    rows = []
     for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
         answers = classifier.logits(batch).softmax(dim=-1)
         for index, row, finite in zip(indices, answers.tolist(), finite_rows(answers), strict=True):
@@ -72,7 +72,7 @@ def classify(
             best = row.index(max(row))
             cells = [f"[bold]{p:.3f}[/]" if i == best else f"{p:.3f}" for i, p in enumerate(row)]
             table.add_row(escape(str(images[index])), *cells)
-            told.append({"image": index + 1, **dict(zip(classifier.categories, row, strict=True))})
+            rows.append({"image": index + 1, **dict(zip(classifier.categories, row, strict=True))})
     console.print(table)
-    write_result(json_file, told)
+    write_result(json_file, rows)
     end_in_part(problems)

@@ -19,17 +19,17 @@ def doctor(json_file: JsonFile = None) -> None:
     """Tell versions, device, extras and weights at hand, and what is missing for which command."""
     from keepfit_clip.doctor import examine
 
-    found = examine()
+    checks = examine()
     table = Table("", "", "found", "", box=None, pad_edge=False, show_header=False)
     part = ""
-    for finding in found:
-        mark = "" if finding.fine else "[yellow]![/] "
+    for check in checks:
+        mark = "" if check.fine else "[yellow]![/] "
         table.add_row(
-            "" if finding.part == part else f"[bold]{finding.part}[/]",
-            finding.name,
-            f"{mark}{escape(finding.state)}",
-            escape(finding.advice),
+            "" if check.part == part else f"[bold]{check.part}[/]",
+            check.name,
+            f"{mark}{escape(check.state)}",
+            escape(check.advice),
         )
-        part = finding.part
+        part = check.part
     console.print(table)
-    write_result(json_file, [asdict(finding) for finding in found])
+    write_result(json_file, [asdict(check) for check in checks])

@@ -79,8 +79,8 @@ def evaluate(
     for name, row in zip(result.classes, scores.confusion.tolist(), strict=True):
         confusion.add_row(escape(name), *map(str, row))
     console.print(confusion)
-    told = "   ".join(f"{FIGURE_TITLES[name]} {value:.3f}" for name, value in result.figures.items())
-    console.print(f"{told}   (over {result.images} images of {len(result.classes_scored)} classes)", soft_wrap=True)
+    summary = "   ".join(f"{FIGURE_TITLES[name]} {value:.3f}" for name, value in result.figures.items())
+    console.print(f"{summary}   (over {result.images} images of {len(result.classes_scored)} classes)", soft_wrap=True)
     missing = [name for name in result.classes if name not in result.classes_scored]
     if missing:
         console.print(f"[yellow]no image of {escape(', '.join(missing))}: the scores say nothing of it[/]")
@@ -118,24 +118,24 @@ def evaluate_retrieval(
     pairs = read_pairs(table, images, source_options, lang)
     features = FeatureCache(cache, model)
     loaded = load_model(model, device)
-    found = evaluate_retrieval(
+    result = evaluate_retrieval(
         loaded, pairs, Knowledge.load(knowledge), upper(modality), features, with_progress("Encoding")
     )
-    tell_notes(found.table.notes)
-    show_left_out(found.table.left_out, "rows not used")
-    if found.cut_texts:
-        error_console.print(f"[yellow]{found.cut_texts} texts are longer than the model's context and were cut[/]")
-    queries = {"image_to_text": len(found.table.records), "text_to_image": found.texts}
-    queries["image_to_image"] = int(found.scores["image_to_image_queries"])
+    tell_notes(result.table.notes)
+    show_left_out(result.table.left_out, "rows not used")
+    if result.cut_texts:
+        error_console.print(f"[yellow]{result.cut_texts} texts are longer than the model's context and were cut[/]")
+    queries = {"image_to_text": len(result.table.records), "text_to_image": result.texts}
+    queries["image_to_image"] = int(result.scores["image_to_image_queries"])
     shown = Table("retrieval", "queries", "R@1", "R@5", "R@10", "chance at 1, 5, 10", title="recall in percent")
     for direction, number in queries.items():
         recall, chance = (
-            [_percent(found.scores[f"{direction}_{what}@{k}"]) for k in (1, 5, 10)] for what in ("recall", "chance")
+            [_percent(result.scores[f"{direction}_{what}@{k}"]) for k in (1, 5, 10)] for what in ("recall", "chance")
         )
         shown.add_row(direction.replace("_", " "), str(number), *recall, ", ".join(chance))
     console.print(shown)
-    counts = {"images": queries["image_to_text"], "texts": found.texts, "cut_texts": found.cut_texts}
-    write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.left_out)})
+    counts = {"images": queries["image_to_text"], "texts": result.texts, "cut_texts": result.cut_texts}
+    write_result(json_file, counts | _scores(result.scores) | {"not_used": _reasons(result.table.left_out)})
 
 
 @reads_tables
@@ -166,25 +166,25 @@ def evaluate_captions(
     pairs = read_pairs(table, images, source_options, lang, captions_only=True)
     kept = FeatureCache(cache, model)
     options = {"num_beams": num_beams} | ({"max_length": max_length} if max_length else {})
-    found = evaluate_captions(
+    result = evaluate_captions(
         load_model(model, device), pairs, Knowledge.load(knowledge), kept, with_progress("Writing"), **options
     )
-    tell_notes(found.table.notes)
-    show_left_out(found.table.left_out, "rows not used")
-    shown = Table("metric", "value", title=f"{len(found.written)} captions")
-    for name, value in found.scores.items():
+    tell_notes(result.table.notes)
+    show_left_out(result.table.left_out, "rows not used")
+    shown = Table("metric", "value", title=f"{len(result.written)} captions")
+    for name, value in result.scores.items():
         text = str(value) if isinstance(value, int) else "n/a" if math.isnan(value) else f"{value:.3f}"
         shown.add_row(name.replace("_", " "), text)
     console.print(shown)
     if captions:
-        write_text(captions, _caption_table(found))
-    counts = {"images": len(found.written)} | options
-    write_result(json_file, counts | _scores(found.scores) | {"not_used": _reasons(found.table.left_out)})
+        write_text(captions, _caption_table(result))
+    counts = {"images": len(result.written)} | options
+    write_result(json_file, counts | _scores(result.scores) | {"not_used": _reasons(result.table.left_out)})
 
 
-def _caption_table(found) -> str:
+def _caption_table(result) -> str:
     """Row, experts' captions and the model's, as CSV; nothing names an image."""
-    rows = zip(found.table.records, found.table.captions, found.written, strict=True)
+    rows = zip(result.table.records, result.table.captions, result.written, strict=True)
     return csv_text(
         ["row", "expert", "written"], ([record.row, " | ".join(truth), written] for record, truth, written in rows)
     )

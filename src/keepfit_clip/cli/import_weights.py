@@ -42,19 +42,19 @@ def import_weights(
 
     quiet_libraries()
     if origin in DUAL_ENCODERS:
-        found = import_dual_encoder(file, origin, out, tokenizer, partial)
+        imported = import_dual_encoder(file, origin, out, tokenizer, partial)
     elif origin in IMAGE_TOWERS:
-        found = import_image_tower(file, origin, out, model, backbone, text_tower, random_text, partial)
+        imported = import_image_tower(file, origin, out, model, backbone, text_tower, random_text, partial)
     else:
         raise ConfigError(f"--from {origin!r} is none of {', '.join((*DUAL_ENCODERS, *IMAGE_TOWERS))}")
     table = Table("", "tensors", title=f"{file.name} -> {out}", title_justify="left")
-    table.add_row("taken over", str(found.taken))
-    for why, count in found.left_out.items():
+    table.add_row("taken over", str(imported.taken))
+    for why, count in imported.left_out.items():
         table.add_row(f"left out: {why}", str(count))
     console.print(table)
-    for note in found.notes:
+    for note in imported.notes:
         console.print(f"- {escape(note)}", soft_wrap=True)
-    problems = found.fit.problems
+    problems = imported.fit.problems
     for problem in problems[:_SHOWN]:
         console.print(f"[yellow]not taken:[/] the file {escape(problem)}", soft_wrap=True)
     if len(problems) > _SHOWN:

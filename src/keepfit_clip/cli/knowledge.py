@@ -25,13 +25,13 @@ def lookup(
     from keepfit_clip.knowledge.conditions import Knowledge
 
     known = Knowledge.load(knowledge)
-    found, condition = known.look_up(term), known.look_up(term).condition
+    match, condition = known.look_up(term), known.look_up(term).condition
     if condition is None:
         similar = ", ".join(known.similar(term))
         raise CategoryError(f"{term!r} is not known{f'; written like it: {similar}' if similar else ''}")
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = [
-        ("name", f"{found.name} (the absence of what follows)" if found.denies else found.name),
+        ("name", f"{match.name} (the absence of what follows)" if match.denies else match.name),
         ("kind", condition.kind),
         ("also called", ", ".join(condition.synonyms)),
         ("abbreviations", ", ".join(condition.abbreviations)),
@@ -46,7 +46,7 @@ def lookup(
         if value:
             table.add_row(f"[bold]{label}[/]", escape(value))
     console.print(table)
-    write_result(json_file, {"name": found.name, "denied": found.denies, "condition": asdict(condition)})
+    write_result(json_file, {"name": match.name, "denied": match.denies, "condition": asdict(condition)})
 
 
 @app.command()

@@ -102,10 +102,10 @@ def require_names(text: str) -> list[str]:
     Raises:
         CategoryError: it names nothing.
     """
-    found = split_names(text)
-    if not found:
+    names = split_names(text)
+    if not names:
         raise CategoryError('no category given: write them as "glaucoma,normal"')
-    return found
+    return names
 
 
 def upper(modality: str | None) -> str | None:

@@ -62,11 +62,11 @@ def run_program(words: Sequence[str]) -> None:
         sys.path.insert(0, str(Path(name).resolve().parent))
         runpy.run_path(name, run_name="__main__")
     else:
-        found = entry_points(group="console_scripts", name=name)
-        if not found:
+        scripts = entry_points(group="console_scripts", name=name)
+        if not scripts:
             raise ConfigError(f"{name!r} is no console script of this Python's packages; -m MODULE runs a module")
         sys.argv = [name, *arguments]
-        sys.exit(next(iter(found)).load()())
+        sys.exit(next(iter(scripts)).load()())
 
 
 def _run_module(words: Sequence[str]) -> None:

@@ -56,29 +56,29 @@ def stats(
     from keepfit_clip.files import write_text
 
     with StepProgress() as progress:
-        found = gather_statistics(shards, examples, progress)
-    table = Table("", "", "samples", title=f"{found.samples} samples", title_justify="left")
+        statistics = gather_statistics(shards, examples, progress)
+    table = Table("", "", "samples", title=f"{statistics.samples} samples", title_justify="left")
     table.columns[2].justify = "right"
-    for name, counts in found.counts.items():
+    for name, counts in statistics.counts.items():
         for number, (value, count) in enumerate(counts.most_common()):
             table.add_row("" if number else name, escape(str(value)), str(count))
-    for number, (category, count) in enumerate(found.categories.most_common(_ROWS_SHOWN)):
+    for number, (category, count) in enumerate(statistics.categories.most_common(_ROWS_SHOWN)):
         table.add_row("" if number else "category", escape(category), str(count))
     console.print(table)
-    if len(found.categories) > _ROWS_SHOWN:
-        console.print(f"... and {len(found.categories) - _ROWS_SHOWN} more categories")
-    if found.captions:
-        console.print(f"{found.captions} captions, {found.distinct_captions} different ones")
-    if found.groups:
-        console.print(f"{found.groups} patients or other groups")
-    if found.unreadable:
-        console.print(f"[yellow]{found.unreadable} shards or samples could not be read[/]: see `shards check`")
-    counts = {name: dict(values.most_common()) for name, values in found.counts.items()}
-    told = {"samples": found.samples, **counts, "categories": dict(found.categories.most_common())}
-    told |= {"captions": found.captions, "distinct_captions": found.distinct_captions, "groups": found.groups}
-    write_result(json_file, told | {"unreadable": found.unreadable})
+    if len(statistics.categories) > _ROWS_SHOWN:
+        console.print(f"... and {len(statistics.categories) - _ROWS_SHOWN} more categories")
+    if statistics.captions:
+        console.print(f"{statistics.captions} captions, {statistics.distinct_captions} different ones")
+    if statistics.groups:
+        console.print(f"{statistics.groups} patients or other groups")
+    if statistics.unreadable:
+        console.print(f"[yellow]{statistics.unreadable} shards or samples could not be read[/]: see `shards check`")
+    counts = {name: dict(values.most_common()) for name, values in statistics.counts.items()}
+    content = {"samples": statistics.samples, **counts, "categories": dict(statistics.categories.most_common())}
+    content |= {name: getattr(statistics, name) for name in ("captions", "distinct_captions", "groups", "unreadable")}
+    write_result(json_file, content)
     if html is not None:
-        write_text(html, statistics_page(found))
+        write_text(html, statistics_page(statistics))
         console.print(f"-> {html}", soft_wrap=True)
 
 

@@ -121,10 +121,9 @@ def transfer(
 
     def encode(table: Path, images: Path | None, spec):
         read = read_downstream(table, images, spec, known, source_options)
-        found = encode_set(loaded, read, features, with_progress("Encoding"), copies_together)
-        return found
+        return encode_set(loaded, read, features, with_progress("Encoding"), copies_together)
 
-    told = []
+    results = []
     for table in tables:
         encoded = encode(table, images, class_spec(classes, table))
         shifted = None
@@ -140,12 +139,12 @@ def transfer(
         tested = shifted or encoded
         console.print(_as_table(as_markdown(tested.downstream, outcomes, options)))
         name = Path(model.removeprefix("local-dir:")).name
-        told.append(as_json(tested.downstream, outcomes, options, name))
+        results.append(as_json(tested.downstream, outcomes, options, name))
         if out is not None:
-            place = out / table.stem if len(tables) > 1 else out
-            write_results(place, tested, outcomes, options, name, plots)
-            console.print(f"-> {place}", soft_wrap=True)
-    write_result(json_file, told)
+            folder = out / table.stem if len(tables) > 1 else out
+            write_results(folder, tested, outcomes, options, name, plots)
+            console.print(f"-> {folder}", soft_wrap=True)
+    write_result(json_file, results)
 
 
 def _thresholds(text: str) -> tuple[float, ...] | None:

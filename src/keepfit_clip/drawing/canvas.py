@@ -1,4 +1,4 @@
-"""Painting on arrays. All places and lengths are in units of half the picture: x to the right and y down, -1 to 1."""
+"""Painting on arrays. Positions and lengths are in units of half the picture: x to the right and y down, -1 to 1."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,7 +23,7 @@ def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distance(size: int, centre: Sequence[float], stretch: float = 1.0) -> np.ndarray:
-    """Distance of every pixel from a place, (size, size); heights count `stretch` times less."""
+    """Distance of every pixel from a position, (size, size); heights count `stretch` times less."""
     x, y = grid(size)
     return np.sqrt((x - np.float32(centre[0])) ** 2 + ((y - np.float32(centre[1])) / np.float32(stretch)) ** 2)
 
@@ -121,23 +121,23 @@ class Layer:
 def scatter(
     rng: np.random.Generator, candidates: np.ndarray, radii: Sequence[float], taken: list, gap: float = 0.036
 ) -> list[np.ndarray]:
-    """Chooses a place for each radius so that nothing touches.
+    """Chooses a position for each radius so that nothing touches.
 
     Args:
         rng: unused candidates are tried in its order.
-        candidates: (N, 2) allowed places.
+        candidates: (N, 2) allowed positions.
         radii: of what is to be placed.
-        taken: (place, radius) of what stands already; the new ones are added.
+        taken: (position, radius) of what stands already; the new ones are added.
         gap: smallest space between two outlines.
 
     Returns:
-        The places, in the order of the radii; fewer than radii where there is no more room.
+        The positions, in the order of the radii; fewer than radii where there is no more room.
     """
-    places, queue = [], iter(candidates[rng.permutation(len(candidates))].tolist())
+    positions, queue = [], iter(candidates[rng.permutation(len(candidates))].tolist())
     for radius in radii:
         for px, py in queue:
             if all((px - qx) ** 2 + (py - qy) ** 2 > (radius + other + gap) ** 2 for (qx, qy), other in taken):
                 taken.append(((px, py), radius))
-                places.append(np.array([px, py]))
+                positions.append(np.array([px, py]))
                 break
-    return places
+    return positions

@@ -33,7 +33,7 @@ class _Scene:
     wedge: float = 0.0  # depth of a nerve fibre layer defect
     engorged: int | None = None  # the trunk whose vein is wide
     lesions: list[tuple[np.ndarray, tuple[float, ...]]] = field(default_factory=list)  # alpha (H, W), colour
-    taken: list = field(default_factory=list)  # (place, radius) of lesions
+    taken: list = field(default_factory=list)  # (position, radius) of lesions
 
     @property
     def size(self) -> int:
@@ -59,16 +59,16 @@ class _Scene:
         soft: float = 0.0,
         opacity: float = 1.0,
     ) -> None:
-        """Lesions of one kind at places of their own; long ones lie along the nerve fibres."""
+        """Lesions of one kind at positions of their own; long ones lie along the nerve fibres."""
         spans = radii * (stretch + 0.6 * ragged)
-        candidates = self.fundus.places(self.rng, quadrant, reach, spans.max())
-        places = scatter(self.rng, candidates, spans, self.taken)
+        candidates = self.fundus.positions(self.rng, quadrant, reach, spans.max())
+        positions = scatter(self.rng, candidates, spans, self.taken)
         layer = Layer(self.size)
-        for place, radius in zip(places, radii, strict=False):
-            toward = np.arctan2(*(place - self.fundus.disc)[::-1])
-            layer.blob(self.rng, place, radius, ragged, stretch, toward + self.rng.uniform(-0.2, 0.2))
+        for position, radius in zip(positions, radii, strict=False):
+            toward = np.arctan2(*(position - self.fundus.disc)[::-1])
+            layer.blob(self.rng, position, radius, ragged, stretch, toward + self.rng.uniform(-0.2, 0.2))
         alpha = layer.alpha()
-        self.content.mark(name, len(places), alpha)
+        self.content.mark(name, len(positions), alpha)
         self.lesions.append((blur(alpha, soft) * np.float32(opacity), colour))
 
 
@@ -188,15 +188,15 @@ def _pathologic_myopia(scene: _Scene) -> None:
     quadrant = str(rng.choice(QUADRANTS))
     radii = rng.uniform(0.05, 0.095, number)
     spans = radii * 1.6
-    places = scatter(rng, fundus.places(rng, quadrant, (0.12, 0.7), spans.max()), spans, scene.taken)
-    if not places:
+    positions = scatter(rng, fundus.positions(rng, quadrant, (0.12, 0.7), spans.max()), spans, scene.taken)
+    if not positions:
         return
     content.place = f"in the {quadrant} quadrant"
     layer = Layer(scene.size)
-    for place, radius in zip(places, radii, strict=False):
-        layer.blob(rng, place, radius, 0.35, rng.uniform(1.0, 1.3), rng.uniform(0, 3.1))
+    for position, radius in zip(positions, radii, strict=False):
+        layer.blob(rng, position, radius, 0.35, rng.uniform(1.0, 1.3), rng.uniform(0, 3.1))
     alpha = layer.alpha()
-    content.mark("patches of chorioretinal atrophy", len(places), alpha)
+    content.mark("patches of chorioretinal atrophy", len(positions), alpha)
     clumps = np.clip(0.5 + smooth_noise(rng, scene.size, 16), 0, 1)  # pigment gathers along parts of the rim
     scene.lesions += [(0.8 * blur(alpha, 0.03) * clumps, _PIGMENT), (0.9 * blur(alpha, 0.009), _ATROPHY)]
 

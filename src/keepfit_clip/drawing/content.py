@@ -54,14 +54,14 @@ class Content:
 def describe(content: Content) -> str:
     """The conditions and everything seen of them, as they stand in a caption behind "... of the left eye:"."""
     name = "normal retina" if content.condition == "normal" else content.condition
-    seen = [f"{n} {lesion if n > 1 else LESIONS[lesion]}" for lesion, n in content.lesions.items()]
+    lesions = [f"{n} {lesion if n > 1 else LESIONS[lesion]}" for lesion, n in content.lesions.items()]
     if content.place:
-        parts = [f"{_listed(seen)} {content.place}"] if seen else []
-        remarks = content.remarks if seen else [f"{content.remarks[0]} {content.place}", *content.remarks[1:]]
+        parts = [f"{_listed(lesions)} {content.place}"] if lesions else []
+        remarks = content.remarks if lesions else [f"{content.remarks[0]} {content.place}", *content.remarks[1:]]
     else:
-        parts, remarks = seen, content.remarks
-    told = f"{content.severity} {name} with {_listed([*parts, *remarks])}".strip()
-    return f"{told}; {describe(content.also)}" if content.also else told
+        parts, remarks = lesions, content.remarks
+    text = f"{content.severity} {name} with {_listed([*parts, *remarks])}".strip()
+    return f"{text}; {describe(content.also)}" if content.also else text
 
 
 def _listed(parts: list[str]) -> str:

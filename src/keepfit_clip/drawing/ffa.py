@@ -25,11 +25,11 @@ class _Angiogram:
         self.content.place = f"in the {quadrant} quadrant"
         return quadrant
 
-    def dots(self, places: list[np.ndarray], radii: np.ndarray, ragged: float = 0.0) -> np.ndarray:
-        """Outlines at places, from 0 to 1."""
+    def dots(self, positions: list[np.ndarray], radii: np.ndarray, ragged: float = 0.0) -> np.ndarray:
+        """Outlines at positions, from 0 to 1."""
         layer = Layer(self.fundus.size)
-        for place, radius in zip(places, radii, strict=False):
-            layer.blob(self.rng, place, radius, ragged)
+        for position, radius in zip(positions, radii, strict=False):
+            layer.blob(self.rng, position, radius, ragged)
         return layer.alpha()
 
 
@@ -59,13 +59,13 @@ def _non_perfusion(angiogram: _Angiogram) -> None:
     quadrant = angiogram.choose_quadrant()
     radii = rng.uniform(0.1, 0.15, rng.integers(1, 4))
     spans = radii * 1.4
-    places = scatter(rng, fundus.places(rng, quadrant, (0.2, 0.8), spans.max()), spans, [])
-    areas = angiogram.dots(places, radii, ragged=0.4)
-    content.mark("unfilled areas", len(places), areas)
+    positions = scatter(rng, fundus.positions(rng, quadrant, (0.2, 0.8), spans.max()), spans, [])
+    areas = angiogram.dots(positions, radii, ragged=0.4)
+    content.mark("unfilled areas", len(positions), areas)
     angiogram.unfilled = blur(areas, 0.016) * (0.9 + 0.15 * smooth_noise(rng, fundus.size, 12)).clip(0, 1)
     fringe = [
-        place + radius * 1.1 * np.array([np.cos(a), np.sin(a)])
-        for place, radius in zip(places, radii, strict=False)
+        position + radius * 1.1 * np.array([np.cos(a), np.sin(a)])
+        for position, radius in zip(positions, radii, strict=False)
         for a in rng.uniform(0, 6.3, rng.integers(2, 6))
     ]
     angiogram.glow += 0.8 * blur(angiogram.dots(fringe, np.full(len(fringe), 0.013)), 0.006)
@@ -78,10 +78,10 @@ def _macular_edema(angiogram: _Angiogram) -> None:
     severe = content.severity == "severe"
     quadrant = angiogram.choose_quadrant()
     radii = rng.uniform(0.02, 0.035, rng.integers(6, 11) if severe else rng.integers(3, 6))
-    places = scatter(rng, fundus.places(rng, quadrant, (0.05, 0.45), radii.max()), radii, [])
-    spots = angiogram.dots(places, radii)
-    content.mark("focal leaks", len(places), spots)
-    halo = blur(angiogram.dots(places, radii * 2.2, ragged=0.3), 0.045)
+    positions = scatter(rng, fundus.positions(rng, quadrant, (0.05, 0.45), radii.max()), radii, [])
+    spots = angiogram.dots(positions, radii)
+    content.mark("focal leaks", len(positions), spots)
+    halo = blur(angiogram.dots(positions, radii * 2.2, ragged=0.3), 0.045)
     angiogram.glow += 0.75 * blur(spots, 0.012) + (0.95 if severe else 0.7) * halo
 
 

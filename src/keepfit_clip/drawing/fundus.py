@@ -29,7 +29,7 @@ class Fundus:
     Args:
         size: of the picture, pixels.
         field: radius of the field of view; more than 1 is cut by the frame.
-        disc, fovea: places, (2,).
+        disc, fovea: positions, (2,).
         disc_radius: half the disc's height.
         vessels: lines (N, steps, 2), their widths at both ends (N, 2) and whether each is a vein (N,).
     """
@@ -46,7 +46,7 @@ class Fundus:
         rim = (self.field - distance(self.size, (0.0, 0.0))) * (self.size / 4)
         return np.clip(rim + 0.5, 0, 1)
 
-    def places(
+    def positions(
         self,
         rng: np.random.Generator,
         quadrant: str | None,
@@ -54,7 +54,7 @@ class Fundus:
         radius: float = 0.05,
         count: int = 400,
     ) -> np.ndarray:
-        """Random places for lesions, (N, 2): wholly in a quadrant, off the disc, within the field.
+        """Random positions for lesions, (N, 2): wholly in a quadrant, off the disc, within the field.
 
         Args:
             rng: draws them.
@@ -70,10 +70,10 @@ class Fundus:
             right, down = "nasal" in quadrant, quadrant.startswith("infero")
             offset = np.maximum(np.abs(offset), radius)
             offset *= np.array([1 if right else -1, 1 if down else -1])
-        places = self.fovea + offset
-        off_disc = np.hypot(*(places - self.disc).T) > self.disc_radius * 1.15 + radius
-        within = (np.hypot(*places.T) < self.field - radius - 0.04) & (np.abs(places).max(axis=1) < 0.97 - radius)
-        return places[off_disc & within]
+        positions = self.fovea + offset
+        off_disc = np.hypot(*(positions - self.disc).T) > self.disc_radius * 1.15 + radius
+        within = (np.hypot(*positions.T) < self.field - radius - 0.04) & (np.abs(positions).max(axis=1) < 0.97 - radius)
+        return positions[off_disc & within]
 
 
 def new_fundus(rng: np.random.Generator, size: int, tortuosity: float = 1.0, disc_scale: float = 1.0) -> Fundus:
@@ -128,13 +128,13 @@ def _grow(rng: np.random.Generator, disc: np.ndarray, fovea: np.ndarray, tortuos
     start = disc + rng.uniform(-0.02, 0.02, (number, 2))
     widths = np.where(veins, rng.uniform(0.027, 0.033), rng.uniform(0.018, 0.023))[:, None] * [1.0, 0.45]
     lines, directions = _walk(rng, start, heading, turn, length, tortuosity)
-    found = [(lines, widths, veins)]
+    generations = [(lines, widths, veins)]
     for count, ratio, spread, reach in ((5, 0.6, 52, 0.5), (3, 0.62, 50, 0.26)):
         lines, directions, widths, veins = _branch(
             rng, (lines, directions, widths, veins), count, ratio, spread, reach, tortuosity, fovea
         )
-        found.append((lines, widths, veins))
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        generations.append((lines, widths, veins))
+    return tuple(np.concatenate(parts) for parts in zip(*generations, strict=True))
 
 
 def _branch(rng, parents, count: int, ratio: float, spread: float, reach: float, tortuosity: float, fovea):

@@ -72,8 +72,8 @@ def draw_oct(condition: str, rng: np.random.Generator, size: int) -> tuple[np.nd
 
 def _side(scan: _Scan) -> tuple[str, float]:
     """A side of the fovea, and the direction it lies in."""
-    place = str(scan.rng.choice(SIDES))
-    return place, 1.0 if place.startswith("nasal") else -1.0
+    side = str(scan.rng.choice(SIDES))
+    return side, 1.0 if side.startswith("nasal") else -1.0
 
 
 def _normal(scan: _Scan) -> None:
@@ -92,9 +92,9 @@ def _macular_edema(scan: _Scan) -> None:
     candidates = candidates[(candidates[:, 0] - scan.fovea) * direction > 0.05]
     radii = rng.uniform(0.026, 0.042, number)
     near = candidates * np.array([1.0, _THICKNESS + (0.2 if severe else 0.1)])  # depths as lengths
-    for place, radius in zip(scatter(rng, near, radii * 1.35, [], gap=0.07), radii, strict=False):
-        depth = place[1] / (_THICKNESS + (0.2 if severe else 0.1))
-        scan.cysts.append((place[0], depth, radius, rng.uniform(1.0, 1.3)))
+    for position, radius in zip(scatter(rng, near, radii * 1.35, [], gap=0.07), radii, strict=False):
+        depth = position[1] / (_THICKNESS + (0.2 if severe else 0.1))
+        scan.cysts.append((position[0], depth, radius, rng.uniform(1.0, 1.3)))
 
 
 def _central_serous(scan: _Scan) -> None:

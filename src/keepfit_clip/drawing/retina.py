@@ -108,8 +108,8 @@ def draw_retina(
     if eye == "left":  # painters draw right eyes
         pixels, masks = pixels[:, ::-1], {name: mask[:, ::-1] for name, mask in masks.items()}
     image = Image.fromarray(np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    seen = (_LESION_CATEGORIES[name] for name in lesions if name in _LESION_CATEGORIES)
-    categories = (condition, *([also] if also else []), *seen)
+    signs = (_LESION_CATEGORIES[name] for name in lesions if name in _LESION_CATEGORIES)
+    categories = (condition, *([also] if also else []), *signs)
     return DrawnRetina(
         image=image,
         modality=modality,

@@ -34,11 +34,11 @@ _WAIT = 120  # seconds for another process to finish writing
 
 
 class ImageRow(NamedTuple):
-    """What is kept of an image: `pooled` (C,), `projected` (D,) and `look` (2, 32) uint8."""
+    """What is kept of an image: `pooled` (C,), `projected` (D,) and `perceptual_hashes` (2, 32) uint8."""
 
     pooled: np.ndarray
     projected: np.ndarray
-    look: np.ndarray
+    perceptual_hashes: np.ndarray
 
 
 @dataclass
@@ -50,7 +50,7 @@ class ImageFeatures:
         projected: (N, D) in the joint space, L2-normalised.
         kept: (N,) numbers of the records they belong to; those of unreadable images are missing.
         keys: (N,) hashes of the images' content.
-        looks: (N, 2, 32) uint8 perceptual hashes with and without a black border, of which near copies share one.
+        perceptual_hashes: (N, 2, 32) uint8, with and without a black border; near copies share one.
         unreadable: number of a record -> what is wrong with its image.
         computed: how many were not in the cache.
     """
@@ -59,7 +59,7 @@ class ImageFeatures:
     projected: np.ndarray
     kept: np.ndarray
     keys: list[str]
-    looks: np.ndarray
+    perceptual_hashes: np.ndarray
     unreadable: dict[int, ImageError] = field(default_factory=dict)
     computed: int = 0
 
@@ -106,7 +106,7 @@ class FeatureCache:
 
     def get(self, keys: Sequence[str]) -> dict[str, ImageRow]:
         """What is kept of those keys that are there."""
-        found = {}
+        cached = {}
         with closing(self._open()) as database:
             for key in dict.fromkeys(keys):
                 row = database.execute("SELECT sizes, data, look FROM pictures WHERE image = ?", (key,)).fetchone()
@@ -114,21 +114,21 @@ class FeatureCache:
                     first, second = json.loads(row[0])
                     values = np.frombuffer(row[1], dtype=np.float32)
                     if len(values) == first + second:
-                        found[key] = ImageRow(
+                        cached[key] = ImageRow(
                             values[:first], values[first:], np.frombuffer(row[2], dtype=np.uint8).reshape(2, -1)
                         )
-        return found
+        return cached
 
-    def put(self, found: dict[str, ImageRow]) -> None:
+    def put(self, images: dict[str, ImageRow]) -> None:
         """Keeps what was computed; a batch is written whole or not at all."""
         rows = [
             (
                 key,
                 json.dumps([len(row.pooled), len(row.projected)]),
                 np.concatenate([row.pooled, row.projected]).tobytes(),
-                row.look.tobytes(),
+                row.perceptual_hashes.tobytes(),
             )
-            for key, row in found.items()
+            for key, row in images.items()
         ]
         self._write("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", rows)
 
@@ -139,14 +139,14 @@ class FeatureCache:
             keys: hashes of images.
             how: names the way they were written.
         """
-        found = {}
+        captions = {}
         with closing(self._open()) as database:
             for key in dict.fromkeys(keys):
                 query = "SELECT text FROM captions WHERE image = ? AND how = ?"
                 row = database.execute(query, (key, how)).fetchone()
                 if row is not None:
-                    found[key] = row[0]
-        return found
+                    captions[key] = row[0]
+        return captions
 
     def put_captions(self, captions: dict[str, str], how: str) -> None:
         """Keeps captions of a batch; see `get_captions`."""
@@ -180,30 +180,30 @@ def image_features(
     Raises:
         KeepFITError: none of the images can be read, or a feature is not finite.
     """
-    looks: list[np.ndarray] = []  # of the images of a batch
+    perceptual_hashes: list[np.ndarray] = []  # of the images of a batch
 
     def prepare(image: Image.Image) -> Tensor:
-        looks.append(both_views(image))
+        perceptual_hashes.append(both_views(image))
         return loaded.preprocess(image)
 
     def answer(batch: Tensor, members: list[Record]) -> list[ImageRow]:
         pooled, projected = _encode(loaded, batch)
-        rows = [ImageRow(*parts) for parts in zip(pooled, projected, looks, strict=True)]
-        looks.clear()
+        rows = [ImageRow(*parts) for parts in zip(pooled, projected, perceptual_hashes, strict=True)]
+        perceptual_hashes.clear()
         _check_finite(rows, members)
         return rows
 
     known, keep = (cache.get, cache.put) if cache else (None, None)
-    found = once_each(records, prepare, answer, known, keep, progress, batch_size)
-    pooled, projected, looks_found = (np.stack(part) for part in zip(*found.values, strict=True))
+    result = once_each(records, prepare, answer, known, keep, progress, batch_size)
+    pooled, projected, hashes = (np.stack(part) for part in zip(*result.values, strict=True))
     return ImageFeatures(
-        pooled, projected, np.array(found.kept), found.keys, looks_found, found.unreadable, found.computed
+        pooled, projected, np.array(result.kept), result.keys, hashes, result.unreadable, result.computed
     )
 
 
 @dataclass
-class Found:
-    """What `once_each` found.
+class AnswersPerImage:
+    """What `once_each` gives.
 
     Args:
         values: one for each readable image.
@@ -228,7 +228,7 @@ def once_each(
     keep: Callable[[dict], None] | None = None,
     progress: Callable = iter,
     batch_size: int = 32,
-) -> Found:
+) -> AnswersPerImage:
     """Answers something about the content of each image once, unless the answer is known.
 
     Args:
@@ -245,8 +245,8 @@ def once_each(
     """
     unreadable: dict[int, ImageError] = {}
     keys = [_content_hash(record, number, unreadable) for number, record in enumerate(records)]
-    found = known([key for key in keys if key]) if known else {}
-    wanted = {key: number for number, key in enumerate(keys) if key and key not in found}
+    answers = known([key for key in keys if key]) if known else {}
+    wanted = {key: number for number, key in enumerate(keys) if key and key not in answers}
     new = list(wanted)
     bad: dict[str, ImageError] = {}
     images = progress([records[wanted[key]].image for key in new])
@@ -257,14 +257,14 @@ def once_each(
         computed = dict(zip(members, answer(batch, [records[wanted[key]] for key in members]), strict=True))
         if keep:
             keep(computed)
-        found |= computed
+        answers |= computed
     unreadable |= {number: bad[key] for number, key in enumerate(keys) if key in bad}
-    kept = [number for number, key in enumerate(keys) if key in found]
+    kept = [number for number, key in enumerate(keys) if key in answers]
     if not kept:
         first = next(iter(unreadable.values()), "there are none")
         raise KeepFITError(f"none of the {len(records)} images can be read: {first}")
     kept_keys = [keys[number] for number in kept]
-    return Found([found[key] for key in kept_keys], kept, kept_keys, unreadable, len(new) - len(bad))
+    return AnswersPerImage([answers[key] for key in kept_keys], kept, kept_keys, unreadable, len(new) - len(bad))
 
 
 def unreadable_rows(records: Sequence[Record], unreadable: dict[int, ImageError]) -> list[LeftOut]:

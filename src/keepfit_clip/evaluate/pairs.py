@@ -108,20 +108,20 @@ def read_pairs(
         TableError: no row can be used.
     """
     rejected: list[TableError] = []
-    found, options = PairTable([], []), options or SourceOptions()
+    pairs, options = PairTable([], []), options or SourceOptions()
     if images is None:
         require_images(table, options)
-    for record in read_records(table, images, on_reject=rejected.append, options=options, notes=found.notes):
+    for record in read_records(table, images, on_reject=rejected.append, options=options, notes=pairs.notes):
         captions = [caption.text for caption in record.captions if caption.lang == language]
         if not captions and (captions_only or not record.categories):
             rejected.append(TableError(f"{table}, row {record.row}: no caption", record.row, "it has no caption"))
             continue
-        found.records.append(record)
-        found.captions.append(captions)
-    found.left_out = list(map(LeftOut.of, rejected))
-    if not found.records:
+        pairs.records.append(record)
+        pairs.captions.append(captions)
+    pairs.left_out = list(map(LeftOut.of, rejected))
+    if not pairs.records:
         raise nothing_usable(table, rejected)
-    return found
+    return pairs
 
 
 def evaluate_retrieval(
@@ -150,20 +150,20 @@ def evaluate_retrieval(
         TableError: there is one text only, so that nothing can be retrieved.
     """
     knowledge = knowledge or Knowledge.load()
-    found = image_features(loaded, table.records, cache, progress)
-    table = table.without(found.unreadable)
+    features = image_features(loaded, table.records, cache, progress)
+    table = table.without(features.unreadable)
     pairs = zip(table.records, table.captions, strict=True)
-    said = [_texts(record, captions, knowledge, modality) for record, captions in pairs]
-    texts = {stable_id(*key): text for told in said for key, text in told}
+    image_texts = [_texts(record, captions, knowledge, modality) for record, captions in pairs]
+    texts = {stable_id(*key): text for row in image_texts for key, text in row}
     if len(texts) < 2:
         raise TableError("retrieval needs at least two different texts, and the table has one")
-    images, image_ids = torch.from_numpy(found.projected), _padded([[key for key, _ in told] for told in said])
+    images, image_ids = torch.from_numpy(features.projected), _padded([[key for key, _ in row] for row in image_texts])
     text_features, cut = _encode(loaded, list(texts.values()))
     scores = score_retrieval(images, text_features, image_ids, torch.tensor(list(texts)), chance=True)
     shown = [[(knowledge.canonical(name),) for name in record.categories] for record in table.records]
     if not any(shown):
         shown = [[(text,) for text in captions] for captions in table.captions]
-    groups = with_copies(groups_of(table.records), found.looks)
+    groups = with_copies(groups_of(table.records), features.perceptual_hashes)
     scores |= score_image_retrieval(images, _padded(shown), None if groups is None else torch.from_numpy(groups))
     return RetrievalResult(table, len(texts), cut, scores)
 
@@ -197,7 +197,7 @@ def evaluate_captions(
     if loaded.model.text_decoder is None:
         raise ConfigError("captions need a model with a decoder; this one has none (its multimodal_cfg is empty)")
     how = json.dumps(options, sort_keys=True)
-    found = once_each(
+    result = once_each(
         table.records,
         loaded.preprocess,
         lambda batch, _: loaded.decode(loaded.model.generate(batch.to(loaded.device), **options)),
@@ -206,10 +206,10 @@ def evaluate_captions(
         progress,
         batch_size,
     )
-    table = table.without(found.unreadable)
-    scores = score_captions(found.values, table.captions)
-    scores |= score_mentions(found.values, table.captions, knowledge or Knowledge.load())
-    return CaptionResult(table, found.values, scores)
+    table = table.without(result.unreadable)
+    scores = score_captions(result.values, table.captions)
+    scores |= score_mentions(result.values, table.captions, knowledge or Knowledge.load())
+    return CaptionResult(table, result.values, scores)
 
 
 def _texts(

@@ -63,10 +63,10 @@ class KeepFITFeatures(TransformerMixin, BaseEstimator):
         self._load()
         records = [Record(number, Path(path)) for number, path in enumerate(_paths(X), start=1)]
         cache = None if self.cache is None else FeatureCache(self.cache, self.model)
-        found = image_features(self.loaded_, records, cache, batch_size=self.batch_size)
-        for error in found.unreadable.values():  # a row that is missing would shift all others
+        features = image_features(self.loaded_, records, cache, batch_size=self.batch_size)
+        for error in features.unreadable.values():  # a row that is missing would shift all others
             raise error
-        return found.projected if self.projected else found.pooled
+        return features.projected if self.projected else features.pooled
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Names of the features: keepfit0, keepfit1, ...

@@ -141,30 +141,30 @@ def evaluate_table(
     """
     knowledge = knowledge or Knowledge.load()
     try:
-        found = read_downstream(table, images, classes, knowledge, options, rows, allow_missing_classes)
+        downstream = read_downstream(table, images, classes, knowledge, options, rows, allow_missing_classes)
     except MissingClassesError as error:
         raise MissingClassesError(f"{error}, or go on without them (--allow-missing-classes)") from error
-    if found.spec.multi_label or not found.spec.named:
-        raise ConfigError(f"{found.spec.title}: zero-shot needs one named class for each image; see `transfer`")
-    modalities = [modality or found.spec.modality or record.modality for record in found.records]
+    if downstream.spec.multi_label or not downstream.spec.named:
+        raise ConfigError(f"{downstream.spec.title}: zero-shot needs one named class for each image; see `transfer`")
+    modalities = [modality or downstream.spec.modality or record.modality for record in downstream.records]
     classifiers = {
-        m: ZeroShotClassifier(loaded.model, loaded.tokenizer, found.classes, m, knowledge, descriptions)
+        m: ZeroShotClassifier(loaded.model, loaded.tokenizer, downstream.classes, m, knowledge, descriptions)
         for m in dict.fromkeys(modalities)
     }
     bad: list[ImageError] = []
 
     def leave_out(number: int, error: ImageError) -> None:
-        row = found.records[number].row
-        found.left_out.append(LeftOut(row, error.reason, f"{table}, row {row}: {error}"))
+        row = downstream.records[number].row
+        downstream.left_out.append(LeftOut(row, error.reason, f"{table}, row {row}: {error}"))
         bad.append(error)
 
     scored, probabilities = [], []
-    paths = progress([record.image for record in found.records])
+    paths = progress([record.image for record in downstream.records])
     for numbers, batch in image_batches(paths, loaded.preprocess, on_error=leave_out):
         answers = _predict(classifiers, [modalities[n] for n in numbers], batch)
         finite = finite_rows(answers)
         for number in np.array(numbers)[~finite].tolist():
-            leave_out(number, ImageError(image_name(found.records[number].image), NOT_FINITE))
+            leave_out(number, ImageError(image_name(downstream.records[number].image), NOT_FINITE))
         scored += np.array(numbers)[finite].tolist()
         probabilities.append(answers[finite])
     if not scored:
@@ -172,22 +172,22 @@ def evaluate_table(
             raise NonFiniteError(f"{table}: the model's answers are finite for none of its images: look at its weights")
         raise KeepFITError(f"{table}: none of its images can be read: {bad[-1]}")
     probabilities = np.concatenate(probabilities)
-    labels = found.labels[scored]
-    missing = [name for number, name in enumerate(found.classes) if number not in labels]
+    labels = downstream.labels[scored]
+    missing = [name for number, name in enumerate(downstream.classes) if number not in labels]
     if missing and not allow_missing_classes:
         raise CategoryError(
-            f"{table}: no image of {', '.join(missing)} can be used ({found.left_out[-1].message}); "
+            f"{table}: no image of {', '.join(missing)} can be used ({downstream.left_out[-1].message}); "
             "--allow-missing-classes goes on without"
         )
     return TableScores(
-        found.classes,
+        downstream.classes,
         score_classification(labels, probabilities),
-        [found.records[number] for number in scored],
+        [downstream.records[number] for number in scored],
         labels,
         probabilities,
-        found.left_out,
-        found.spec.ordinal,
-        found.notes,
+        downstream.left_out,
+        downstream.spec.ordinal,
+        downstream.notes,
     )
 
 

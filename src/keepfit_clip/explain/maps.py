@@ -128,7 +128,7 @@ class Explainer:
         with torch.no_grad():
             encoding = loaded.model.visual.encode(pixels)
             features = F.normalize(encoding.features, dim=-1).float()
-        found = Explanation(
+        explanation = Explanation(
             tower_view(loaded, pixels[0]),
             self.categories,
             np.full(count, np.nan),
@@ -136,14 +136,14 @@ class Explainer:
             features[0].cpu(),
         )
         if count:
-            found.similarity = similarity_maps(encoding, self.classes.features)[0, :count].cpu().numpy()
+            explanation.similarity = similarity_maps(encoding, self.classes.features)[0, :count].cpu().numpy()
             if count > 1:
-                found.probabilities = self.classes.probabilities(features)[0].cpu().numpy()
+                explanation.probabilities = self.classes.probabilities(features)[0].cpu().numpy()
             if with_grad_cam:
-                found.grad_cam = grad_cam(loaded.model.visual, pixels, self.classes.features, count)
+                explanation.grad_cam = grad_cam(loaded.model.visual, pixels, self.classes.features, count)
         if with_words and loaded.model.text_decoder is not None:
-            found.caption, found.words = word_maps(loaded, encoding)
-        return found
+            explanation.caption, explanation.words = word_maps(loaded, encoding)
+        return explanation
 
 
 def similarity_maps(encoding: ImageEncoding, class_features: Tensor) -> Tensor:
@@ -260,8 +260,8 @@ def word_maps(loaded: LoadedModel, encoding: ImageEncoding, **options) -> tuple[
         attention.view(-1, 1, height, width), size=encoding.image_size, mode="bicubic", align_corners=False
     )
     maps = maps[:, 0].cpu().numpy()
-    so_far = [loaded.decode(ids[:, : place + 2])[0] for place in range(ids.shape[1] - 1)]
-    words = [WordMap(word, maps[places].mean(axis=0)) for word, places in words_of_tokens(so_far)]
+    so_far = [loaded.decode(ids[:, : index + 2])[0] for index in range(ids.shape[1] - 1)]
+    words = [WordMap(word, maps[indices].mean(axis=0)) for word, indices in words_of_tokens(so_far)]
     return loaded.decode(ids)[0], words
 
 
@@ -276,10 +276,10 @@ def words_of_tokens(so_far: Sequence[str]) -> list[tuple[str, list[int]]]:
     ends = np.cumsum([_letters(word) for word in words])
     members: dict[int, list[int]] = {}
     before = 0
-    for place, text in enumerate(so_far):
+    for index, text in enumerate(so_far):
         letters = _letters(text)
         if letters > before:
-            members.setdefault(int(np.searchsorted(ends, letters)), []).append(place)
+            members.setdefault(int(np.searchsorted(ends, letters)), []).append(index)
         before = letters
     return [(word, members[number]) for number, word in enumerate(words) if number in members]
 

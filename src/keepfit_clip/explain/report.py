@@ -25,48 +25,48 @@ def write_explanations(out: Path, explanations: Iterable[tuple[int, Explanation]
 
     Args:
         out: folder to make.
-        explanations: number of an image and what was found; images are called by their number.
+        explanations: number of an image and its explanation; images are called by their number.
         model: name of the model, without the path it lies under.
     """
     sections, figures = [], []
     with new_folder(out) as folder:
-        for number, found in explanations:
-            place = folder / f"image-{number}"
-            place.mkdir()
-            found.picture.save(place / "image.png")
-            sections.append(_section(number, found, place))
-            figures.append(_as_json(number, found))
+        for number, explanation in explanations:
+            image_folder = folder / f"image-{number}"
+            image_folder.mkdir()
+            explanation.picture.save(image_folder / "image.png")
+            sections.append(_section(number, explanation, image_folder))
+            figures.append(_as_json(number, explanation))
         write_json(folder / FIGURES, {"model": model, "images": figures})
         write_text(folder / PAGE, render_report("Where the model looks", _SUBTITLE, [], sections))
 
 
-def _section(number: int, found: Explanation, place: Path) -> Section:
+def _section(number: int, explanation: Explanation, folder: Path) -> Section:
     """Writes the overlays of an image and gives its part of the page."""
-    sheet = [(picture_uri(found.picture), "the image as the model sees it")]
+    sheet = [(picture_uri(explanation.picture), "the image as the model sees it")]
 
     def add(heat: np.ndarray, file: str, line: str) -> None:
-        overlay = heat_overlay(found.picture, heat)
-        overlay.save(place / f"{file}.png")
+        overlay = heat_overlay(explanation.picture, heat)
+        overlay.save(folder / f"{file}.png")
         sheet.append((picture_uri(overlay), line))
 
-    for index, name in enumerate(found.categories):
-        known = not np.isnan(found.probabilities[index])
-        chance = f", probability {found.probabilities[index]:.3f}" if known else ""
-        add(found.similarity[index], f"similarity-{index + 1:02d}-{_slug(name)}", f"{name}: similarity{chance}")
-        if found.grad_cam is not None:
-            add(found.grad_cam[index], f"grad-cam-{index + 1:02d}-{_slug(name)}", f"{name}: Grad-CAM")
-    for index, word in enumerate(found.words, start=1):
+    for index, name in enumerate(explanation.categories):
+        known = not np.isnan(explanation.probabilities[index])
+        chance = f", probability {explanation.probabilities[index]:.3f}" if known else ""
+        add(explanation.similarity[index], f"similarity-{index + 1:02d}-{_slug(name)}", f"{name}: similarity{chance}")
+        if explanation.grad_cam is not None:
+            add(explanation.grad_cam[index], f"grad-cam-{index + 1:02d}-{_slug(name)}", f"{name}: Grad-CAM")
+    for index, word in enumerate(explanation.words, start=1):
         add(word.heat, f"word-{index:02d}-{_slug(word.word)}", f"word {index}: {word.word}")
-    return Section(f"Image {number}", f"Caption: {found.caption}" if found.caption else "", sheet=sheet)
+    return Section(f"Image {number}", f"Caption: {explanation.caption}" if explanation.caption else "", sheet=sheet)
 
 
-def _as_json(number: int, found: Explanation) -> dict:
-    probabilities = [None if np.isnan(value) else float(value) for value in found.probabilities]
+def _as_json(number: int, explanation: Explanation) -> dict:
+    probabilities = [None if np.isnan(value) else float(value) for value in explanation.probabilities]
     return {
         "image": number,
-        "categories": dict(zip(found.categories, probabilities, strict=True)),
-        "caption": found.caption,
-        "words": [word.word for word in found.words],
+        "categories": dict(zip(explanation.categories, probabilities, strict=True)),
+        "caption": explanation.caption,
+        "words": [word.word for word in explanation.words],
     }
 
 

@@ -259,12 +259,12 @@ def _clip_backbone(file: str | Path, state: Mapping[str, Tensor]) -> str:
     if any(key.startswith("visual.trunk.") for key in state):
         return _TIMM_BACKBONE
     patches = state.get("visual.conv1.weight")
-    found = None
+    backbone = None
     if "visual.class_embedding" in state and patches is not None:
-        found = _CLIP_BACKBONES.get((patches.shape[0], patches.shape[-1]))
-    if found is None:
+        backbone = _CLIP_BACKBONES.get((patches.shape[0], patches.shape[-1]))
+    if backbone is None:
         raise ConfigError(f"{file}: the image tower is not one this library recognises: give timm's name as --backbone")
-    return found
+    return backbone
 
 
 def _clip_normalisation(file: Path, notes: list[str]) -> dict:

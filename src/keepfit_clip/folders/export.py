@@ -67,10 +67,10 @@ def find_checkpoint(run_or_checkpoint: str | Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such run folder or checkpoint")
     folder = path / RUN_CHECKPOINTS
-    found = [p for p in folder.glob("epoch_*.pt") if re.fullmatch(r"epoch_(\d+|latest)\.pt", p.name)]
-    if not found:
+    checkpoints = [p for p in folder.glob("epoch_*.pt") if re.fullmatch(r"epoch_(\d+|latest)\.pt", p.name)]
+    if not checkpoints:
         raise CheckpointError(f"{path} holds no checkpoint ({RUN_CHECKPOINTS}/epoch_N.pt): has the training saved one?")
-    return max(found, key=_epoch).resolve()
+    return max(checkpoints, key=_epoch).resolve()
 
 
 def _epoch(checkpoint: Path) -> int:

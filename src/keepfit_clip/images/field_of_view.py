@@ -5,7 +5,7 @@ from PIL import Image
 
 __all__ = ["crop_field_of_view"]
 
-_LOOK_SIZE = 256  # pixels of the longest side at which the border is looked for
+_SEARCH_SIZE = 256  # pixels of the longest side at which the border is looked for
 _DARK = 12  # of 255; sensor noise in the border stays below
 _MIN_LIT = 0.03  # share of lit pixels that makes a row or column belong to the field of view
 _MIN_SHARE = 0.3  # of each side; less is no field of view but a picture that is too dark to tell
@@ -17,7 +17,7 @@ def crop_field_of_view(image: Image.Image) -> Image.Image:
     Args:
         image: RGB.
     """
-    factor = max(1, round(max(image.size) / _LOOK_SIZE))
+    factor = max(1, round(max(image.size) / _SEARCH_SIZE))
     red, green, blue = np.moveaxis(np.asarray(image.reduce(factor)), 2, 0)
     lit = np.maximum(np.maximum(red, green), blue) > _DARK  # (h, w); a tenth of the time of max(axis=2)
     rows = np.flatnonzero(lit.mean(axis=1) > _MIN_LIT)

@@ -183,18 +183,18 @@ def _only_page(image: Image.Image, source: str | Path | bytes, name: str) -> Tif
     Raises:
         ImageError: the file has several pages, and nobody can tell which of them is meant.
     """
-    found, count = [], 1
+    pages, count = [], 1
     if image.format == "TIFF":
         with closing(_opened(source)) as file:
-            found = read_tiff_pages(file)
-        count = len(found)
+            pages = read_tiff_pages(file)
+        count = len(pages)
     elif image.format == "MPO":
         kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo.get(0xB002, ())]
         count = sum(str(kind).startswith(_MULTI_FRAME) for kind in kinds)
     else:
         count = getattr(image, "n_frames", 1)
     _check_pages(name, count)
-    return found[0] if found else None
+    return pages[0] if pages else None
 
 
 def _check_pages(name: str, count: int) -> None:
@@ -278,22 +278,22 @@ def _bits(source: str | Path | bytes, page: TiffPage | None) -> int | None:
             return _significant_bits(file)
     if page.bits not in (8, 16, 32, 64):  # the size of the container says nothing
         return page.bits
-    told = page.largest.bit_length() if page.largest else page.bits
-    return told + told % 2 if 8 < told < page.bits else None
+    bits = page.largest.bit_length() if page.largest else page.bits
+    return bits + bits % 2 if 8 < bits < page.bits else None
 
 
 def _significant_bits(file: BinaryIO) -> int | None:
     """The largest number in a PNG's chunk sBIT (ISO/IEC 15948, 11.3.2.4)."""
-    place = 8
+    offset = 8
     while True:
-        file.seek(place)
+        file.seek(offset)
         head = file.read(8)
         if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
             return None
         (length,) = struct.unpack(">I", head[:4])
         if head[4:] == b"sBIT":
             return max(file.read(min(length, 4)), default=None)
-        place += length + 12
+        offset += length + 12
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:

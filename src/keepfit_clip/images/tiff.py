@@ -42,14 +42,14 @@ def read_tiff_pages(file: BinaryIO) -> list[TiffPage]:
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     try:
         big = {b"*\0": False, b"\0*": False, b"+\0": True, b"\0+": True}[head[2:4]]
-        (place,) = struct.unpack_from(f"{order}Q" if big else f"{order}I", head, 8 if big else 4)
+        (offset,) = struct.unpack_from(f"{order}Q" if big else f"{order}I", head, 8 if big else 4)
     except (KeyError, struct.error):
         return []
-    pages, seen = [], set()
-    while place and place not in seen and len(seen) < _MOST_PAGES:
-        seen.add(place)
+    pages, visited = [], set()
+    while offset and offset not in visited and len(visited) < _MOST_PAGES:
+        visited.add(offset)
         try:
-            values, place = _directory(file, place, order, big)
+            values, offset = _directory(file, offset, order, big)
         except (struct.error, OverflowError, ValueError):  # cut off here
             break
         if _WIDTH in values and _HEIGHT in values and not values.get(_SUBFILE, [0])[0] & _NOT_A_PAGE:
@@ -68,13 +68,13 @@ def _page(values: dict[int, list]) -> TiffPage:
     )
 
 
-def _directory(file: BinaryIO, place: int, order: str, big: bool) -> tuple[dict[int, list], int]:
-    """The values of the tags we know in the directory at a place, and the place of the next directory."""
+def _directory(file: BinaryIO, offset: int, order: str, big: bool) -> tuple[dict[int, list], int]:
+    """The values of the tags we know in the directory at an offset, and the offset of the next directory."""
     count_form, entry_form, size, inline = ("Q", "HHQ", 20, 8) if big else ("H", "HHI", 12, 4)
-    (count,) = _unpack(file, place, order + count_form)
+    (count,) = _unpack(file, offset, order + count_form)
     if count > _MOST_ENTRIES:
         raise ValueError("not a directory")
-    start = place + struct.calcsize(order + count_form)
+    start = offset + struct.calcsize(order + count_form)
     file.seek(start)
     entries = file.read(count * size)
     values: dict[int, list] = {}
@@ -92,6 +92,6 @@ def _directory(file: BinaryIO, place: int, order: str, big: bool) -> tuple[dict[
     return values, following
 
 
-def _unpack(file: BinaryIO, place: int, form: str) -> tuple:
-    file.seek(place)
+def _unpack(file: BinaryIO, offset: int, form: str) -> tuple:
+    file.seek(offset)
     return struct.unpack(form, file.read(struct.calcsize(form)))

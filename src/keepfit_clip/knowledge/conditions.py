@@ -163,12 +163,12 @@ class Knowledge:
 
     def ancestors(self, name: str) -> list[str]:
         """Canonical names of what a condition is a form of, the nearest first."""
-        found: list[str] = []
+        names: list[str] = []
         condition = self.conditions.get(name)
-        while condition is not None and condition.parent is not None and condition.parent not in found:
-            found.append(condition.parent)
+        while condition is not None and condition.parent is not None and condition.parent not in names:
+            names.append(condition.parent)
             condition = self.conditions.get(condition.parent)
-        return found
+        return names
 
     def children(self, name: str) -> list[str]:
         """Canonical names of the conditions whose parent this is."""
@@ -203,8 +203,8 @@ class Knowledge:
 
     def resolve(self, term: str) -> str | None:
         """Canonical name of a name, synonym or abbreviation; None if the term is not known."""
-        found = self.look_up(term)
-        return found.name if found.condition else None
+        match = self.look_up(term)
+        return match.name if match.condition else None
 
     def canonical(self, term: str) -> str:
         """The canonical name, or the term itself, tidied, where it is not known."""
@@ -216,8 +216,8 @@ class Knowledge:
 
     def denied(self, term: str) -> str | None:
         """The condition that a negation such as "no glaucoma" denies; None for anything else."""
-        found = self.look_up(term)
-        return found.condition.name if found.denies else None
+        match = self.look_up(term)
+        return match.condition.name if match.denies else None
 
     def findings(self, term: str, modality: str | None) -> list[str]:
         """What of a category can be seen in a modality; empty for negations and unknown terms."""
@@ -229,7 +229,7 @@ class Knowledge:
 
     def sentences_of(self, name: str) -> list[str]:
         """What is known of one condition, by its canonical name, as plain sentences."""
-        seen_in = {
+        modality_names = {
             "CFP": "color fundus photography",
             "FFA": "fluorescein angiography",
             "OCT": "optical coherence tomography",
@@ -239,7 +239,7 @@ class Knowledge:
         if condition.parent:
             lines.append(f"{name} is a form of {condition.parent}.")
         for modality, findings in condition.findings.items():
-            lines += [f"{name} on {seen_in[modality]}: {finding}." for finding in findings]
+            lines += [f"{name} on {modality_names[modality]}: {finding}." for finding in findings]
         return lines
 
 
@@ -293,11 +293,11 @@ def _parse_yaml(text: str):
 
 
 def _problem(error: jsonschema.ValidationError, content) -> str:
-    """A breach of the schema, with the name of its entry and the place in it."""
-    place = list(error.absolute_path)
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".") or "the file"
-    if place[:1] == ["conditions"] and len(place) > 1:
-        entry = content["conditions"][place[1]]
+    """A breach of the schema, with the name of its entry and the path in it."""
+    path = list(error.absolute_path)
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".") or "the file"
+    if path[:1] == ["conditions"] and len(path) > 1:
+        entry = content["conditions"][path[1]]
         if isinstance(entry, dict) and isinstance(entry.get("name"), str):
             where += f" ({entry['name']})"
     message = error.message if len(error.message) < 160 else f"{error.message[:160]}..."

@@ -18,7 +18,7 @@ _WORD = re.compile(r"[^\W_]+")
 _CLAUSE_END = re.compile(r"[.;:!?\n]")
 _DENYING = {"no", "without", "absence", "neither", "nor", "not", "never", "absent", "free", "negative"}
 _TURNING = {"but", "however", "although", "though", "except", "yet", "with"}
-_SEEN = {"present", "seen", "visible", "found", "detected", "evident", "identified", "noted", "observed"}
+_PRESENT = {"present", "seen", "visible", "found", "detected", "evident", "identified", "noted", "observed"}
 _VERBS = {"is", "are", "was", "were"}
 _SHORTEST = 3  # letters of an abbreviation that may be written small
 _ADJECTIVES = {"normal", "healthy"}  # of the whole eye only where no noun follows: not in "a normal foveal reflex"
@@ -60,28 +60,28 @@ def _in_clause(words: Sequence[str], index: dict[str, list[tuple[tuple[str, ...]
     waiting: list[str] = []  # named since the last verb that states or denies
     denied: set[str] = set()
     denying = False
-    place = 0
-    while place < len(words):
-        term = _term_at(words, small, place, index)
+    position = 0
+    while position < len(words):
+        term = _term_at(words, small, position, index)
         if term is not None:
             waiting.append(term.name)
             if denying:
                 denied.add(term.name)
-            place += term.words
+            position += term.words
             continue
-        word, before = small[place], small[place - 1] if place else ""
-        after = small[place + 1] if place + 1 < len(words) else ""
+        word, before = small[position], small[position - 1] if position else ""
+        after = small[position + 1] if position + 1 < len(words) else ""
         if (
             (word == "absent" and before in _VERBS)
-            or (word == "not" and after in _SEEN)
+            or (word == "not" and after in _PRESENT)
             or (word, after) == ("ruled", "out")
         ):
             denied.update(waiting)
             yield from (Mention(name, False) for name in waiting)
             waiting.clear()
-            place += 2 if word != "absent" else 1
+            position += 2 if word != "absent" else 1
             continue
-        if word in _SEEN:
+        if word in _PRESENT:
             yield from (Mention(name, name not in denied) for name in waiting)
             waiting.clear()
             denying = False
@@ -89,16 +89,16 @@ def _in_clause(words: Sequence[str], index: dict[str, list[tuple[tuple[str, ...]
             denying = False
         elif word in _DENYING:
             denying = True
-        place += 1
+        position += 1
     yield from (Mention(name, name not in denied) for name in waiting)
 
 
-def _term_at(words: Sequence[str], small: Sequence[str], place: int, index) -> _Term | None:
+def _term_at(words: Sequence[str], small: Sequence[str], position: int, index) -> _Term | None:
     """The longest term that begins at a word."""
-    for term, name in index.get(small[place], ()):
-        if tuple(small[place : place + len(term)]) == term:
-            is_short = len(term) == 1 and len(term[0]) < _SHORTEST and not words[place].isupper()
-            is_part = term[0] in _ADJECTIVES and len(term) == 1 and place + 1 < len(words)
+    for term, name in index.get(small[position], ()):
+        if tuple(small[position : position + len(term)]) == term:
+            is_short = len(term) == 1 and len(term[0]) < _SHORTEST and not words[position].isupper()
+            is_part = term[0] in _ADJECTIVES and len(term) == 1 and position + 1 < len(words)
             if not (is_short or is_part):
                 return _Term(len(term), name)
     return None

@@ -16,7 +16,7 @@ _IMAGES = {
     None: ("a", "retinal image"),
 }
 
-_PLACE = re.compile(
+_LOCATION = re.compile(
     r"\b(left|right|od|os|ou|oi|nasal\w*|temporal\w*|superior\w*|inferior\w*|supero\w*|infero\w*|upper|lower|"
     r"quadrants?|o'?clock|hemifield|above|below|bilateral\w*|unilateral\w*)\b",
     re.IGNORECASE,
@@ -25,7 +25,7 @@ _PLACE = re.compile(
 
 def mentions_place(text: str) -> bool:
     """Whether a text speaks of a side or place, so that the image must not be mirrored."""
-    return _PLACE.search(text) is not None
+    return _LOCATION.search(text) is not None
 
 
 def category_text(names: Sequence[str], modality: str | None, attributes: Sequence[str] = ()) -> str:
@@ -91,7 +91,7 @@ def class_texts(category: str, modality: str | None, knowledge: Knowledge, descr
     if not descriptions:
         return [category_text([term.name], modality)]
     texts = [category_text([name], modality) for name in term.names]
-    return [*texts, f"{image}: {term.statement}", *(f"{image} showing {seen}" for seen in term.findings(modality))]
+    return [*texts, f"{image}: {term.statement}", *(f"{image} showing {sign}" for sign in term.findings(modality))]
 
 
 def _image_of(modality: str | None, attributes: Sequence[str] = ()) -> str:

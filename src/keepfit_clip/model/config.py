@@ -341,10 +341,10 @@ class ModelConfig:
         return {
             "embed_dim": self.embed_dim,
             "custom_text": True,
-            "vision_cfg": _told(self.vision),
-            "text_cfg": _told(self.text),
-            "multimodal_cfg": _told(self.decoder) if self.decoder else {},
-            "keepfit_cfg": _told(self.keepfit),
+            "vision_cfg": _non_empty(self.vision),
+            "text_cfg": _non_empty(self.text),
+            "multimodal_cfg": _non_empty(self.decoder) if self.decoder else {},
+            "keepfit_cfg": _non_empty(self.keepfit),
             "init_logit_scale": self.init_logit_scale,
         }
 
@@ -366,7 +366,7 @@ class ModelConfig:
         return self.with_text(**{n: Path(s).name for n, s in sources.items() if Path(s).is_absolute()})
 
 
-def _told(section: Any) -> dict[str, Any]:
+def _non_empty(section: Any) -> dict[str, Any]:
     """The settings of a section but those that are empty: open_clip asks whether a name is there at all."""
     return {key: value for key, value in asdict(section).items() if value not in ("", {})}
 

@@ -20,7 +20,7 @@ from keepfit_clip.model.state_dicts import Fit, fit_of
 
 __all__ = ["ImageEncoding", "ImageTower", "place_features", "with_backbone"]
 
-_PLACE_DIM = 16
+_POSITION_DIM = 16
 _NOT_BACKBONE = ("decoder_", "mask_token", "head.", "fc.", "classifier.")
 
 
@@ -47,7 +47,7 @@ class ImageTower(nn.Module):
         self.trunk = _create_trunk(config)
         self.set_input_size(config.image_size)
         width: int = self.trunk.num_features
-        self.token_dim = width + _PLACE_DIM
+        self.token_dim = width + _POSITION_DIM
         pooled_dim = getattr(self.trunk, "head_hidden_size", None) or width  # MobileNets widen after pooling
         self.proj = nn.Linear(pooled_dim, embed_dim, bias=False)
         nn.init.normal_(self.proj.weight, std=pooled_dim**-0.5)
@@ -209,7 +209,7 @@ class ImageEncoding:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """(B, N, C + 16), the places of the map, each ending in where it lies (`place_features`; zeros where a backbone
+        """(B, N, C + 16), the cells of the map, each ending in where it lies (`place_features`; zeros where a backbone
         does not tell its grid).
 
         Raises:
@@ -225,10 +225,10 @@ class ImageEncoding:
         else:
             raise ConfigError(f"{type(self.tower.trunk).__name__} gives neither a feature map nor tokens")
         batch, count, _ = tokens.shape
-        places = tokens.new_zeros(count, _PLACE_DIM)
+        positions = tokens.new_zeros(count, _POSITION_DIM)
         if height * width == count:
-            places = place_features(height, width).flatten(0, 1).to(tokens)
-        return torch.cat([tokens, places.expand(batch, -1, -1)], dim=2)
+            positions = place_features(height, width).flatten(0, 1).to(tokens)
+        return torch.cat([tokens, positions.expand(batch, -1, -1)], dim=2)
 
     @cached_property
     def local_features(self) -> Tensor:
@@ -255,7 +255,7 @@ def place_features(height: int, width: int) -> Tensor:
 
     The lowest frequency goes through half a turn over the image, each further one through twice as much.
     """
-    turns = torch.pi * 2.0 ** torch.arange(_PLACE_DIM // 4)  # (F,)
+    turns = torch.pi * 2.0 ** torch.arange(_POSITION_DIM // 4)  # (F,)
     waves = []
     for cells in (height, width):
         angles = ((torch.arange(cells) + 0.5) / cells)[:, None] * turns  # (cells, F)

@@ -145,13 +145,13 @@ class HybridLoss(nn.Module):
         all_elite, all_modality = ranks.gather(is_elite), ranks.gather(modality)
         all_key, all_value = ranks.gather(key), ranks.gather(value)
         public = ~is_elite
-        revised, found = revised_text_features(
+        revised, matched = revised_text_features(
             query[public], all_key[all_elite], all_value[all_elite], modality[public], all_modality[all_elite]
         )
-        error = F.mse_loss(revised, text_features[public], reduction="none").mean(dim=1) * found
+        error = F.mse_loss(revised, text_features[public], reduction="none").mean(dim=1) * matched
         # Every parameter of the revision takes part in every step, as DDP waits for its gradients.
         anchor = 0.0 * (query.sum() + key.sum() + value.sum())
-        return ranks.mean_of_sum(error.sum(), ranks.sum(found.sum())) + anchor
+        return ranks.mean_of_sum(error.sum(), ranks.sum(matched.sum())) + anchor
 
 
 class _Ranks:

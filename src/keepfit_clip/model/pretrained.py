@@ -153,9 +153,9 @@ def _check_sha256(path: Path, expected: str, wheel_name: str) -> None:
     """Raises MissingWeightsError unless the file has the SHA-256 of the well-known weights."""
     if not path.is_file():
         raise MissingWeightsError(f"the installed {wheel_name!r} has no {path.name}: reinstall it")
-    found = file_sha256(path)
-    if found != expected:
+    digest = file_sha256(path)
+    if digest != expected:
         raise MissingWeightsError(
-            f"{path.name} of {wheel_name!r} is not the known file (SHA-256 {found[:16]}..., "
+            f"{path.name} of {wheel_name!r} is not the known file (SHA-256 {digest[:16]}..., "
             f"expected {expected[:16]}...): refused"
         )

@@ -165,8 +165,8 @@ class _Network(nn.Module):
 
 
 def _name(train: LabelledImages, test: LabelledImages, options: FinetuneOptions, seed: int) -> str:
-    told = [list(train.keys), train.labels.tolist(), list(test.keys), asdict(options), seed]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+    content = [list(train.keys), train.labels.tolist(), list(test.keys), asdict(options), seed]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 FINETUNE = Method("finetune", finetune, texts="", several=True, trains_tower=True)

@@ -79,13 +79,13 @@ def shots_chart(outcomes: Sequence[Outcome]) -> str:
     axes = figure.add_subplot()
     for number, method in enumerate(dict.fromkeys(outcome.method for outcome in outcomes)):
         colour = _COLOURS[number % len(_COLOURS)]
-        found = [outcome for outcome in outcomes if outcome.method == method]
-        means, deviations = np.array([outcome.mean("aca") for outcome in found]).T
-        if found[0].shots is None:
+        of_method = [outcome for outcome in outcomes if outcome.method == method]
+        means, deviations = np.array([outcome.mean("aca") for outcome in of_method]).T
+        if of_method[0].shots is None:
             axes.axhline(means[0], color=colour, linestyle="--", linewidth=1.3, label=method)
             continue
-        places = np.array([shots.index(str(outcome.shots)) for outcome in found]) + 0.03 * number
-        axes.errorbar(places, means, deviations, color=colour, marker="o", markersize=4, capsize=2, label=method)
+        positions = np.array([shots.index(str(outcome.shots)) for outcome in of_method]) + 0.03 * number
+        axes.errorbar(positions, means, deviations, color=colour, marker="o", markersize=4, capsize=2, label=method)
     axes.set_xticks(range(len(shots)), shots)
     axes.set_xlabel("images of each class, or share of all images", fontsize=9)
     axes.set_ylabel("ACA", fontsize=9)
@@ -105,11 +105,11 @@ def embedding_chart(features: np.ndarray, labels: np.ndarray, classes: Sequence[
     """
     chosen = np.random.default_rng(seed).permutation(len(labels))[:_MOST]
     perplexity = min(_PERPLEXITY, (len(chosen) - 1) / 3)
-    places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features[chosen])
+    coordinates = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features[chosen])
     figure = new_figure(5.6, 3.8)
     axes = figure.add_subplot()
     for number, name in enumerate(classes):
-        members = places[labels[chosen] == number]
+        members = coordinates[labels[chosen] == number]
         axes.scatter(
             *members.T, s=7, color=_COLOURS[number % len(_COLOURS)], alpha=0.75, linewidths=0, label=plain(name)
         )
@@ -133,11 +133,11 @@ def _draw_roc(axes, outcome: Outcome, classes: Sequence[str]) -> None:
         truth = labels[:, number] if several else labels == number
         if truth.min() == truth.max() or (not several and len(classes) == 2 and number == 0):
             continue
-        false, found, _ = roc_curve(truth, probabilities[:, number])
+        fpr, tpr, _ = roc_curve(truth, probabilities[:, number])
         area = roc_auc_score(truth, probabilities[:, number])
         style = _DASHES[number // len(_COLOURS) % len(_DASHES)]
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot(false, found, style, color=colour, linewidth=1.4, label=f"{plain(name)} {area:.2f}")
+        axes.plot(fpr, tpr, style, color=colour, linewidth=1.4, label=f"{plain(name)} {area:.2f}")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.6, linestyle=":")
     axes.set_xlabel("1 - specificity", fontsize=9)
     axes.set_ylabel("sensitivity", fontsize=9)
@@ -164,11 +164,11 @@ def _draw_abstention(axes, outcome: Outcome, classes: Sequence[str]) -> None:
 
 
 def _draw_rates(axes, outcome: Outcome, classes: Sequence[str]) -> None:
-    places = np.arange(len(classes))
+    positions = np.arange(len(classes))
     for shift, name in ((-0.18, "sensitivity"), (0.18, "specificity")):
         values = np.nan_to_num(getattr(outcome.overall, name))
-        axes.barh(places + shift, values, height=0.32, color=_COLOURS[0 if shift < 0 else 3], label=name)
-    axes.set_yticks(places, [plain(name) for name in classes], fontsize=8)
+        axes.barh(positions + shift, values, height=0.32, color=_COLOURS[0 if shift < 0 else 3], label=name)
+    axes.set_yticks(positions, [plain(name) for name in classes], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(0, 1), loc="lower left", ncols=2)

@@ -89,7 +89,7 @@ class Encoded:
     downstream: DownstreamSet
     features: Features
     keys: list[str]
-    looks: np.ndarray
+    perceptual_hashes: np.ndarray
     computed: int = 0
 
     def images(self, rows: np.ndarray) -> LabelledImages:
@@ -104,23 +104,23 @@ class Encoded:
         Raises:
             CategoryError: a class has no other image.
         """
-        known = copies_of(self.looks, source.looks)
+        known = copies_of(self.perceptual_hashes, source.perceptual_hashes)
         kept = np.flatnonzero(~known)
-        found = self.downstream
-        rows = [found.records[number].row for number in np.flatnonzero(known)]
+        whole = self.downstream
+        rows = [whole.records[number].row for number in np.flatnonzero(known)]
         downstream = replace(
-            found,
-            records=[found.records[number] for number in kept],
-            labels=found.labels[kept],
-            groups=None if found.groups is None else found.groups[kept],
+            whole,
+            records=[whole.records[number] for number in kept],
+            labels=whole.labels[kept],
+            groups=None if whole.groups is None else whole.groups[kept],
             learnt_from=source.downstream.spec.title,
-            left_out=found.left_out + [LeftOut(row, _KNOWN, f"row {row}: {_KNOWN}") for row in rows],
+            left_out=whole.left_out + [LeftOut(row, _KNOWN, f"row {row}: {_KNOWN}") for row in rows],
         )
         if not len(kept) or downstream.empty_classes:
             names = ", ".join(downstream.empty_classes) if len(kept) else "any class"
             raise CategoryError(f"no image of {names} is left that does not stand in {downstream.learnt_from} too")
         keys = [self.keys[number] for number in kept]
-        return Encoded(downstream, self.features[kept], keys, self.looks[kept], self.computed)
+        return Encoded(downstream, self.features[kept], keys, self.perceptual_hashes[kept], self.computed)
 
     @property
     def labels(self) -> np.ndarray:
@@ -198,21 +198,22 @@ def encode_set(
         KeepFITError: no image can be read, or features are not finite.
         CategoryError: a class has no readable image.
     """
-    found = image_features(loaded, downstream.records, cache, progress)
-    downstream.left_out += unreadable_rows(downstream.records, found.unreadable)
-    kept = found.kept
+    features = image_features(loaded, downstream.records, cache, progress)
+    downstream.left_out += unreadable_rows(downstream.records, features.unreadable)
+    kept = features.kept
     groups = None if downstream.groups is None else downstream.groups[kept]
     readable = replace(
         downstream,
         records=[downstream.records[number] for number in kept],
         labels=downstream.labels[kept],
-        groups=with_copies(groups, found.looks) if copies_together else groups,
+        groups=with_copies(groups, features.perceptual_hashes) if copies_together else groups,
         copies_together=copies_together,
     )
     if readable.empty_classes:
         names, last = ", ".join(readable.empty_classes), readable.left_out[-1].message
         raise CategoryError(f"no image of {names} can be read: {last}")
-    return Encoded(readable, Features(found.pooled, found.projected), found.keys, found.looks, found.computed)
+    arrays = Features(features.pooled, features.projected)
+    return Encoded(readable, arrays, features.keys, features.perceptual_hashes, features.computed)
 
 
 def run_transfer(
@@ -326,8 +327,8 @@ class _Run:
         return tuned_thresholds(labels, probe_out_of_fold(self.source_features[train], labels, groups, seed))
 
     def _modalities(self, part: Encoded) -> list[str | None]:
-        told = self.options.modality or part.downstream.spec.modality
-        return [told or record.modality for record in part.downstream.records]
+        given = self.options.modality or part.downstream.spec.modality
+        return [given or record.modality for record in part.downstream.records]
 
     def _worded(self, part: Encoded) -> Features:
         number = {modality: index for index, modality in enumerate(self.modalities)}

@@ -34,15 +34,15 @@ def parse_shots(text: str) -> list[Shots]:
     Raises:
         ConfigError: it is neither.
     """
-    found = []
+    shots = []
     for word in filter(None, (part.strip() for part in text.split(","))):
         number = word.removesuffix("%")
         if not number.isdigit() or int(number) < 1 or (word.endswith("%") and int(number) >= 100):
             raise ConfigError(f"--shots {word!r} is neither a number of images per class nor a share such as 20%")
-        found.append(Shots(share=int(number) / 100) if word.endswith("%") else Shots(per_class=int(number)))
-    if not found:
+        shots.append(Shots(share=int(number) / 100) if word.endswith("%") else Shots(per_class=int(number)))
+    if not shots:
         raise ConfigError("--shots names nothing: write 1,5,10 or 80%")
-    return found
+    return shots
 
 
 def folds_of(

@@ -45,15 +45,15 @@ def score_captions(written: Sequence[str], references: Sequence[Sequence[str]]) 
 
     if len(written) != len(references) or not written or not all(references):
         raise ConfigError("there must be captions to score, and an expert's caption for each")
-    said = {number: [_words(text)] for number, text in enumerate(written)}
+    hypotheses = {number: [_words(text)] for number, text in enumerate(written)}
     truth = {number: [_words(text) for text in texts] for number, texts in enumerate(references)}
     distinct = {frozenset(texts) for texts in truth.values()}  # CIDEr counts in how many images a word stands
-    bleu, _ = Bleu(4).compute_score(truth, said, verbose=0)
+    bleu, _ = Bleu(4).compute_score(truth, hypotheses, verbose=0)
     return {
         **{f"bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)},
-        "rouge_l": float(Rouge().compute_score(truth, said)[0]),
-        "cider": float(Cider().compute_score(truth, said)[0]) if len(distinct) > 1 else math.nan,
-        "chrf": float(chrf_score([texts[0] for texts in said.values()], list(truth.values()), n_word_order=0)),
+        "rouge_l": float(Rouge().compute_score(truth, hypotheses)[0]),
+        "cider": float(Cider().compute_score(truth, hypotheses)[0]) if len(distinct) > 1 else math.nan,
+        "chrf": float(chrf_score([texts[0] for texts in hypotheses.values()], list(truth.values()), n_word_order=0)),
     }
 
 
@@ -83,11 +83,11 @@ def score_mentions(
             tuple({m for m in mentions if knowledge.conditions[m.name].kind == kind} for mentions in pair)
             for pair in pairs
         ]
-        judged = [(said, true) for said, true in of_kind if true]
-        named = sum(len(said) for said, _ in of_kind)
+        judged = [(pred, true) for pred, true in of_kind if true]
+        named = sum(len(pred) for pred, _ in of_kind)
         wanted = sum(len(true) for _, true in of_kind)
-        right = sum(len(said & true) for said, true in of_kind)
-        scores[f"{kind}_exact"] = float(np.mean([said == true for said, true in judged])) if judged else math.nan
+        right = sum(len(pred & true) for pred, true in of_kind)
+        scores[f"{kind}_exact"] = float(np.mean([pred == true for pred, true in judged])) if judged else math.nan
         commonest = max(Counter(frozenset(true) for _, true in judged).values(), default=0)
         scores[f"{kind}_constant"] = commonest / len(judged) if judged else math.nan
         scores[f"{kind}_precision"] = right / named if named else math.nan

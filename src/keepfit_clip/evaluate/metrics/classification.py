@@ -218,11 +218,11 @@ def _weighted_aca_and_auc(answers: Answers, weights: np.ndarray) -> tuple[np.nda
 
 def _pairs_in_order(probability: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(R,) pairs of a true and another image of which the true one is likelier; ties count half."""
-    values, place = np.unique(probability, return_inverse=True)
+    values, index = np.unique(probability, return_inverse=True)
     others = np.zeros((len(weights), len(values)))
-    np.add.at(others.T, place, (weights * ~true).T)
+    np.add.at(others.T, index, (weights * ~true).T)
     below = np.cumsum(others, axis=1) - others / 2
-    return ((weights * true) * below[:, place]).sum(axis=1)
+    return ((weights * true) * below[:, index]).sum(axis=1)
 
 
 def abstention_curve(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[float, float]]:
@@ -270,8 +270,8 @@ def tuned_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarra
     thresholds = np.full(labels.shape[1], 0.5)
     for number, (truth, answer) in enumerate(zip(labels.T, probabilities.T, strict=True)):
         if truth.min() < truth.max() and np.isfinite(answer).all():
-            false, found, at = roc_curve(truth, answer)
-            best = int(np.argmax(found - false))
+            fpr, tpr, at = roc_curve(truth, answer)
+            best = int(np.argmax(tpr - fpr))
             if np.isfinite(at[best]):
                 thresholds[number] = at[best]
     return thresholds

@@ -80,8 +80,8 @@ def score_retrieval(
         right["text_to_image"].append(positive.sum(dim=1))
     candidates = {"image_to_text": len(unique_id), "text_to_image": len(image_features)}
     scores = {
-        f"{direction}_recall@{k}": float((torch.cat(found) <= k).float().mean())
-        for direction, found in ranks.items()
+        f"{direction}_recall@{k}": float((torch.cat(parts) <= k).float().mean())
+        for direction, parts in ranks.items()
         for k in at
     }
     if chance:
@@ -137,8 +137,8 @@ def score_image_retrieval(
 def _share_an_id(ids: Tensor, others: Tensor) -> Tensor:
     """(Q, N) bool: whether rows of (Q, W) and (N, W) share an id; -1 is none."""
     shared = torch.zeros(len(ids), len(others), dtype=torch.bool)
-    for place in others.unbind(dim=1):
-        shared |= positive_pairs(ids, place) & (place >= 0)
+    for slot in others.unbind(dim=1):
+        shared |= positive_pairs(ids, slot) & (slot >= 0)
     return shared
 
 
@@ -148,8 +148,8 @@ def _parts(count: int) -> list[slice]:
 
 def _first_of_each(ids: Tensor) -> tuple[Tensor, Tensor]:
     """Each id once, and where it stands first."""
-    places: dict[int, int] = {}
-    for place, value in enumerate(ids.tolist()):
-        places.setdefault(value, place)
-    first = torch.tensor(list(places.values()), dtype=torch.long)
+    indices: dict[int, int] = {}
+    for index, value in enumerate(ids.tolist()):
+        indices.setdefault(value, index)
+    first = torch.tensor(list(indices.values()), dtype=torch.long)
     return ids[first], first
