@@ -27,9 +27,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from keepfit_clip.app.guard import Guard
-from keepfit_clip.app.page import _check_guarded, _forget, _Handlers
+from keepfit_clip.app.guard import Guard, check_guarded
+from keepfit_clip.app.handlers import Handlers
 from keepfit_clip.app.service import Gallery, Service
+from keepfit_clip.app.uploads import forget
 from keepfit_clip.cli import app
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import CategoryError, CheckpointError, ConfigError, ImageError
@@ -133,7 +134,7 @@ def test_what_is_over_is_forgotten(tmp_path):
         (tmp_path / name).write_bytes(b"x")
         if "fresh" not in name:
             os.utime(tmp_path / name, (time.time() - 700,) * 2)
-    _forget(sessions, tmp_path)
+    forget(sessions, tmp_path)
     assert list(sessions.session_data) == list(sessions.time_last_used) == ["open"]
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["fresh.png"]
 
@@ -230,7 +231,7 @@ def test_a_gradio_that_does_not_let_the_guard_in_is_refused():
         thread.start()
         try:
             with pytest.raises(ConfigError, match="pip install 'gradio"):
-                _check_guarded(f"http://127.0.0.1:{server.server_port}/")
+                check_guarded(f"http://127.0.0.1:{server.server_port}/")
         finally:
             server.shutdown()
             thread.join()
@@ -514,7 +515,7 @@ def test_an_example_given_as_an_upload_stays_for_everybody(address, service, tmp
     shutil.copy(example, upload)
     link = upload.with_name("link.png")
     link.symlink_to(example)
-    _Handlers(service, tmp_path / "uploads").uploaded([str(example), str(upload), str(link)], "guess", [], "similarity")
+    Handlers(service, tmp_path / "uploads").uploaded([str(example), str(upload), str(link)], "guess", [], "similarity")
     assert example.exists()
     assert not upload.exists()
 
@@ -532,10 +533,10 @@ def test_files_that_wait_for_others_are_not_taken_for_left_behind(service, tmp_p
             return getattr(service, name)
 
         def look(self, image):
-            _forget(SimpleNamespace(session_data={}, time_last_used={}), uploads)  # as the page's watch does
+            forget(SimpleNamespace(session_data={}, time_last_used={}), uploads)  # as the page's watch does
             return service.look(image)
 
-    seen, *_ = _Handlers(Slow(), uploads).uploaded([str(path) for path in paths], "guess", [], "similarity")
+    seen, *_ = Handlers(Slow(), uploads).uploaded([str(path) for path in paths], "guess", [], "similarity")
     assert len(seen) == 2
     assert files_below(uploads) == []
 
@@ -554,7 +555,7 @@ def test_what_a_session_keeps_of_a_large_picture_is_small(service):
 
 
 def test_pictures_that_are_gone_are_told(service):
-    handlers = _Handlers(service, Path("none"))
+    handlers = Handlers(service, Path("none"))
     results, _, heat = handlers.asked_anew([], "guess", ["normal", "glaucoma"], "similarity", "1", "normal")
     assert "upload them again" in results
     assert "upload them again" in heat

@@ -1,1 +1,4 @@
-"""A page to try a model on: `service` asks it, `page` is Gradio's, `guard` stands between that and the network."""
+"""A page to try a model on: `service` asks it, `handlers` what the page shows, `page` is Gradio's.
+
+`guard` stands between that and the network, `uploads` forgets.
+"""

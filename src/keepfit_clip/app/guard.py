@@ -4,6 +4,7 @@ Gradio grows with every release, and some of what it brings keeps uploads: a run
 session, a history on a hub. So this lets through what is known to be needed, and nothing that is new.
 """
 
+import http.client
 import ipaddress
 import json
 import logging
@@ -12,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["Guard", "forgetful"]
+from keepfit_clip.errors import ConfigError
+
+__all__ = ["Guard", "check_guarded", "forgetful"]
 
 _LOG = logging.getLogger(__name__)
 _API = "/gradio_api"
@@ -231,3 +234,24 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(_plain(address)).is_loopback
     except ValueError:
         return False
+
+
+def check_guarded(address: str) -> None:
+    """Asks the running page for what must not be had: whether Gradio has let the guard in.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    parts = urlsplit(address)
+    asked = (("/gradio_api/runs", parts.netloc, 404), ("/", "evil.example", 403), ("/", parts.netloc, 200))
+    for path, name, expected in asked:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        connection.request("GET", path, headers={"Host": name})
+        answer = connection.getresponse()
+        forgets = path != "/" or expected != 200 or b"<head><script>(() => {\n  const memory" in answer.read()
+        connection.close()
+        if answer.status != expected or not forgets:
+            raise ConfigError(
+                "this release of Gradio would keep images in the browser or answer to any name: "
+                "pip install 'gradio>=6.20,<=6.31'"
+            )

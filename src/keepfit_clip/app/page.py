@@ -1,51 +1,29 @@
-"""The Gradio page (extra `app`). Uploads are read into memory and removed from the disk at once."""
+"""The Gradio page (extra `app`): how it is made and served."""
 
-import base64
-import ctypes
-import http.client
 import inspect
 import os
 import socket
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
-from functools import lru_cache
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
-
-from keepfit_clip.app.guard import Guard
-from keepfit_clip.app.service import MAPS, MAX_IMAGES, MAX_PIXELS, ImageAnswer, Service
-from keepfit_clip.drawing import draw_retina
-from keepfit_clip.errors import ConfigError, KeepFITError
+from keepfit_clip.app.guard import Guard, check_guarded
+from keepfit_clip.app.handlers import EXAMPLES, GUESS, Handlers, example_picture
+from keepfit_clip.app.service import MAPS, MAX_IMAGES, Service
+from keepfit_clip.app.uploads import SESSION_KEPT, forgetting
+from keepfit_clip.errors import ConfigError
 from keepfit_clip.extras import require_extra
-from keepfit_clip.images.reading import open_image
 from keepfit_clip.knowledge.conditions import MODALITIES
-from keepfit_clip.page.report import picture_uri
 
 __all__ = ["running_page"]
 
 CATEGORIES = ("normal", "diabetic retinopathy", "glaucoma", "age-related macular degeneration", "cataract")
-EXAMPLES = (
-    ("CFP", "normal"), ("CFP", "branch retinal vein occlusion"), ("CFP", "glaucoma"),
-    ("FFA", "macular edema"), ("OCT", "macular hole"),
-)  # fmt: skip
-_GUESS = "guess"
-_SHOWN = 512  # longest side of a picture on the page
 _TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"]
 _MAX_FILE = 25_000_000  # bytes
 _MAX_UPLOAD = MAX_IMAGES * _MAX_FILE + 1_000_000
 _SESSIONS = 4  # that hold pictures at a time; the one not used for longest goes
 _WAITING = 64  # requests to the model
-_KEPT = 1800  # seconds that an idle session stays in memory
-_UPLOAD_KEPT = 600  # seconds that a file stays which nobody comes for: its upload broke off, or others are before it
-_WATCH = 15  # seconds between two looks for them
-_GONE = "The images are no longer in memory: upload them again."
 _NOTE = (
     "Research use, not a diagnosis. Images stay in this machine's memory until the tab is closed or idle for half an "
     "hour; none is stored."
@@ -85,7 +63,7 @@ def running_page(
             page = _build(service, title, _draw_examples(examples), uploads)
             try:
                 address = _launch(page, host, port, names, examples)
-                with _forgetting(page, uploads):
+                with forgetting(page, uploads):
                     yield address
             finally:  # before the folder goes, or an upload would make it anew
                 page.close(verbose=False)
@@ -109,48 +87,6 @@ def _environment(uploads: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def _forgetting(page, uploads: Path) -> Iterator[None]:
-    """Removes, while the block runs, what Gradio would keep: sessions that are over, and uploads nobody came for.
-
-    A session holds the images and what was shown of them; it is over once its tab is closed or idle for `_KEPT`.
-    """
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(_WATCH):
-            _forget(page.state_holder, uploads)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def _forget(sessions, uploads: Path) -> None:
-    """One look at the sessions (Gradio's state holder) and at the folder of uploads."""
-    idle = datetime.now() - timedelta(seconds=_KEPT)
-    for key, last_used in list(sessions.time_last_used.items()):
-        session = sessions.session_data.get(key)
-        if session is None or session.is_closed or last_used < idle:
-            sessions.session_data.pop(key, None)
-            sessions.time_last_used.pop(key, None)
-    for path in uploads.rglob("*"):
-        with suppress(OSError):
-            if path.is_file() and time.time() - path.stat().st_mtime > _UPLOAD_KEPT:
-                path.unlink()
-    _give_memory_back()
-
-
-def _give_memory_back() -> None:
-    """Asks the C library to return what is free, where it has a call for that (glibc)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_address(host: str) -> None:
@@ -189,36 +125,15 @@ def _launch(page, host: str, port: int | None, names: Sequence[str], examples: P
         )
     except OSError as error:
         raise ConfigError(f"{host}, port {port or 'any free one'}: cannot be had ({error})") from error
-    _check_guarded(address)
+    check_guarded(address)
     return address
-
-
-def _check_guarded(address: str) -> None:
-    """Asks the running page for what must not be had: whether Gradio has let the guard in.
-
-    Raises:
-        ConfigError: it has not.
-    """
-    parts = urlsplit(address)
-    asked = (("/gradio_api/runs", parts.netloc, 404), ("/", "evil.example", 403), ("/", parts.netloc, 200))
-    for path, name, expected in asked:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
-        connection.request("GET", path, headers={"Host": name})
-        answer = connection.getresponse()
-        forgets = path != "/" or expected != 200 or b"<head><script>(() => {\n  const memory" in answer.read()
-        connection.close()
-        if answer.status != expected or not forgets:
-            raise ConfigError(
-                "this release of Gradio would keep images in the browser or answer to any name: "
-                "pip install 'gradio>=6.20,<=6.31'"
-            )
 
 
 def _build(service: Service, title: str, examples: list[tuple[str, str]], uploads: Path):
     """The page as `gradio.Blocks`, with a row of example files and what they are, and where uploads arrive."""
     import gradio as gr
 
-    handlers = _Handlers(service, uploads)
+    handlers = Handlers(service, uploads)
     alone = {"concurrency_limit": 1, "concurrency_id": "model"}
 
     gr.set_static_paths([str(Path(path).parent) for path, _ in examples])
@@ -227,7 +142,7 @@ def _build(service: Service, title: str, examples: list[tuple[str, str]], upload
         return handlers.example(event.index, modality, categories, kind)
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 300)) as page:
-        images = gr.State([], time_to_live=_KEPT)
+        images = gr.State([], time_to_live=SESSION_KEPT)
         gr.Markdown(f"# {title}\n{_NOTE}")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -242,7 +157,7 @@ def _build(service: Service, title: str, examples: list[tuple[str, str]], upload
                     object_fit="contain",
                     elem_id="kf-examples",
                 )
-                modality = gr.Radio([_GUESS, *MODALITIES], value=_GUESS, label="Modality")
+                modality = gr.Radio([GUESS, *MODALITIES], value=GUESS, label="Modality")
                 categories = gr.Dropdown(
                     sorted(service.knowledge.conditions, key=str.casefold),
                     value=list(CATEGORIES),
@@ -272,145 +187,9 @@ def _build(service: Service, title: str, examples: list[tuple[str, str]], upload
     return page
 
 
-class _Handlers:
-    """What happens on the page; every handler answers bad input with a sentence on it."""
-
-    def __init__(self, service: Service, uploads: Path):
-        self.service, self.uploads = service, uploads.resolve()
-
-    def uploaded(self, files: Sequence[str] | None, modality: str, categories: list[str], kind: str):
-        """Reads the files into memory, one after the other, and removes them."""
-        paths, images, problems = [Path(file) for file in files or ()], [], []
-        try:
-            for number, path in enumerate(paths[:MAX_IMAGES], start=1):
-                self._keep(paths[number - 1 :])
-                try:
-                    images.append(self.service.look(open_image(path.read_bytes(), max_pixels=MAX_PIXELS, blank=False)))
-                except OSError:
-                    problems.append(f"File {number}: it did not arrive; upload it again.")
-                except KeepFITError as error:
-                    problems.append(f"File {number}: {getattr(error, 'reason', error)}.")
-            if len(paths) > MAX_IMAGES:
-                problems.append(f"{len(paths)} files: only the first {MAX_IMAGES} were looked at.")
-        finally:
-            self._remove(paths)
-            _give_memory_back()
-        return self._shown(images, problems, modality, categories, kind)
-
-    def _keep(self, paths: Sequence[Path]) -> None:
-        """Says that files are waited for, so that they are not taken for left behind while others are looked at."""
-        for path in paths:
-            with suppress(OSError):
-                if path.resolve().is_relative_to(self.uploads):
-                    os.utime(path)
-
-    def _remove(self, paths: Sequence[Path]) -> None:
-        """Removes uploads; a file of the page's own, which anybody can name as an upload, stays."""
-        for path in paths:
-            if path.resolve().is_relative_to(self.uploads):
-                path.unlink(missing_ok=True)
-                with suppress(OSError):  # Gradio's folder of the same content, maybe in use
-                    path.parent.rmdir()
-
-    def example(self, number: int, modality: str, categories: list[str], kind: str):
-        """Looks at a drawn example."""
-        return self._shown([self.service.look(_example(number))], [], modality, categories, kind)
-
-    def asked_anew(self, images: list[ImageAnswer], modality: str, categories: list[str], kind: str, number, target):
-        """Other categories or another modality for the same images."""
-        problems = [_GONE] if number and not images else []
-        results = self._results(images, problems, modality, categories)
-        return results, *self.map_chosen(images, modality, categories, kind, number, target)
-
-    def map_chosen(self, images: list[ImageAnswer], modality: str, categories: list[str], kind: str, number, target):
-        """Another kind of map or another image: other targets to choose from."""
-        import gradio as gr
-
-        choices = _named(categories)
-        if kind == "attention":
-            image = _numbered(images, number)
-            choices = self.service.words(image) if image else []
-        chosen = target if target in choices else choices[0] if choices else None
-        heat = self.heat(images, modality, categories, kind, number, chosen)
-        return gr.update(choices=choices, value=chosen), heat
-
-    def heat(self, images: list[ImageAnswer], modality: str, categories: list[str], kind: str, number, target) -> str:
-        """The heat map of a category or a word."""
-        if number and not images:
-            return _render([], [_GONE], "")
-        image = _numbered(images, number)
-        if image is None or not target:
-            return ""
-        try:
-            overlay = self.service.heat(image, kind, target, _named(categories), _given(modality))
-        except KeepFITError as error:
-            return _render([], [str(error)], "")
-        return f'<img src="{picture_uri(overlay, longest=_SHOWN)}" alt="heat map">'
-
-    def _shown(self, images: list[ImageAnswer], problems: list[str], modality: str, categories: list[str], kind: str):
-        import gradio as gr
-
-        numbers = [str(n) for n in range(1, len(images) + 1)]
-        first = numbers[0] if numbers else None
-        target, heat = self.map_chosen(images, modality, categories, kind, first, None)
-        results = self._results(images, problems, modality, categories)
-        return images, None, results, gr.update(choices=numbers, value=first), target, heat
-
-    def _results(self, images: list[ImageAnswer], problems: list[str], modality: str, categories: list[str]) -> str:
-        cards, given = [], _given(modality)
-        try:
-            answers = [self.service.answer(image, _named(categories), given) for image in images]
-            table = self.service.table(images, _named(categories), given) if images else ""
-        except KeepFITError as error:
-            return _render([], [*problems, str(error)], "")
-        for image, answer in zip(images, answers, strict=True):
-            cards.append(
-                {
-                    "picture": picture_uri(image.image, longest=_SHOWN),
-                    "modality": answer.modality,
-                    "guessed": given is None,
-                    "sureness": image.sureness,
-                    "probabilities": list(answer.probabilities.items()),
-                    "caption": image.explanation.caption if image.explanation else None,
-                    "nearest": image.nearest,
-                }
-            )
-        return _render(cards, problems, table)
-
-
-def _numbered(images: list[ImageAnswer], number: str | None) -> ImageAnswer | None:
-    """The image that a number on the page stands for, if it is one."""
-    return dict(zip(map(str, range(1, len(images) + 1)), images, strict=True)).get(number)
-
-
-def _named(categories: Sequence[str]) -> tuple[str, ...]:
-    """The categories without empty ones that somebody wrote."""
-    return tuple(name for name in (category.strip() for category in categories) if name)
-
-
-def _given(modality: str) -> str | None:
-    return None if modality == _GUESS else modality
-
-
-def _render(cards: list[dict], problems: list[str], table: str) -> str:
-    uri = f"data:text/csv;base64,{base64.b64encode(table.encode()).decode()}" if table else ""
-    return _template().render(cards=cards, problems=problems, csv=uri)
-
-
-@lru_cache(maxsize=1)
-def _template():
-    loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("results.html.j2")
-
-
-def _example(number: int) -> Image.Image:
-    modality, condition = EXAMPLES[number]
-    return draw_retina(modality, condition, [2026, number], 256).image
-
-
 def _draw_examples(folder: Path) -> list[tuple[str, str]]:
     folder.mkdir()
     files = [(folder / f"{number}.png", " ".join(kind)) for number, kind in enumerate(EXAMPLES)]
     for number, (file, _) in enumerate(files):
-        _example(number).save(file)
+        example_picture(number).save(file)
     return [(str(file), what) for file, what in files]
