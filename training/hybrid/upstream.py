@@ -80,7 +80,7 @@ def run_main(argv, ours: Mapping[str, Callable], save: Callable, wrapped: Mappin
     missing = [name for module, name in changes if not hasattr(module, name)]
     if missing:
         raise ConfigError(f"this open_clip_train lacks {', '.join(missing)}: pip install 'open_clip_torch>=3.3,<4'")
-    originals = {place: getattr(*place) for place in changes}
+    originals = {target: getattr(*target) for target in changes}
     try:
         for (module, name), make in changes.items():
             setattr(module, name, make(originals[module, name]))
