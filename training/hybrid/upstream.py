@@ -46,7 +46,7 @@ __all__ = ["DataInfo", "SharedEpoch", "as_batch", "create_model_and_transforms",
 load_checkpoint = upstream.pt_load
 _NAMED_BATCHES = upstream.__name__.endswith("legacy_main")
 # All ranks wait for the first one's evaluation; NCCL's own patience is ten minutes.
-_PATIENCE = timedelta(hours=1)
+_TIMEOUT = timedelta(hours=1)
 
 
 def as_batch(images, texts):
@@ -131,7 +131,7 @@ def _init_each_attempt_anew(original: Callable) -> Callable:
     """
 
     def init(backend=None, init_method=None, **options):
-        options = {"timeout": _PATIENCE, **options}
+        options = {"timeout": _TIMEOUT, **options}
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if attempt == "0" or os.environ.get("GROUP_WORLD_SIZE", "1") != "1" or init_method != "env://":
             return original(backend=backend, init_method=init_method, **options)

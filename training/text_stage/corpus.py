@@ -227,15 +227,15 @@ def _rows(
     documents: Iterator[Document], table: Path, held_out: float, seed: int, counts: Counter[str]
 ) -> Iterator[dict]:
     """Sentences met for the first time, counted on their side."""
-    with closing(_Met(table)) as met:
+    with closing(_KnownTexts(table)) as known:
         for document in documents:
             side = "held_out" if is_held_out(document.name, held_out, seed) else "training"
             for sentence in split_sentences(document.text):
-                if not met.add(f"sentence {sentence.casefold()}"):
+                if not known.add(f"sentence {sentence.casefold()}"):
                     counts["duplicates"] += 1
                     continue
                 counts[f"{side}_sentences"] += 1
-                counts[f"{side}_documents"] += met.add(f"document {document.name}")
+                counts[f"{side}_documents"] += known.add(f"document {document.name}")
                 yield {"text": sentence, "held_out": side == "held_out"}
     _check(counts, held_out)
 
@@ -265,7 +265,7 @@ def _side(rows: Dataset, held_out: bool, cache: Path) -> Dataset:
     return chosen.remove_columns("held_out")
 
 
-class _Met:
+class _KnownTexts:
     """Texts met before, as 64-bit digests in a table on the disk.
 
     Among a hundred million texts the chance that any two share a digest is one in four thousand.

@@ -129,11 +129,11 @@ class _Build:
                 with closing(Plan(path)) as plan:
                     if plan.is_done(_ROWS):
                         self._check_inputs(plan, accept_changes)
-                    with self._hopeless():
+                    with self._discarding_on_error():
                         self._plan(plan, None if rows is None else set(rows), workers)
                         jobs = list(self._jobs(plan))
                     self._write(jobs, workers, engine)
-                    with self._hopeless():
+                    with self._discarding_on_error():
                         report = self._finish(plan, jobs)
             except sqlite3.DatabaseError as error:
                 with reading_leftovers(path):
@@ -142,7 +142,7 @@ class _Build:
         return self._put_in_place(finished)
 
     @contextmanager
-    def _hopeless(self) -> Iterator[None]:
+    def _discarding_on_error(self) -> Iterator[None]:
         """Throws everything away after an error that a second try would end in too."""
         try:
             yield

@@ -48,7 +48,7 @@ _TABLES = f"""
 """
 _AT_ONCE = 512
 _HASHED_AT_ONCE = 64
-_PATIENCE = 60  # seconds to wait for another process's write
+_LOCK_TIMEOUT = 60  # seconds to wait for another process's write
 
 
 class Plan:
@@ -64,7 +64,7 @@ class Plan:
         mode = "ro" if read_only else "rwc"
         # Transactions are begun and ended by hand: Python's own begin too late for CREATE.
         self._db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}", timeout=_PATIENCE, isolation_level=None, uri=True
+            f"{self.path.absolute().as_uri()}?mode={mode}", timeout=_LOCK_TIMEOUT, isolation_level=None, uri=True
         )
         self._db.create_function("mixed", 2, _mixed, deterministic=True)
         if not read_only:

@@ -169,15 +169,15 @@ def _private(record: Record, job: ShardJob) -> tuple[Record, bool]:
     Raises:
         TableError: a text seems to hold an identifier and is neither to be redacted nor kept.
     """
-    wish, patient = job.options.identifiers, record.patient
-    if wish == "keep":
+    policy, patient = job.options.identifiers, record.patient
+    if policy == "keep":
         return record, False
     captions = record.captions if job.options.kind == "elite" else ()
     foreign = [category for category in record.categories if job.knowledge.resolve(category) is None]
     kinds = [kind for text in (*(c.text for c in captions), *foreign) for kind in find_identifiers(text, patient)]
     if not kinds:
         return record, False
-    if wish == "refuse":
+    if policy == "refuse":
         raise TableError(
             f"a text of it seems to hold {' and '.join(dict.fromkeys(kinds))}: look at it, then --redact or "
             "--keep-identifiers",
