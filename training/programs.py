@@ -13,9 +13,9 @@ def exit_code(program: str, main: Callable[[], None]) -> int:
     try:
         main()
     except Exception as error:
-        told = str(error) if isinstance(error, KeepFITError) else ordinary_trouble(error)
-        if told is None:
+        message = str(error) if isinstance(error, KeepFITError) else ordinary_trouble(error)
+        if message is None:
             raise
-        print(f"{program}: {told}", file=sys.stderr)
+        print(f"{program}: {message}", file=sys.stderr)
         return 1
     return 0

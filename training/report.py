@@ -267,13 +267,14 @@ def answers_section(
     for answer in chosen:
         if answer.modality not in explainers:
             explainers[answer.modality] = Explainer(loaded, classes, answer.modality, knowledge, descriptions)
-        found = explainers[answer.modality](open_image(image_bytes(answer.image)), with_grad_cam)
+        explanation = explainers[answer.modality](open_image(image_bytes(answer.image)), with_grad_cam)
         shown = [list(classes).index(name) for name in dict.fromkeys((answer.predicted, answer.truth))]
-        pictures = [found.picture, *(heat_overlay(found.picture, found.similarity[number]) for number in shown)]
-        if found.grad_cam is not None:
-            pictures.append(heat_overlay(found.picture, found.grad_cam[shown[0]]))
+        picture, similarity = explanation.picture, explanation.similarity
+        pictures = [picture, *(heat_overlay(picture, similarity[number]) for number in shown)]
+        if explanation.grad_cam is not None:
+            pictures.append(heat_overlay(picture, explanation.grad_cam[shown[0]]))
         facts = [("truth", answer.truth), ("predicted", f"{answer.predicted} ({answer.probability:.0%})")]
-        written = [("written", found.caption)] if found.caption else []
+        written = [("written", explanation.caption)] if explanation.caption else []
         cards.append(Card(_strip(pictures), facts + written, answer.right))
     grad_cam = ", Grad-CAM of the class answered" if with_grad_cam else ""
     return Section(
@@ -300,19 +301,19 @@ def _data_sections(settings: dict) -> list[Section]:
     """What the manifests of a run's shards counted when it started; shards without one at hand are named only."""
     rows, categories = [], Counter()
     for name in DATA_FLAGS:
-        places = (settings.get(name) or "").split("::")
-        manifests = settings.get("manifests", {}).get(name) or [None] * len(places)
-        for place, told in zip(places, manifests, strict=False):
-            if not place:
+        locations = (settings.get(name) or "").split("::")
+        manifests = settings.get("manifests", {}).get(name) or [None] * len(locations)
+        for location, manifest in zip(locations, manifests, strict=False):
+            if not location:
                 continue
-            if told is None:
-                rows.append([name.partition("_")[0], _last(place), "no manifest", "", ""])
+            if manifest is None:
+                rows.append([name.partition("_")[0], _last(location), "no manifest", "", ""])
                 continue
             if name != "val_data":
-                categories.update(told["categories"] or {})
-            modalities = ", ".join(f"{m} {n}" for m, n in sorted((told["modalities"] or {}).items()))
-            counts = [str(told["samples"]), modalities, str(told["rejected"])]
-            rows.append([name.partition("_")[0], _last(place), *counts])
+                categories.update(manifest["categories"] or {})
+            modalities = ", ".join(f"{m} {n}" for m, n in sorted((manifest["modalities"] or {}).items()))
+            counts = [str(manifest["samples"]), modalities, str(manifest["rejected"])]
+            rows.append([name.partition("_")[0], _last(location), *counts])
     if not rows:
         return []
     return [
@@ -353,39 +354,39 @@ def _captions(lines: list[dict], data: Sequence[str | Path]) -> Section:
 
 def _pictures_of(keys: set[str], data: Sequence[str | Path]) -> dict[str, str]:
     """Data URIs of samples of local shards."""
-    found: dict[str, str] = {}
-    for place in map(str, data):
-        if not is_local(place) or found.keys() >= keys:
+    pictures: dict[str, str] = {}
+    for location in map(str, data):
+        if not is_local(location) or pictures.keys() >= keys:
             continue
         try:
-            for sample in read_shards(list_all_shards(place), on_error=lambda _: None):
+            for sample in read_shards(list_all_shards(location), on_error=lambda _: None):
                 if sample.key in keys:
-                    found[sample.key] = picture_uri(sample.image_bytes)
+                    pictures[sample.key] = picture_uri(sample.image_bytes)
         except ShardError:  # the shards are gone; captions stand alone
             continue
-    return found
+    return pictures
 
 
 def _strip(pictures: Sequence[Image.Image]) -> str:
     """Pictures side by side as one data URI."""
     height = max(picture.height for picture in pictures)
     strip = Image.new("RGB", (sum(picture.width for picture in pictures), height))
-    place = 0
+    left = 0
     for picture in pictures:
-        strip.paste(picture, (place, 0))
-        place += picture.width
+        strip.paste(picture, (left, 0))
+        left += picture.width
     return picture_uri(strip)
 
 
 def _setting(name: str, value) -> str:
     if name in DATA_FLAGS:
-        return ", ".join(_last(place) for place in value.split("::"))
+        return ", ".join(_last(location) for location in value.split("::"))
     return _last(value) if name in ("model", "text_tower", "image_tower") and isinstance(value, str) else str(value)
 
 
-def _last(place: str) -> str:
+def _last(location: str) -> str:
     """A folder's own name, without where it lies."""
-    return place.rstrip("/").rpartition("/")[2] or place
+    return location.rstrip("/").rpartition("/")[2] or location
 
 
 def _percent(metric: dict) -> str:

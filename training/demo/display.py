@@ -46,20 +46,20 @@ class StepDisplay:
         self.number += 1
         title = f"[{self.number}/{self.count}] {name}"
         task = self.bars.add_task(title.replace("[", r"\["), total=None)
-        start = told = time.monotonic()
+        start = last_line = time.monotonic()
         done_at_start: int | None = None
         self._say(f"{title}{' (done before)' if done_before else ''}")
 
         def on_step(done: int, total: int) -> None:
-            nonlocal told, done_at_start
+            nonlocal last_line, done_at_start
             done = min(done, total)
             if done_at_start is None:  # what an earlier attempt did says nothing of this one's speed
                 done_at_start = done
                 self.bars.reset(task, completed=done, total=total)
             self.bars.update(task, completed=done, total=total)
             now = time.monotonic()
-            if done > done_at_start and now - told > _PLAIN_EVERY:
-                told = now
+            if done > done_at_start and now - last_line > _PLAIN_EVERY:
+                last_line = now
                 left = (now - start) * (total - done) / (done - done_at_start)
                 self._say(f"{title}: {done / total:.0%}, about {left:.0f} s left")
 

@@ -180,21 +180,21 @@ def named_condition(caption: str) -> str | None:
 def _named(phrases: Sequence[str], caption: str) -> str | None:
     """The one phrase that stands in a caption as whole words; None for none or several."""
     text = re.sub(r"\s*-\s*", "-", caption.casefold())
-    found = [phrase for phrase in phrases if re.search(rf"\b{phrase}\b", text)]
-    return found[0] if len(found) == 1 else None
+    matches = [phrase for phrase in phrases if re.search(rf"\b{phrase}\b", text)]
+    return matches[0] if len(matches) == 1 else None
 
 
-def _rate(said: Sequence[str | None], wanted: Sequence[str | None]) -> float | None:
+def _rate(named: Sequence[str | None], wanted: Sequence[str | None]) -> float | None:
     """Share of the pictures with something to say of which it was said; None where there is no such picture."""
-    judged = [s == w for s, w in zip(said, wanted, strict=True) if w is not None]
+    judged = [n == w for n, w in zip(named, wanted, strict=True) if w is not None]
     return float(np.mean(judged)) if judged else None
 
 
 def _count_rate(captions: Sequence[str], truths: Sequence[str]) -> float | None:
     """Share of the lesions of all true captions that the other ones name with the same number."""
     judged = []
-    for said, truth in zip(captions, truths, strict=True):
-        numbers = dict(_counted(said))
+    for caption, truth in zip(captions, truths, strict=True):
+        numbers = dict(_counted(caption))
         judged += [numbers.get(lesion) == number for lesion, number in _counted(truth)]
     return float(np.mean(judged)) if judged else None
 
@@ -203,9 +203,9 @@ def _counted(caption: str) -> list[tuple[str, int]]:
     """The kinds of lesions that a caption counts, in the plural, and their numbers."""
     text = caption.casefold()
     return [
-        (plural, int(found[1]))
+        (plural, int(match[1]))
         for plural, singular in LESIONS.items()
-        if (found := re.search(rf"\b(\d+) (?:{plural}|{singular})\b", text))
+        if (match := re.search(rf"\b(\d+) (?:{plural}|{singular})\b", text))
     ]
 
 

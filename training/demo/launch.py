@@ -21,7 +21,7 @@ __all__ = ["child_environment", "flag_words", "program", "run_logged"]
 
 # glibc gives large blocks back at once; keeping them saves a third of a CPU step (benchmarks/cpu_step.py).
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-_LOOK_EVERY = 0.5  # seconds between two looks at another process
+_POLL_SECONDS = 0.5  # seconds between two looks at another process
 
 
 def program(module: str, *arguments: object) -> list[str]:
@@ -39,7 +39,7 @@ def child_environment(**more: str) -> dict[str, str]:
     return {**os.environ, **_KEEP_MEMORY, **more}
 
 
-def run_logged(command: list[str], log: Path, look: Callable[[], None], name: str) -> None:
+def run_logged(command: list[str], log: Path, poll: Callable[[], None], name: str) -> None:
     """Runs a program, its output in a file, looking at its progress; ends it where this one is interrupted.
 
     Raises:
@@ -49,8 +49,8 @@ def run_logged(command: list[str], log: Path, look: Callable[[], None], name: st
         child = subprocess.Popen(command, stdout=file, stderr=file, env=child_environment(HF_HUB_OFFLINE="1"))
         try:
             while child.poll() is None:
-                time.sleep(_LOOK_EVERY)
-                look()
+                time.sleep(_POLL_SECONDS)
+                poll()
         finally:
             if child.poll() is None:
                 child.terminate()
@@ -62,7 +62,7 @@ def run_logged(command: list[str], log: Path, look: Callable[[], None], name: st
 
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
     os._exit(1)
 
 

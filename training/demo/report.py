@@ -164,10 +164,10 @@ _CONTROLS = (
 )
 
 
-def _cards(pictures: Path, said: list[dict], of_each: int = 2) -> list[Card]:
+def _cards(pictures: Path, entries: list[dict], of_each: int = 2) -> list[Card]:
     """Some pictures of every kind."""
     kinds: dict[tuple, list[dict]] = {}
-    for entry in said:
+    for entry in entries:
         kinds.setdefault((entry["modality"], entry["condition"]), []).append(entry)
     rng = random.Random(0)
     chosen = [entry for kind in sorted(kinds) for entry in rng.sample(kinds[kind], min(of_each, len(kinds[kind])))]

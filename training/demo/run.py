@@ -130,11 +130,11 @@ def run_demo(out: str | Path, settings: DemoSettings = FULL) -> dict:
 def _answers(out: Path) -> Section:
     """Right and wrong answers of the finished model on the test pictures, with heat maps."""
     scores, test = read_result(out / SCORES), out / "pictures" / "test"
-    said = [
+    answers = [
         ClassifiedImage(test / p["image"], p["modality"], p["condition"], p["predicted"], p["probability"])
         for p in scores["pictures"]
     ]
-    return answers_section(load_model(out / "model"), said, scores["zero_shot"]["classes"])
+    return answers_section(load_model(out / "model"), answers, scores["zero_shot"]["classes"])
 
 
 def _require_weights() -> None:
@@ -272,11 +272,11 @@ class _Demo:
             "--delete-previous-checkpoint": True,
         }
 
-        def look() -> None:
-            if told := steps_done(self.run, s.epochs):
-                on_step(*told)
+        def poll() -> None:
+            if progress := steps_done(self.run, s.epochs):
+                on_step(*progress)
 
-        run_logged(program("keepfit_clip.training.main", *flag_words(flags)), self.out / "stage2.log", look, "stage 2")
+        run_logged(program("keepfit_clip.training.main", *flag_words(flags)), self.out / "stage2.log", poll, "stage 2")
 
     def export(self, on_step) -> None:
         export_model(self.run, self.out / "model")
@@ -285,13 +285,13 @@ class _Demo:
         test, log = self.out / "pictures" / "test", self.out / "evaluation.log"
         log.unlink(missing_ok=True)
 
-        def look() -> None:
-            told = re.findall(r"^(\d+)/(\d+)$", log.read_text(encoding="utf-8"), re.MULTILINE)
-            if told:
-                on_step(*map(int, told[-1]))
+        def poll() -> None:
+            lines = re.findall(r"^(\d+)/(\d+)$", log.read_text(encoding="utf-8"), re.MULTILINE)
+            if lines:
+                on_step(*map(int, lines[-1]))
 
         command = program("keepfit_clip.training.demo.judge", self.out / "model", test, self.out / SCORES)
-        run_logged(command, log, look, "the evaluation")
+        run_logged(command, log, poll, "the evaluation")
 
 
 def _counted(on_step: Callable[[int, int], None], done: int, total: int):

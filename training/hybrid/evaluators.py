@@ -29,7 +29,7 @@ from keepfit_clip.knowledge.templates import class_texts
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.model.zero_shot import ClassTexts
 
-__all__ = ["Evaluator", "Findings", "HeldOutShards", "WrittenCaption", "ZeroShotTable"]
+__all__ = ["Evaluation", "Evaluator", "HeldOutShards", "WrittenCaption", "ZeroShotTable"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class WrittenCaption:
 
 
 @dataclass
-class Findings:
+class Evaluation:
     """What an evaluator found.
 
     Args:
@@ -69,7 +69,7 @@ class Evaluator(Protocol):
 
     num_samples: int
 
-    def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Findings:
+    def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Evaluation:
         """The values of a model on a device, whose images are given in `dtype`."""
 
 
@@ -125,7 +125,7 @@ class HeldOutShards:
         if next(self._usable(), None) is None:
             raise ShardError(f"the validation shards hold no sample, e.g. {self.shards[0]}")
 
-    def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Findings:
+    def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Evaluation:
         """See `Evaluator`."""
         nll, tokens = 0.0, 0
         elite = _Features()
@@ -145,17 +145,17 @@ class HeldOutShards:
             elite.text_id.append(texts["text_id"][is_elite].cpu())
             elite.category_ids.append(texts["category_ids"][is_elite].cpu())
             for sample, feature in zip(shard_samples, output["image_features"].float().cpu(), strict=True):
-                said = sample.description
-                if not said.is_elite and len(said.categories) == 1:
-                    features[said.modality].append(feature)
-                    categories[said.modality].append(said.categories[0])
+                description = sample.description
+                if not description.is_elite and len(description.categories) == 1:
+                    features[description.modality].append(feature)
+                    categories[description.modality].append(description.categories[0])
         values = {"caption_nll": nll / tokens} if tokens else {}
         values |= _retrieval(elite)
         for modality, labels in categories.items():
             if len(Counter(labels)) > 1:
                 aca = self._zero_shot_aca(model, modality, torch.stack(features[modality]), labels)
                 values[f"zero_shot_aca_{modality or 'unknown'}"] = aca
-        return Findings(values, captions)
+        return Evaluation(values, captions)
 
     def _batches(self) -> Iterator[tuple[list[ShardSample], ImageBatch, dict]]:
         samples = self._decoded(random.Random(0))
@@ -243,8 +243,8 @@ class ZeroShotTable:
         preprocess: Callable,
         knowledge: Knowledge,
     ):
-        name, has_name, place = spec.partition("=")
-        table, has_root, root = place.rpartition(":")
+        name, has_name, data = spec.partition("=")
+        table, has_root, root = data.rpartition(":")
         self.name, _, modality = name.partition("@")
         if not (has_name and has_root and self.name and table and root):
             raise ConfigError(f"--zeroshot-table {spec!r} is not of the form NAME[@MODALITY]=TABLE.csv:ROOT")
@@ -255,17 +255,17 @@ class ZeroShotTable:
         self.tokenizer, self.preprocess, self.knowledge = tokenizer, preprocess, knowledge
         # Rather fail now than after an epoch.
         with plain_tables_only("--zeroshot-table"):
-            found = read_downstream(self.table, self.root, None, knowledge)
-        self.classes = found.classes
-        for used in {self.modality or record.modality for record in found.records}:
+            downstream = read_downstream(self.table, self.root, None, knowledge)
+        self.classes = downstream.classes
+        for used in {self.modality or record.modality for record in downstream.records}:
             tokenizer([text for name in self.classes for text in class_texts(name, used, knowledge)])
-        self.num_samples = len(found.records)
+        self.num_samples = len(downstream.records)
 
-    def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Findings:
+    def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Evaluation:
         """See `Evaluator`."""
         loaded = LoadedModel(model, lambda image: self.preprocess(image).to(dtype), self.tokenizer)
-        found = evaluate_table(loaded, self.table, self.root, self.classes, self.modality, self.knowledge)
-        if found.left_out:
-            row, reason, _ = found.left_out[0]
-            _log.warning(f"{self.name}: {len(found.left_out)} rows could not be used, e.g. row {row}: {reason}")
-        return Findings({f"{self.name}_{name}": value for name, value in found.figures.items()})
+        scores = evaluate_table(loaded, self.table, self.root, self.classes, self.modality, self.knowledge)
+        if scores.left_out:
+            row, reason, _ = scores.left_out[0]
+            _log.warning(f"{self.name}: {len(scores.left_out)} rows could not be used, e.g. row {row}: {reason}")
+        return Evaluation({f"{self.name}_{name}": value for name, value in scores.figures.items()})

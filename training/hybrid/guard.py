@@ -101,7 +101,7 @@ def _distributed() -> bool:
 
 def _describe(terms: dict[str, Tensor], outputs: dict[str, Tensor]) -> str:
     """The terms of all ranks that are not finite, and whose samples are to blame."""
-    own = ({name: float(term.detach()) for name, term in terms.items()}, *_blamed(outputs))
+    own = ({name: float(term.detach()) for name, term in terms.items()}, *_nonfinite_samples(outputs))
     ranks = [own]
     if _distributed():
         ranks = [None] * dist.get_world_size()
@@ -125,7 +125,7 @@ def _describe(terms: dict[str, Tensor], outputs: dict[str, Tensor]) -> str:
     return f"the loss is not finite ({listed}) because of the samples {', '.join(keys[:_KEYS_SHOWN])}{more}"
 
 
-def _blamed(outputs: dict[str, Tensor]) -> tuple[list[str], int]:
+def _nonfinite_samples(outputs: dict[str, Tensor]) -> tuple[list[str], int]:
     """Keys of this rank's samples whose features or caption NLL are not finite, and how many samples it has."""
     count = len(outputs["image_features"])
     bad = torch.zeros(count, dtype=torch.bool, device=outputs["image_features"].device)

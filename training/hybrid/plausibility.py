@@ -52,29 +52,29 @@ def _check_patients(training: Sequence[str], held_out: Sequence[str]) -> None:
 
 def _patients(shards: Sequence[str]) -> dict[str, set[int]]:
     """Mark of a numbering -> running numbers of the patients in these shards' manifests."""
-    found: dict[str, set[int]] = {}
+    patients: dict[str, set[int]] = {}
     for manifest in shard_info(shards, "manifest.json").values():
-        told = manifest.get("patients")
-        if isinstance(told, dict) and isinstance(told.get("numbers"), str):
-            numbers = found.setdefault(str(told.get("numbering")), set())
-            for part in told["numbers"].split(","):
+        stored = manifest.get("patients")
+        if isinstance(stored, dict) and isinstance(stored.get("numbers"), str):
+            numbers = patients.setdefault(str(stored.get("numbering")), set())
+            for part in stored["numbers"].split(","):
                 first, _, last = part.partition("-")
                 if first.isdigit() and (last or first).isdigit():
                     numbers.update(range(int(first), int(last or first) + 1))
-    return found
+    return patients
 
 
 def _identities(shards: Sequence[str]) -> list[tuple[str, str]]:
     """What tells each shard from others, and its location."""
     manifests = shard_info(shards, "manifest.json")
-    found = []
+    identities = []
     for shard in shards:
         entries = manifests.get(beside(shard, "manifest.json"), {}).get("shards")
         entry = entries.get(shard.rpartition("/")[2]) if isinstance(entries, dict) else None
         sha256 = entry.get("sha256") if isinstance(entry, dict) else None
-        place = os.path.realpath(shard) if is_local(shard) else shard
-        found.append((sha256 if isinstance(sha256, str) else place, shard))
-    return found
+        location = os.path.realpath(shard) if is_local(shard) else shard
+        identities.append((sha256 if isinstance(sha256, str) else location, shard))
+    return identities
 
 
 def doubts(
@@ -88,16 +88,16 @@ def doubts(
         vision: the image tower of the run.
         starts_from_weights: whether the whole model starts from trained weights.
     """
-    found = []
+    sentences = []
     chosen = starts_from_weights or settings.resume or settings.image_tower or "--pretrained-image" in rest
     if not chosen and _weights_at_hand(vision):
-        found.append(
+        sentences.append(
             f"the image tower {vision.timm_model_name} starts from RANDOM weights although pretrained ones are at "
             "hand: --pretrained-image takes them, --image-tower FILE others"
         )
     if settings.elite_data and not settings.public_data and settings.revision_weight:
-        found.append("there are no public texts to revise (--public-data), so --revision-weight does nothing")
-    return found
+        sentences.append("there are no public texts to revise (--public-data), so --revision-weight does nothing")
+    return sentences
 
 
 def _weights_at_hand(vision: VisionConfig) -> bool:

@@ -36,11 +36,11 @@ from keepfit_clip.training.hybrid.params import parse_keepfit_args, upstream_arg
 from keepfit_clip.training.hybrid.plausibility import check_held_out, doubts
 from keepfit_clip.training.hybrid.run_folder import (
     begin_anew,
-    forget_places,
     has_weights,
     log_names_only,
     only_run_in,
     prepare_run,
+    strip_folders,
     write_settings,
 )
 from keepfit_clip.training.hybrid.settings import HybridPretraining, shaping
@@ -140,7 +140,7 @@ class _Run:
 
     def get_data(self, upstream, preprocess, epoch=0, tokenizer=None, **_):
         if is_master(upstream):
-            forget_places(Path(upstream.logs) / upstream.name)  # upstream has just written them
+            strip_folders(Path(upstream.logs) / upstream.name)  # upstream has just written them
         _, without_augmentation = preprocess
         settings, text, preprocess_cfg = self.settings, self.config.model.text, self.config.preprocess
         texts = Tokenizer(tokenizer, text.context_length, text.pad_id, text.eos_id)

@@ -33,12 +33,12 @@ __all__ = [
     "SETTINGS_NAME",
     "begin_anew",
     "differing_settings",
-    "forget_places",
     "has_weights",
     "log_names_only",
     "only_run_in",
     "prepare_run",
     "resolve_model_config",
+    "strip_folders",
     "write_settings",
 ]
 
@@ -191,46 +191,46 @@ def write_settings(run: Path, flags: dict) -> None:
     Of files and folders stand only the names there; of local shards also what their manifests count.
     """
     plain = (str, int, float, bool, list, tuple, type(None))
-    told = {
-        name: _without_places(value if isinstance(value, plain) else str(value))
+    settings = {
+        name: _without_folders(value if isinstance(value, plain) else str(value))
         for name, value in sorted(flags.items())
     }
-    data = {name: [_counts(place) for place in (flags.get(name) or "").split("::")] for name in DATA_FLAGS}
-    write_json(run / SETTINGS_NAME, {**told, "manifests": data})
+    data = {name: [_counts(location) for location in (flags.get(name) or "").split("::")] for name in DATA_FLAGS}
+    write_json(run / SETTINGS_NAME, {**settings, "manifests": data})
 
 
-def _counts(place: str) -> dict | None:
+def _counts(location: str) -> dict | None:
     """What a manifest counts, or None where none that can be read is at hand."""
     try:
-        told = read_json(Path(place) / "manifest.json")
+        manifest = read_json(Path(location) / "manifest.json")
     except (OSError, ValueError):
         return None
-    if not place or not isinstance(told, dict):
+    if not location or not isinstance(manifest, dict):
         return None
-    counts = {name: told.get(name) for name in ("samples", "modalities", "categories")}
-    return {**counts, "rejected": len(told.get("rejected", []))}
+    counts = {name: manifest.get(name) for name in ("samples", "modalities", "categories")}
+    return {**counts, "rejected": len(manifest.get("rejected", []))}
 
 
-def _without_places(value):
+def _without_folders(value):
     """A setting with only the last name of every path, also in a list and of several joined by "::"."""
     if isinstance(value, (list, tuple)):
-        return [_without_places(part) for part in value]
+        return [_without_folders(part) for part in value]
     if not isinstance(value, str) or value.startswith("hf-hub:"):
         return value
     return "::".join(_last_name(part) for part in value.split("::"))
 
 
-def _last_name(place: str) -> str:
-    prefix, _, path = place.rpartition(_LOCAL)
-    return prefix + (_LOCAL if place.startswith(_LOCAL) else "") + (path.rstrip("/").rpartition("/")[2] or path)
+def _last_name(location: str) -> str:
+    prefix, _, path = location.rpartition(_LOCAL)
+    return prefix + (_LOCAL if location.startswith(_LOCAL) else "") + (path.rstrip("/").rpartition("/")[2] or path)
 
 
-def forget_places(run: Path) -> None:
+def strip_folders(run: Path) -> None:
     """Leaves only names in open_clip's `RUN/params.txt`."""
     path = run / "params.txt"
     if path.exists():
         lines = (line.partition(": ") for line in path.read_text(encoding="utf-8").splitlines())
-        write_text(path, "".join(f"{name}{colon}{_without_places(value)}\n" for name, colon, value in lines))
+        write_text(path, "".join(f"{name}{colon}{_without_folders(value)}\n" for name, colon, value in lines))
 
 
 def log_names_only() -> None:
@@ -252,10 +252,10 @@ class _NamesOnly(logging.Formatter):
         setting = _SETTING.fullmatch(record.getMessage())
         if setting is None:
             return _FOLDERS.sub("", self.own.format(record))
-        told = logging.makeLogRecord(
-            {**record.__dict__, "msg": f"  {setting[1]}: {_without_places(setting[2])}", "args": None}
+        shortened = logging.makeLogRecord(
+            {**record.__dict__, "msg": f"  {setting[1]}: {_without_folders(setting[2])}", "args": None}
         )
-        return self.own.format(told)
+        return self.own.format(shortened)
 
 
 def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
@@ -266,11 +266,11 @@ def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str
         wanted: what is.
         prefix: goes before each dotted name.
     """
-    found = []
+    differing = []
     for key in sorted({*stored, *wanted} - {*TEXT_SOURCES}):
         old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differing_settings(old, new, f"{prefix}{key}.")
+            differing += differing_settings(old, new, f"{prefix}{key}.")
         elif json.dumps(old) != json.dumps(new):
-            found.append(f"{prefix}{key} was {json.dumps(old)} and is {json.dumps(new)}")
-    return found
+            differing.append(f"{prefix}{key} was {json.dumps(old)} and is {json.dumps(new)}")
+    return differing

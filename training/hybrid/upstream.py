@@ -46,7 +46,7 @@ __all__ = ["DataInfo", "SharedEpoch", "as_batch", "create_model_and_transforms",
 load_checkpoint = upstream.pt_load
 _NAMED_BATCHES = upstream.__name__.endswith("legacy_main")
 # All ranks wait for the first one's evaluation; NCCL's own patience is ten minutes.
-_PATIENCE = timedelta(hours=1)
+_TIMEOUT = timedelta(hours=1)
 
 
 def as_batch(images, texts):
@@ -80,7 +80,7 @@ def run_main(argv, ours: Mapping[str, Callable], save: Callable, wrapped: Mappin
     missing = [name for module, name in changes if not hasattr(module, name)]
     if missing:
         raise ConfigError(f"this open_clip_train lacks {', '.join(missing)}: pip install 'open_clip_torch>=3.3,<4'")
-    originals = {place: getattr(*place) for place in changes}
+    originals = {target: getattr(*target) for target in changes}
     try:
         for (module, name), make in changes.items():
             setattr(module, name, make(originals[module, name]))
@@ -131,7 +131,7 @@ def _init_each_attempt_anew(original: Callable) -> Callable:
     """
 
     def init(backend=None, init_method=None, **options):
-        options = {"timeout": _PATIENCE, **options}
+        options = {"timeout": _TIMEOUT, **options}
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if attempt == "0" or os.environ.get("GROUP_WORLD_SIZE", "1") != "1" or init_method != "env://":
             return original(backend=backend, init_method=init_method, **options)

@@ -12,7 +12,7 @@ from torch import nn
 
 from keepfit_clip.errors import KeepFITError
 from keepfit_clip.files import to_json, writing
-from keepfit_clip.training.hybrid.evaluators import Evaluator, Findings, WrittenCaption
+from keepfit_clip.training.hybrid.evaluators import Evaluation, Evaluator, WrittenCaption
 from keepfit_clip.training.hybrid.upstream import get_autocast, is_master, unwrap_model
 
 __all__ = ["CAPTIONS_NAME", "Validation", "evaluate"]
@@ -65,21 +65,21 @@ def evaluate(model, data, epoch: int, args: argparse.Namespace, tb_writer=None, 
     evaluators = data["val"].dataloader.due(epoch, args)
     if not evaluators:
         return {}
-    found = _measure(unwrap_model(getattr(model, "_orig_mod", model)), evaluators, args, training="train" in data)
-    _log.info(f"Eval Epoch: {epoch} " + "\t".join(f"{name}: {value:.4f}" for name, value in found.values.items()))
-    for caption in found.captions:
+    evaluation = _measure(unwrap_model(getattr(model, "_orig_mod", model)), evaluators, args, training="train" in data)
+    _log.info(f"Eval Epoch: {epoch} " + "\t".join(f"{name}: {value:.4f}" for name, value in evaluation.values.items()))
+    for caption in evaluation.captions:
         _log.info(f"sample {caption.key}: written {caption.written!r}, the expert's {caption.truth!r}")
     if args.save_logs:
-        _save(found, epoch, args, tb_writer)
+        _save(evaluation, epoch, args, tb_writer)
     if args.wandb:
-        _send_to_wandb(found, epoch)
-    return found.values
+        _send_to_wandb(evaluation, epoch)
+    return evaluation.values
 
 
-def _measure(model: nn.Module, evaluators: Sequence[Evaluator], args: argparse.Namespace, training: bool) -> Findings:
+def _measure(model: nn.Module, evaluators: Sequence[Evaluator], args: argparse.Namespace, training: bool) -> Evaluation:
     """What the evaluators find; one that cannot work ends an evaluation, but not a training."""
     device = torch.device(args.device)
-    found = Findings()
+    evaluation = Evaluation()
     model.eval()
     with torch.inference_mode(), get_autocast(args.precision, device_type=device.type)():
         for evaluator in evaluators:
@@ -90,23 +90,23 @@ def _measure(model: nn.Module, evaluators: Sequence[Evaluator], args: argparse.N
                     raise
                 _log.error(f"not evaluated, the training goes on: {error}")
                 continue
-            found.values |= one.values
-            found.captions += one.captions
-    return found
+            evaluation.values |= one.values
+            evaluation.captions += one.captions
+    return evaluation
 
 
-def _save(found: Findings, epoch: int, args: argparse.Namespace, tb_writer) -> None:
-    _append(Path(args.checkpoint_path) / "results.jsonl", [{"epoch": epoch, **found.values}])
-    if found.captions:
-        lines = [{"epoch": epoch, "key": c.key, "truth": c.truth, "written": c.written} for c in found.captions]
+def _save(evaluation: Evaluation, epoch: int, args: argparse.Namespace, tb_writer) -> None:
+    _append(Path(args.checkpoint_path) / "results.jsonl", [{"epoch": epoch, **evaluation.values}])
+    if evaluation.captions:
+        lines = [{"epoch": epoch, "key": c.key, "truth": c.truth, "written": c.written} for c in evaluation.captions]
         _append(Path(args.logs) / args.name / CAPTIONS_NAME, lines)
     if tb_writer is not None:
-        for name, value in found.values.items():
+        for name, value in evaluation.values.items():
             tb_writer.add_scalar(f"val/{name}", value, epoch)
-        if found.captions:
-            pictures = np.stack([c.pixels for c in found.captions])
+        if evaluation.captions:
+            pictures = np.stack([c.pixels for c in evaluation.captions])
             tb_writer.add_images("val/captioned", pictures, epoch, dataformats="NHWC")
-            tb_writer.add_text("val/captions", _as_markdown(found.captions), epoch)
+            tb_writer.add_text("val/captions", _as_markdown(evaluation.captions), epoch)
 
 
 def _append(path: Path, lines: Sequence[dict]) -> None:
@@ -119,9 +119,9 @@ def _as_markdown(captions: Sequence[WrittenCaption]) -> str:
     return "\n".join(["| picture | written | the expert's |", "| --- | --- | --- |", *rows])
 
 
-def _send_to_wandb(found: Findings, epoch: int) -> None:
+def _send_to_wandb(evaluation: Evaluation, epoch: int) -> None:
     import wandb
 
-    values = {f"val/{name}": value for name, value in found.values.items()}
-    pictures = [wandb.Image(c.pixels, caption=f"{c.written} (the expert's: {c.truth})") for c in found.captions]
+    values = {f"val/{name}": value for name, value in evaluation.values.items()}
+    pictures = [wandb.Image(c.pixels, caption=f"{c.written} (the expert's: {c.truth})") for c in evaluation.captions]
     wandb.log(values | {"epoch": epoch} | ({"val/captioned": pictures} if pictures else {}))

@@ -123,13 +123,13 @@ def read_documents(
     """
     for source in map(str, sources):
         left_out = _LeftOut(on_unreadable or _refuse)
-        found = False
+        has_documents = False
         for document in _read(source, text_field, languages, left_out):
-            found = True
+            has_documents = True
             yield document
-        if left_out.first and not found:
+        if left_out.first and not has_documents:
             raise CorpusError(f"{left_out.first}; no line or sample of it can be used")
-        if not found:
+        if not has_documents:
             spoken = ", ".join(languages)
             raise CorpusError(f"{source}: no sample has a caption in {spoken}: give shards of elite samples")
     for name in knowledge.conditions if knowledge else ():
@@ -149,10 +149,10 @@ def stamp_sources(sources: Sequence[str | Path]) -> list[tuple[str, int, int]]:
                 stamps.append((file, 0, 0))
                 continue
             try:
-                found = os.stat(file)
+                status = os.stat(file)
             except OSError as error:
                 raise _unreadable(file, error) from error
-            stamps.append((os.path.abspath(file), found.st_size, found.st_mtime_ns))
+            stamps.append((os.path.abspath(file), status.st_size, status.st_mtime_ns))
     return stamps
 
 
@@ -227,15 +227,15 @@ def _rows(
     documents: Iterator[Document], table: Path, held_out: float, seed: int, counts: Counter[str]
 ) -> Iterator[dict]:
     """Sentences met for the first time, counted on their side."""
-    with closing(_Met(table)) as met:
+    with closing(_KnownTexts(table)) as known:
         for document in documents:
             side = "held_out" if is_held_out(document.name, held_out, seed) else "training"
             for sentence in split_sentences(document.text):
-                if not met.add(f"sentence {sentence.casefold()}"):
+                if not known.add(f"sentence {sentence.casefold()}"):
                     counts["duplicates"] += 1
                     continue
                 counts[f"{side}_sentences"] += 1
-                counts[f"{side}_documents"] += met.add(f"document {document.name}")
+                counts[f"{side}_documents"] += known.add(f"document {document.name}")
                 yield {"text": sentence, "held_out": side == "held_out"}
     _check(counts, held_out)
 
@@ -265,7 +265,7 @@ def _side(rows: Dataset, held_out: bool, cache: Path) -> Dataset:
     return chosen.remove_columns("held_out")
 
 
-class _Met:
+class _KnownTexts:
     """Texts met before, as 64-bit digests in a table on the disk.
 
     Among a hundred million texts the chance that any two share a digest is one in four thousand.
@@ -330,9 +330,9 @@ def _read(source: str, text_field: str, languages: Sequence[str], left_out: _Lef
 
 def _captions(source: str, languages: Sequence[str], left_out: _LeftOut) -> Iterator[Document]:
     for sample in read_shards(_list_shards(source), left_out):
-        said = sample.description
-        name = f"sample {sample.key}" if said.group is None else f"group {said.group} of {said.dataset}"
-        yield from (Document(name, caption) for caption in said.captions_in(languages))
+        description, group = sample.description, sample.description.group
+        name = f"sample {sample.key}" if group is None else f"group {group} of {description.dataset}"
+        yield from (Document(name, caption) for caption in description.captions_in(languages))
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:

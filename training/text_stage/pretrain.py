@@ -198,14 +198,14 @@ def _prepare(work: Path, sources, settings: TextPretraining, knowledge, tokenize
             except KeepFITError:
                 shutil.rmtree(work)
                 raise
-    told = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    content = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     return _Data(
         tokenizer=load_pretrained(AutoTokenizer, folder / "tokenizer"),
         training=Dataset.from_file(str(folder / "training.arrow")),
         held_out=Dataset.from_file(str(folder / "held_out.arrow")),
-        words=told["words"],
-        figures=CorpusFigures(**told["figures"]),
-        evaluated_sentences=told["evaluated_sentences"],
+        words=content["words"],
+        figures=CorpusFigures(**content["figures"]),
+        evaluated_sentences=content["evaluated_sentences"],
     )
 
 

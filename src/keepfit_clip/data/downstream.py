@@ -195,7 +195,7 @@ def read_downstream(
     if len(spec.classes) < 2:
         raise CategoryError(f"{table}: at least two classes are needed, there are {list(spec.classes) or 'none'}")
     meaning = _meaning(spec, knowledge)
-    found = DownstreamSet(spec, [], np.empty(0, dtype=int), left_out=list(map(LeftOut.of, rejected)), notes=notes)
+    downstream = DownstreamSet(spec, [], np.empty(0, dtype=int), left_out=list(map(LeftOut.of, rejected)), notes=notes)
     labels = []
     for record in records:
         numbers = {meaning[word] for word in _words(record.categories, knowledge) if word in meaning}
@@ -207,13 +207,13 @@ def read_downstream(
         else:
             reason = _reason(spec, numbers, unknown)
             message = f"{table}, row {record.row}: {reason}{f': {unknown}' if unknown else ''}"
-            found.left_out.append(LeftOut(record.row, reason, message))
+            downstream.left_out.append(LeftOut(record.row, reason, message))
             continue
-        found.records.append(record)
-    found.labels = np.array(labels, dtype=int)
-    _check_classes(found, table, records, knowledge, empty_classes)
-    found.groups = groups_of(found.records)
-    return found
+        downstream.records.append(record)
+    downstream.labels = np.array(labels, dtype=int)
+    _check_classes(downstream, table, records, knowledge, empty_classes)
+    downstream.groups = groups_of(downstream.records)
+    return downstream
 
 
 def require_images(table: str | Path, options: SourceOptions) -> None:
@@ -247,17 +247,17 @@ def _reason(spec: ClassFile, numbers: set[int], unknown: list[str]) -> str:
 
 
 def _check_classes(
-    found: DownstreamSet, table: str | Path, records: list[Record], knowledge: Knowledge, empty_classes: bool
+    downstream: DownstreamSet, table: str | Path, records: list[Record], knowledge: Knowledge, empty_classes: bool
 ) -> None:
-    if not len(found.labels):
+    if not len(downstream.labels):
         there = sorted({knowledge.canonical(name) for record in records for name in record.categories})
         raise CategoryError(
-            f"{table}: no row belongs to exactly one of the classes {found.classes}; the table has {there[:20]}"
+            f"{table}: no row belongs to exactly one of the classes {downstream.classes}; the table has {there[:20]}"
         )
-    if found.empty_classes and not empty_classes:
-        several = sum(left_out.reason == _SEVERAL for left_out in found.left_out)
+    if downstream.empty_classes and not empty_classes:
+        several = sum(left_out.reason == _SEVERAL for left_out in downstream.left_out)
         raise MissingClassesError(
-            f"{table} has no image of {', '.join(found.empty_classes)}"
+            f"{table} has no image of {', '.join(downstream.empty_classes)}"
             + (f" alone ({several} rows belong to several classes)" if several else "")
             + ": name the classes that count (--classes), or the labels that mean them in a class file"
         )

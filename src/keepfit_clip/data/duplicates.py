@@ -132,7 +132,7 @@ class ImageIndex:
         """
         digests, hashes = [], []
         for where in sets:
-            found = 0
+            readable = 0
             for image in progress(_images(Path(where))):
                 try:
                     content = image_bytes(image)
@@ -142,8 +142,8 @@ class ImageIndex:
                         on_unreadable(error)
                 else:
                     digests.append(image_digest(content))
-                    found += 1
-            if not found:
+                    readable += 1
+            if not readable:
                 raise TableError(f"{where}: holds no image that can be read, so nothing can be excluded by it")
         return cls(digests, np.frombuffer(b"".join(hashes), dtype=np.uint8))
 
@@ -198,39 +198,39 @@ def _images(where: Path) -> Iterator[Path | FileSlice | bytes]:
                 yield record.image
 
 
-def with_copies(groups: np.ndarray | None, looks: np.ndarray) -> np.ndarray | None:
+def with_copies(groups: np.ndarray | None, hashes: np.ndarray) -> np.ndarray | None:
     """Groups that hold near duplicates too.
 
     Args:
         groups: (N,) patients, or None.
-        looks: (N, 2, 32) perceptual hashes, with and without a black border.
+        hashes: (N, 2, 32) perceptual hashes, with and without a black border.
 
     Returns:
         (N,) numbers of what belongs together; None where every image stands alone.
     """
     together = UnionFind()
-    for one, other in _near_images(looks):
+    for one, other in _near_images(hashes):
         together.join(one, other)
     if groups is not None:
         first = {group: row for row, group in reversed(list(enumerate(groups.tolist())))}
         for row, group in enumerate(groups.tolist()):
             together.join(first[group], row)
-    representatives, numbers = np.unique([together.find(row) for row in range(len(looks))], return_inverse=True)
-    return None if groups is None and len(representatives) == len(looks) else numbers
+    representatives, numbers = np.unique([together.find(row) for row in range(len(hashes))], return_inverse=True)
+    return None if groups is None and len(representatives) == len(hashes) else numbers
 
 
-def copies_of(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
+def copies_of(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which images look like one of other images: (N,) bool of perceptual hashes (N, 2, 32) and (M, 2, 32)."""
-    found = np.zeros(len(looks), dtype=bool)
-    for pair in _near_images(np.concatenate([looks, others])):
+    is_copy = np.zeros(len(hashes), dtype=bool)
+    for pair in _near_images(np.concatenate([hashes, others])):
         one, other = sorted(pair)
-        if one < len(looks) <= other:
-            found[one] = True
-    return found
+        if one < len(hashes) <= other:
+            is_copy[one] = True
+    return is_copy
 
 
-def _near_images(looks: np.ndarray) -> Iterator[tuple[int, int]]:
+def _near_images(hashes: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs of images of which a view is near one of the other: of hashes (N, views, 32)."""
-    count, views, width = looks.shape
-    for one, other in near_pairs(looks.transpose(1, 0, 2).reshape(views * count, width)):
+    count, views, width = hashes.shape
+    for one, other in near_pairs(hashes.transpose(1, 0, 2).reshape(views * count, width)):
         yield one % count, other % count

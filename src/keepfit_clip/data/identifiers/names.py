@@ -13,7 +13,7 @@ import regex
 
 from keepfit_clip.knowledge.conditions import Knowledge
 
-__all__ = ["name_places"]
+__all__ = ["name_spans"]
 
 _MOST_WORDS = 5  # of a name
 _BEFORE = 48  # characters looked at before a name
@@ -142,7 +142,7 @@ _HAN = (
 )
 
 
-def name_places(text: str) -> Iterator[tuple[int, int]]:
+def name_spans(text: str) -> Iterator[tuple[int, int]]:
     """Where names of people seem to stand: start and end of each."""
     for start, words in _runs(text):
         end = words[-1].end()
@@ -158,20 +158,20 @@ def name_places(text: str) -> Iterator[tuple[int, int]]:
 def _runs(text: str) -> Iterator[tuple[int, list[regex.Match]]]:
     """Runs of capitalised words that medicine does not use: where each starts, and its words."""
     position = 0
-    while found := _TOKEN.search(text, position):
-        position = found.end()
-        if _is_medical(found["word"]) and not _is_initial(text, found) and not _is_titled_surname(text, found):
+    while word := _TOKEN.search(text, position):
+        position = word.end()
+        if _is_medical(word["word"]) and not _is_initial(text, word) and not _is_titled_surname(text, word):
             continue
-        words = [found]
-        while len(words) < _MOST_WORDS and (found := _NEXT.match(text, position)):
+        words = [word]
+        while len(words) < _MOST_WORDS and (word := _NEXT.match(text, position)):
             if (
-                _is_medical(found["word"])
-                and not _is_initial(text, found)
-                and found["word"].casefold() not in _word_lists()[1]
+                _is_medical(word["word"])
+                and not _is_initial(text, word)
+                and word["word"].casefold() not in _word_lists()[1]
             ):
                 break
-            words.append(found)
-            position = found.end()
+            words.append(word)
+            position = word.end()
         yield words[0].start(), words
 
 

@@ -178,7 +178,7 @@ _HOUSE = (
     r"(?:Retina|Eye) (?:Associates|Consultants|Specialists))"
 )
 _NAMED = r"(?:(?:de|del|de la|du|des|d'|von|der|St\.?|of|la|le|l') ?){0,2}\p{Lu}[\p{L}'’.-]{1,24}"
-_PLACE = _compiled(
+_HOSPITAL = _compiled(
     _led(
         r"(?<!\w)(?=\p{L})",
         rf"(?!{_KIND} (?:{_KIND} )?{_HOUSE})(?:St\.? )?(?:{_CAPITALISED} ){{1,4}}?{_HOUSE}"
@@ -224,6 +224,6 @@ PATTERNS: dict[str, regex.Pattern] = {
     "a date": _DATE,
     "a record number": _NUMBER,
     "an address": _REACH,
-    "a place": _PLACE,
+    "a place": _HOSPITAL,
     "an age over 89": _AGE,
 }

@@ -8,7 +8,7 @@ lower a risk, they do not remove it. `python benchmarks/identifiers.py` says how
 
 import regex
 
-from keepfit_clip.data.identifiers.names import name_places
+from keepfit_clip.data.identifiers.names import name_spans
 from keepfit_clip.data.identifiers.patterns import PATTERNS
 
 __all__ = ["find_identifiers", "redact"]
@@ -24,24 +24,24 @@ def find_identifiers(text: str, patient: str | None = None) -> list[str]:
         text: a caption.
         patient: what the patient is called in the source, if it is called anything.
     """
-    return list(dict.fromkeys(kind for _, _, kind in _places(text, patient)))
+    return list(dict.fromkeys(kind for _, _, kind in _identifier_spans(text, patient)))
 
 
 def redact(text: str, patient: str | None = None) -> str:
-    """The text with every such place replaced by "[redacted]"."""
+    """The text with every such span replaced by "[redacted]"."""
     parts, kept = [], 0
-    for start, end, _ in sorted(_places(text, patient)):
+    for start, end, _ in sorted(_identifier_spans(text, patient)):
         if start >= kept:
             parts += [text[kept:start], REDACTED]
         kept = max(kept, end)
     return "".join([*parts, text[kept:]])
 
 
-def _places(text: str, patient: str | None) -> list[tuple[int, int, str]]:
-    """Start, end and kind of everything found; places may overlap."""
-    found = [(*match.span(), kind) for kind, pattern in PATTERNS.items() for match in pattern.finditer(text)]
-    found += [(start, end, "a name") for start, end in name_places(text)]
+def _identifier_spans(text: str, patient: str | None) -> list[tuple[int, int, str]]:
+    """Start, end and kind of everything found; spans may overlap."""
+    spans = [(*match.span(), kind) for kind, pattern in PATTERNS.items() for match in pattern.finditer(text)]
+    spans += [(start, end, "a name") for start, end in name_spans(text)]
     if patient is not None and len(patient) >= _SHORTEST_IDENTIFIER:
         own = regex.compile(rf"(?<!\w){regex.escape(patient)}(?!\w)", regex.IGNORECASE)
-        found += [(*match.span(), "the patient's identifier") for match in own.finditer(text)]
-    return found
+        spans += [(*match.span(), "the patient's identifier") for match in own.finditer(text)]
+    return spans

@@ -129,11 +129,11 @@ class _Build:
                 with closing(Plan(path)) as plan:
                     if plan.is_done(_ROWS):
                         self._check_inputs(plan, accept_changes)
-                    with self._hopeless():
+                    with self._discarding_on_error():
                         self._plan(plan, None if rows is None else set(rows), workers)
                         jobs = list(self._jobs(plan))
                     self._write(jobs, workers, engine)
-                    with self._hopeless():
+                    with self._discarding_on_error():
                         report = self._finish(plan, jobs)
             except sqlite3.DatabaseError as error:
                 with reading_leftovers(path):
@@ -142,7 +142,7 @@ class _Build:
         return self._put_in_place(finished)
 
     @contextmanager
-    def _hopeless(self) -> Iterator[None]:
+    def _discarding_on_error(self) -> Iterator[None]:
         """Throws everything away after an error that a second try would end in too."""
         try:
             yield
@@ -175,19 +175,19 @@ class _Build:
 
     # -- inputs ---------------------------------------------------------------------------------------------------
 
-    def _places(self) -> list[str]:
+    def _input_paths(self) -> list[str]:
         """The files and folders that are read, but for the images that rows name."""
-        places = [str(self.source)] if self.source.exists() else []
+        paths = [str(self.source)] if self.source.exists() else []
         if find_source(self.source, self.source_options.source) == "shards":
-            places += [shard for shard in list_shards(self.source) if is_local(shard)]
-        return [*places, *(where for where in self.options.exclude if Path(where).exists())]
+            paths += [shard for shard in list_shards(self.source) if is_local(shard)]
+        return [*paths, *(where for where in self.options.exclude if Path(where).exists())]
 
     def _check_inputs(self, plan: Plan, accept: bool) -> None:
         """Makes sure that the input is as it was when the plan was made, or that the user takes what changed."""
         named: dict[str, list[str]] = {}
         counts: Counter[str] = Counter()
         with plan.changing():
-            for what, path in plan.inputs.changes(self._places()):
+            for what, path in plan.inputs.changes(self._input_paths()):
                 counts[what] += 1
                 if counts[what] <= _NAMED:
                     named.setdefault(what, []).append(path)
@@ -195,10 +195,10 @@ class _Build:
                     plan.inputs.accept([path])
         if not counts or accept:
             return
-        told = [f"{what}: {', '.join(paths)}{self._more(counts[what])}" for what, paths in sorted(named.items())]
+        changes = [f"{what}: {', '.join(paths)}{self._more(counts[what])}" for what, paths in sorted(named.items())]
         raise OutputError(
             f"{self.out}: since its build was stopped, {counts.total()} of the files that it reads are others ("
-            f"{'; '.join(told)}); --restart builds anew, --accept-changes goes on with the rows that it had"
+            f"{'; '.join(changes)}); --restart builds anew, --accept-changes goes on with the rows that it had"
         )
 
     @staticmethod
@@ -212,9 +212,9 @@ class _Build:
 
         def read() -> None:
             plan.inputs.clear()
-            plan.inputs.note_all(self._places())  # before they are read: what changes meanwhile is noticed too
+            plan.inputs.note_all(self._input_paths())  # before they are read: what changes meanwhile is noticed too
             notes = SourceNotes()
-            plan.add(self._records(plan, rows, notes), self._said)
+            plan.add(self._records(plan, rows, notes), self._content_of)
             write_json(self.work / _NOTES, notes.lines())
 
         plan.step(_ROWS, read)
@@ -235,7 +235,7 @@ class _Build:
                 plan.step("near duplicates", lambda: plan.drop_near_duplicates(NEAR_BITS))
         if options.split:
             bits = NEAR_BITS if options.nearness == "together" else None
-            plan.step("teams", lambda: plan.make_teams(bits))
+            plan.step("teams", lambda: plan.make_groups(bits))
             plan.step("split", lambda: plan.split(options.split, _SEED))
         plan.step("layout", lambda: plan.lay_out(_SEED))
         if options.exclude and not (self.work / EXCLUDED).exists():
@@ -256,9 +256,9 @@ class _Build:
             if rows is None or record.row in rows:
                 yield record
             else:
-                plan.know(record)
+                plan.register_patient(record)
 
-    def _said(self, record) -> str:
+    def _content_of(self, record) -> str:
         categories = [self.knowledge.canonical(category) for category in record.categories]
         return json.dumps([record.captions, categories, record.modality, record.eye])
 

@@ -40,16 +40,16 @@ class Inputs:
             self._last = path, size
         return self._last[1]
 
-    def note_all(self, places: Iterable[str | Path]) -> None:
+    def note_all(self, locations: Iterable[str | Path]) -> None:
         """Notes files, and all that is below folders."""
-        for path in _files(places):
+        for path in _files(locations):
             self.note(path)
 
-    def changes(self, places: Iterable[str | Path]) -> Iterator[tuple[str, str]]:
+    def changes(self, locations: Iterable[str | Path]) -> Iterator[tuple[str, str]]:
         """What changed since: "changed", "gone" or "new", and the path.
 
         Args:
-            places: files and folders, as they were given to `note_all`.
+            locations: files and folders, as they were given to `note_all`.
         """
         last = b""
         while block := self._db.execute(
@@ -60,7 +60,7 @@ class Inputs:
                 if [*now] != noted:
                     yield "gone" if now[0] is None else "new" if noted[0] is None else "changed", os.fsdecode(path)
             last = block[-1][0]
-        for path in _files(places):
+        for path in _files(locations):
             if not self._db.execute("SELECT 1 FROM inputs WHERE path = ?", (_encoded(path),)).fetchone():
                 yield "new", str(path)
 
@@ -81,18 +81,18 @@ def size_of(path: str | Path) -> int | None:
 
 def _size_and_time(path: str | bytes | Path) -> tuple[int | None, int | None]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None, None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
-def _files(places: Iterable[str | Path]) -> Iterator[str]:
+def _files(locations: Iterable[str | Path]) -> Iterator[str]:
     """Files, and those below folders but hidden ones, in a fixed order."""
-    for place in places:
-        if not os.path.isdir(place):
-            yield str(place)
+    for location in locations:
+        if not os.path.isdir(location):
+            yield str(location)
             continue
-        for root, folders, files in os.walk(place):
+        for root, folders, files in os.walk(location):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             yield from (os.path.join(root, name) for name in sorted(files) if not name.startswith("."))

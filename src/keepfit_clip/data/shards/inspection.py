@@ -39,8 +39,8 @@ class Problem(NamedTuple):
 
 
 @dataclass
-class _Look:
-    """What was seen in one shard."""
+class _ShardCheck:
+    """What the check of one shard brought up."""
 
     part: str
     problems: list[Problem] = field(default_factory=list)
@@ -80,25 +80,25 @@ def check_shards(
     problems: list[Problem] = []
     jobs = []
     for part, where in parts.items():
-        found, manifest = _check_lists(where, part)
-        problems += found
+        list_problems, manifest = _check_lists(where, part)
+        problems += list_problems
         options = manifest.get("options")
         blank = bool(options.get("keep_blank")) if isinstance(options, dict) else False
         jobs += [(part, shard, manifest["shards"].get(os.path.basename(shard)), blank) for shard in list_shards(where)]
-    looks: dict[str, list[_Look]] = {part: [] for part in parts}
-    with closing(run_jobs(_look_into, [(*job, knowledge) for job in jobs], workers, "processes")) as results:
-        for done, look in enumerate(results, start=1):
-            looks[look.part].append(look)
-            problems += look.problems
+    checks: dict[str, list[_ShardCheck]] = {part: [] for part in parts}
+    with closing(run_jobs(_check_shard, [(*job, knowledge) for job in jobs], workers, "processes")) as results:
+        for done, check in enumerate(results, start=1):
+            checks[check.part].append(check)
+            problems += check.problems
             if on_step is not None:
                 on_step("checking shards", done, len(jobs))
     problems.sort()
-    unresolved = sum((look.categories for part in looks.values() for look in part), Counter())
+    unresolved = sum((check.categories for part in checks.values() for check in part), Counter())
     problems += [
         Problem("", "", f"category {name!r} ({count} samples) is not in the knowledge file")
         for name, count in unresolved.most_common()
     ]
-    return [*problems, *_repeated(looks), *_leaks(looks)]
+    return [*problems, *_repeated(checks), *_leaks(checks)]
 
 
 def _read_json(path: Path) -> tuple[dict | None, str]:
@@ -146,28 +146,28 @@ def _named(part: str, name: str) -> str:
     return f"{part}/{name}" if part else name
 
 
-def _look_into(job: tuple[str, str, dict | None, bool, Knowledge]) -> _Look:
+def _check_shard(job: tuple[str, str, dict | None, bool, Knowledge]) -> _ShardCheck:
     part, shard, stored, blank, knowledge = job
-    look, name = _Look(part), _named(part, os.path.basename(shard))
+    check, name = _ShardCheck(part), _named(part, os.path.basename(shard))
 
     def add(key: str, what: str) -> None:
-        look.problems.append(Problem(name, key, what))
+        check.problems.append(Problem(name, key, what))
 
     if stored is not None and file_sha256(shard) != stored.get("sha256"):
         add("", "its SHA-256 is not the manifest's: it was changed or damaged")
     for sample in read_shards([shard], on_error=lambda error: add("", str(error).removeprefix(f"{shard}: "))):
-        look.samples += 1
-        look.keys.append(sample.key)
+        check.samples += 1
+        check.keys.append(sample.key)
         for what in _sample_problems(sample, blank):
             add(sample.key, what)
-        look.categories.update(c for c in sample.description.categories if knowledge.resolve(c) is None)
+        check.categories.update(c for c in sample.description.categories if knowledge.resolve(c) is None)
         if sample.description.patient is not None:
-            look.groups.add(sample.description.patient)
+            check.groups.add(sample.description.patient)
         digest = hashlib.sha256(sample.image_bytes).hexdigest()[:24]
-        look.images.setdefault(digest, sample.key)
-    if stored is not None and look.samples != stored.get("samples"):
-        add("", f"holds {look.samples} samples that can be read; the manifest says {stored.get('samples')}")
-    return look
+        check.images.setdefault(digest, sample.key)
+    if stored is not None and check.samples != stored.get("samples"):
+        add("", f"holds {check.samples} samples that can be read; the manifest says {stored.get('samples')}")
+    return check
 
 
 def _sample_problems(sample: ShardSample, blank: bool) -> Iterator[str]:
@@ -182,19 +182,19 @@ def _sample_problems(sample: ShardSample, blank: bool) -> Iterator[str]:
         yield error.reason
 
 
-def _repeated(looks: dict[str, list[_Look]]) -> Iterator[Problem]:
-    keys = Counter(key for part in looks.values() for look in part for key in look.keys)
+def _repeated(checks: dict[str, list[_ShardCheck]]) -> Iterator[Problem]:
+    keys = Counter(key for part in checks.values() for check in part for key in check.keys)
     for key, count in keys.items():
         if count > 1:
             yield Problem("", key, f"stands there {count} times")
 
 
-def _leaks(looks: dict[str, list[_Look]]) -> Iterator[Problem]:
+def _leaks(checks: dict[str, list[_ShardCheck]]) -> Iterator[Problem]:
     """Patients and images that stand in two parts of a split."""
     for what in ("groups", "images"):
         first: dict = {}
-        for part, members in looks.items():
-            for item in {item for look in members for item in getattr(look, what)}:
+        for part, members in checks.items():
+            for item in {item for check in members for item in getattr(check, what)}:
                 other = first.setdefault(item, part)
                 if other != part:
                     name = f"group {item[1]}" if what == "groups" else "an image"
@@ -258,8 +258,8 @@ def gather_statistics(
             _count(statistics, sample.description, captions, groups)
             if len(chosen) < examples:  # reservoir sampling
                 chosen.append(sample)
-            elif (place := rng.randrange(statistics.samples)) < examples:
-                chosen[place] = sample
+            elif (index := rng.randrange(statistics.samples)) < examples:
+                chosen[index] = sample
         if on_step is not None:
             on_step("reading shards", done, len(shards))
     statistics.distinct_captions, statistics.groups = len(captions), len(groups)
@@ -274,19 +274,20 @@ def gather_statistics(
     return statistics
 
 
-def _count(statistics: ShardStatistics, said: Description, captions: set, groups: set) -> None:
+def _count(statistics: ShardStatistics, description: Description, captions: set, groups: set) -> None:
     statistics.samples += 1
     for name in ("kind", "modality", "dataset", "eye"):
-        statistics.counts[name][getattr(said, name) or "unknown"] += 1
-    statistics.categories.update(said.categories)
-    statistics.categories_by_modality.setdefault(said.modality or "unknown", Counter()).update(said.categories)
-    for caption in said.captions:
+        statistics.counts[name][getattr(description, name) or "unknown"] += 1
+    statistics.categories.update(description.categories)
+    by_modality = statistics.categories_by_modality.setdefault(description.modality or "unknown", Counter())
+    by_modality.update(description.categories)
+    for caption in description.captions:
         statistics.captions += 1
         statistics.counts["language"][caption.lang] += 1
         statistics.caption_words += len(caption.text.split())
         captions.add(hash(caption.text))
-    if said.patient is not None:
-        groups.add(said.patient)
+    if description.patient is not None:
+        groups.add(description.patient)
 
 
 def find_sample(spec: str | Path, key: str) -> ShardSample:
@@ -299,14 +300,14 @@ def find_sample(spec: str | Path, key: str) -> ShardSample:
     Raises:
         ShardError: there is none, or there are several.
     """
-    found: Sequence[ShardSample] = [
+    matches: Sequence[ShardSample] = [
         sample
         for shard in list_all_shards(spec)
         for sample in read_shards([shard], on_error=lambda _: None)
         if sample.key.startswith(key)
     ]
-    if not found:
+    if not matches:
         raise ShardError(f"{spec}: no sample has the key {key!r}")
-    if len(found) > 1 and len({sample.key for sample in found}) > 1:
-        raise ShardError(f"{spec}: {len(found)} samples have keys that begin with {key!r}; give more of it")
-    return found[0]
+    if len(matches) > 1 and len({sample.key for sample in matches}) > 1:
+        raise ShardError(f"{spec}: {len(matches)} samples have keys that begin with {key!r}; give more of it")
+    return matches[0]

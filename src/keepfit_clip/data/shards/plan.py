@@ -22,7 +22,7 @@ from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import printable
 from keepfit_clip.images.reading import FileSlice, image_bytes, image_name, open_image
 
-__all__ = ["Plan", "as_ranges", "read_places"]
+__all__ = ["Plan", "as_ranges", "read_rows"]
 
 _TABLES = f"""
     BEGIN;
@@ -48,7 +48,7 @@ _TABLES = f"""
 """
 _AT_ONCE = 512
 _HASHED_AT_ONCE = 64
-_PATIENCE = 60  # seconds to wait for another process's write
+_LOCK_TIMEOUT = 60  # seconds to wait for another process's write
 
 
 class Plan:
@@ -64,7 +64,7 @@ class Plan:
         mode = "ro" if read_only else "rwc"
         # Transactions are begun and ended by hand: Python's own begin too late for CREATE.
         self._db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}", timeout=_PATIENCE, isolation_level=None, uri=True
+            f"{self.path.absolute().as_uri()}?mode={mode}", timeout=_LOCK_TIMEOUT, isolation_level=None, uri=True
         )
         self._db.create_function("mixed", 2, _mixed, deterministic=True)
         if not read_only:
@@ -103,12 +103,12 @@ class Plan:
                 self._db.execute("ROLLBACK")
             raise
 
-    def add(self, records: Iterable[Record], said: Callable[[Record], str]) -> None:
+    def add(self, records: Iterable[Record], content_of: Callable[[Record], str]) -> None:
         """Takes the rows in.
 
         Args:
             records: of the source.
-            said: what a record says of its image, as text; equal texts on equal images are one sample.
+            content_of: what a record says of its image, as text; equal texts on equal images are one sample.
         """
         self._spool.unlink(missing_ok=True)
         self._numbering = hashlib.sha256()
@@ -128,7 +128,7 @@ class Plan:
                 self._number(patient, size)
                 self._db.execute(
                     "INSERT INTO rows (row, record, said, patient, size) VALUES (?, ?, ?, ?, ?)",
-                    (record.row, _to_json(record, image), _short_hash(said(record)), patient, size),
+                    (record.row, _to_json(record, image), _short_hash(content_of(record)), patient, size),
                 )
         self._db.execute("INSERT INTO numbering VALUES (?)", (self._numbering.hexdigest()[:24],))
 
@@ -137,7 +137,7 @@ class Plan:
         row, reason, message = left_out
         self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (row, printable(reason), printable(message)))
 
-    def know(self, record: Record) -> None:
+    def register_patient(self, record: Record) -> None:
         """Counts a row that is not taken in, so that all parts of a table number its patients alike.
 
         It is called while `add` takes in the others.
@@ -213,51 +213,51 @@ class Plan:
             self.reject(LeftOut(row, reason, f"row {row}: {reason}"))
             self._db.execute("DELETE FROM rows WHERE id = ?", (later,))
 
-    def make_teams(self, bits: int | None) -> None:
-        """Gives rows that must not be parted one team: those of a patient, of one image, and near duplicates.
+    def make_groups(self, bits: int | None) -> None:
+        """Gives rows that must not be parted one group: those of a patient, of one image, and near duplicates.
 
         Args:
             bits: how near is near; None leaves near duplicates alone.
         """
-        # A team's number is its patient's as -(number + 1), or else its first row's id.
+        # A group's number (column team) is its patient's as -(number + 1), or else its first row's id.
         self._db.execute("UPDATE rows SET team = CASE WHEN patient IS NULL THEN id ELSE -(patient + 1) END")
-        teams = UnionFind()
+        groups = UnionFind()
         of_row = "SELECT team FROM rows WHERE id = ?"
         pairs = self._each(
             """SELECT MIN(first.id), later.id FROM rows AS later JOIN rows AS first
                ON first.digest = later.digest AND first.id < later.id GROUP BY later.id"""
         )
         for first, later in pairs:
-            teams.join(
+            groups.join(
                 self._db.execute(of_row, (first,)).fetchone()[0], self._db.execute(of_row, (later,)).fetchone()[0]
             )
         for first, later in self.near_duplicates(bits) if bits is not None else ():
-            teams.join(
+            groups.join(
                 self._db.execute(of_row, (first,)).fetchone()[0], self._db.execute(of_row, (later,)).fetchone()[0]
             )
         self._db.execute("CREATE INDEX by_team ON rows (team)")
-        for member in teams.members():
-            self._db.execute("UPDATE rows SET team = ? WHERE team = ?", (teams.find(member), member))
+        for member in groups.members():
+            self._db.execute("UPDATE rows SET team = ? WHERE team = ?", (groups.find(member), member))
 
     def split(self, parts: dict[str, float], seed: int) -> None:
-        """Deals the teams out to the parts, each time to the part that lacks most.
+        """Deals the groups out to the parts, each time to the part that lacks most.
 
         Args:
             parts: name -> share of the rows.
-            seed: decides the order of the teams.
+            seed: decides the order of the groups.
 
         Raises:
-            ShardError: too few teams to give every part one.
+            ShardError: too few groups to give every part one.
         """
         total, left = self.count(), self._db.execute("SELECT COUNT(DISTINCT team) FROM rows").fetchone()[0]
         have = dict.fromkeys(parts, 0)
-        teams = self._each("SELECT team, COUNT(*) FROM rows GROUP BY team ORDER BY mixed(?, team), team", (seed,))
-        for team, count in teams:
+        groups = self._each("SELECT team, COUNT(*) FROM rows GROUP BY team ORDER BY mixed(?, team), team", (seed,))
+        for group, count in groups:
             empty = [name for name, rows in have.items() if not rows]
             part = max(empty if left <= len(empty) else parts, key=lambda name: parts[name] * total - have[name])
             left -= 1
             have[part] += count
-            self._db.execute("UPDATE rows SET part = ? WHERE team = ?", (part, team))
+            self._db.execute("UPDATE rows SET part = ? WHERE team = ?", (part, group))
         empty = [name for name, count in have.items() if not count]
         if empty:
             raise ShardError(
@@ -266,12 +266,12 @@ class Plan:
             )
 
     def lay_out(self, seed: int) -> None:
-        """Gives every row its place: shuffled, because class by class would make poor batches."""
+        """Gives every row its position: shuffled, because class by class would make poor batches."""
         self._db.execute("UPDATE rows SET part = '' WHERE part IS NULL")
-        part, place = None, 0
+        part, position = None, 0
         for number, its_part in self._each("SELECT id, part FROM rows ORDER BY part, mixed(?, id), id", (seed,)):
-            part, place = (part, place + 1) if its_part == part else (its_part, 0)
-            self._db.execute("UPDATE rows SET place = ? WHERE id = ?", (place, number))
+            part, position = (part, position + 1) if its_part == part else (its_part, 0)
+            self._db.execute("UPDATE rows SET place = ? WHERE id = ?", (position, number))
         self._db.execute("CREATE INDEX by_place ON rows (part, place)")
 
     # -- patients ---------------------------------------------------------------------------------------------------
@@ -283,10 +283,10 @@ class Plan:
         The mark is a hash of the numbers and image sizes of all rows, in order: nothing of an identifier is in it.
         Empty where no row names a patient.
         """
-        found = self._db.execute(
+        rows = self._db.execute(
             "SELECT DISTINCT patient FROM rows WHERE part = ? AND patient IS NOT NULL ORDER BY patient", (part,)
         )
-        numbers = [number for (number,) in found]
+        numbers = [number for (number,) in rows]
         if not numbers:
             return {}
         (mark,) = self._db.execute("SELECT mark FROM numbering").fetchone()
@@ -306,16 +306,16 @@ class Plan:
 
     def records(self, first: int, stop: int) -> list[tuple[int, Record]]:
         """Id and record of the rows first <= id < stop without a perceptual hash."""
-        found = self._db.execute("SELECT id, record FROM rows WHERE id >= ? AND id < ? AND hash IS NULL", (first, stop))
-        return [(number, from_json(record)) for number, record in found]
+        rows = self._db.execute("SELECT id, record FROM rows WHERE id >= ? AND id < ? AND hash IS NULL", (first, stop))
+        return [(number, from_json(record)) for number, record in rows]
 
-    def places(self, part: str, start: int, stop: int) -> list[tuple[Record, int | None]]:
-        """Records and patient numbers of the places start <= place < stop of a part, in order."""
-        found = self._db.execute(
+    def rows(self, part: str, start: int, stop: int) -> list[tuple[Record, int | None]]:
+        """Records and patient numbers of the rows start <= position < stop of a part, in order."""
+        rows = self._db.execute(
             "SELECT record, patient FROM rows WHERE part = ? AND place >= ? AND place < ? ORDER BY place",
             (part, start, stop),
         )
-        return [(from_json(record), patient) for record, patient in found]
+        return [(from_json(record), patient) for record, patient in rows]
 
     def _each(self, query: str, values: Sequence = ()) -> Iterator[tuple]:
         """Rows of a query, some at a time, so that the table may be changed meanwhile.
@@ -348,16 +348,16 @@ def as_ranges(numbers: Sequence[int]) -> str:
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in parts)
 
 
-def read_places(path: Path, part: str, start: int, stop: int) -> list[tuple[Record, int | None]]:
-    """`Plan.places` for a worker: opens the plan, reads and closes it."""
+def read_rows(path: Path, part: str, start: int, stop: int) -> list[tuple[Record, int | None]]:
+    """`Plan.rows` for a worker: opens the plan, reads and closes it."""
     with closing(Plan(path, read_only=True)) as plan:
-        return plan.places(part, start, stop)
+        return plan.rows(part, start, stop)
 
 
 def _to_json(record: Record, image: Path | FileSlice) -> str:
-    place = [str(image.path), image.offset, image.size] if isinstance(image, FileSlice) else str(image)
+    location = [str(image.path), image.offset, image.size] if isinstance(image, FileSlice) else str(image)
     fields = {name: getattr(record, name) for name in Record.__dataclass_fields__ if name != "image"}
-    return json.dumps({**fields, "image": place}, ensure_ascii=True)
+    return json.dumps({**fields, "image": location}, ensure_ascii=True)
 
 
 def from_json(content: str) -> Record:
@@ -367,8 +367,8 @@ def from_json(content: str) -> Record:
     fields["captions"] = tuple(Caption(*caption) for caption in fields["captions"])
     for name in ("categories", "attributes"):
         fields[name] = tuple(fields[name])
-    place = Path(image) if isinstance(image, str) else FileSlice(Path(image[0]), image[1], image[2])
-    return Record(image=place, **fields)
+    location = Path(image) if isinstance(image, str) else FileSlice(Path(image[0]), image[1], image[2])
+    return Record(image=location, **fields)
 
 
 def _hash_rows(job: tuple[Path, int, int]) -> list[tuple[bytes, int]]:
@@ -376,14 +376,14 @@ def _hash_rows(job: tuple[Path, int, int]) -> list[tuple[bytes, int]]:
     path, first, stop = job
     with closing(Plan(path, read_only=True)) as plan:
         rows = plan.records(first, stop)
-    found = []
+    hashes = []
     for number, record in rows:
         try:
             picture = open_image(image_bytes(record.image), image_name(record.image))
         except ImageError:
             continue  # the shard's writer says so
-        found.append((perceptual_hash(picture), number))
-    return found
+        hashes.append((perceptual_hash(picture), number))
+    return hashes
 
 
 def _short_hash(text: str) -> str:

@@ -61,12 +61,12 @@ class ShardResult(_Counts):
 
     sha256: str | None = None
 
-    def count(self, said: Description, knowledge: Knowledge) -> None:
+    def count(self, description: Description, knowledge: Knowledge) -> None:
         """Counts a sample."""
         self.samples += 1
-        self.modalities[said.modality or "unknown"] += 1
-        self.categories.update(said.categories)
-        self.unresolved.update(c for c in said.categories if knowledge.resolve(c) is None)
+        self.modalities[description.modality or "unknown"] += 1
+        self.categories.update(description.categories)
+        self.unresolved.update(c for c in description.categories if knowledge.resolve(c) is None)
 
 
 @dataclass

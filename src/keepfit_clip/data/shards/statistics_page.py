@@ -39,7 +39,7 @@ def statistics_page(statistics: ShardStatistics) -> str:
         text = "Width and height in pixels, of the pictures below."
         sections.append(Section("Sizes", text, bars=statistics.sizes.most_common(12)))
     if statistics.examples:
-        sheet = [(picture_uri(thumbnail), _line(said)) for thumbnail, said in statistics.examples]
+        sheet = [(picture_uri(thumbnail), _line(description)) for thumbnail, description in statistics.examples]
         sections.append(Section("Contact sheet", "Samples drawn at random.", sheet=sheet))
     return render_report("Shards", "What they hold, counted over all samples.", figures, sections)
 
@@ -52,6 +52,6 @@ def _left_out(counts) -> str:
     return f"The most frequent {_MOST_BARS} of {len(counts)}." if len(counts) > _MOST_BARS else ""
 
 
-def _line(said: Description) -> str:
-    text = said.captions[0].text if said.captions else ", ".join(said.categories)
+def _line(description: Description) -> str:
+    text = description.captions[0].text if description.captions else ", ".join(description.categories)
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."

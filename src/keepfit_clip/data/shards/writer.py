@@ -20,7 +20,7 @@ from keepfit_clip.data.duplicates import ImageIndex
 from keepfit_clip.data.identifiers.privacy import find_identifiers, redact
 from keepfit_clip.data.records import Caption, LeftOut, Record
 from keepfit_clip.data.shards.options import ShardOptions
-from keepfit_clip.data.shards.plan import read_places
+from keepfit_clip.data.shards.plan import read_rows
 from keepfit_clip.data.shards.report import ShardResult, reading_leftovers
 from keepfit_clip.errors import ImageError, KeepFITError, OutputError, TableError
 from keepfit_clip.files import file_sha256, printable, writing
@@ -42,7 +42,7 @@ class ShardJob:
     Args:
         plan: the plan's file.
         part: which part of the split, "" where there is none.
-        start, stop: places in it.
+        start, stop: positions in it.
         tar: the tar's final path.
         report: path of its report.
         options: of the build.
@@ -87,13 +87,13 @@ def write_shard(job: ShardJob, on_row: Callable[[], None] | None = None) -> int:
 
 def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> ShardResult:
     result = ShardResult()
-    seen: dict[str, int] = {}
+    first_rows: dict[str, int] = {}
     tar = wds.TarWriter(str(path), encoder=False, mtime=0, user="keepfit", group="keepfit")
     try:
-        for record, patient in read_places(job.plan, job.part, job.start, job.stop):
+        for record, patient in read_rows(job.plan, job.part, job.start, job.stop):
             try:
-                sample, said, redacted = _sample(record, patient, job)
-                first = seen.setdefault(sample["__key__"], record.row)
+                sample, description, redacted = _sample(record, patient, job)
+                first = first_rows.setdefault(sample["__key__"], record.row)
                 if first != record.row:
                     raise TableError(f"the same picture and text as row {first}", record.row)
                 with warnings.catch_warnings():
@@ -106,7 +106,7 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
                 result.left_out.append(LeftOut(record.row, reason, printable(f"row {record.row}: {error}")))
             else:
                 result.redacted += redacted
-                result.count(said, job.knowledge)
+                result.count(description, job.knowledge)
             if on_row is not None:
                 on_row()
     finally:
@@ -155,10 +155,10 @@ def describe(record: Record, options: ShardOptions, knowledge: Knowledge, patien
 def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, Description, bool]:
     """A WebDataset sample of bytes, keyed by a hash of its content; its description; whether a caption was redacted."""
     private, redacted = _private(record, job)
-    said = describe(private, job.options, job.knowledge, patient)
-    suffix, image = _image(record, said.modality, job)
-    sample = {"__key__": said.key(image), suffix: image, "json": said.to_json(), "txt": said.text.encode()}
-    return sample, said, redacted
+    description = describe(private, job.options, job.knowledge, patient)
+    suffix, image = _image(record, description.modality, job)
+    sample = {"__key__": description.key(image), suffix: image, "json": description.to_json()}
+    return {**sample, "txt": description.text.encode()}, description, redacted
 
 
 def _private(record: Record, job: ShardJob) -> tuple[Record, bool]:
@@ -169,15 +169,15 @@ def _private(record: Record, job: ShardJob) -> tuple[Record, bool]:
     Raises:
         TableError: a text seems to hold an identifier and is neither to be redacted nor kept.
     """
-    wish, patient = job.options.identifiers, record.patient
-    if wish == "keep":
+    policy, patient = job.options.identifiers, record.patient
+    if policy == "keep":
         return record, False
     captions = record.captions if job.options.kind == "elite" else ()
     foreign = [category for category in record.categories if job.knowledge.resolve(category) is None]
     kinds = [kind for text in (*(c.text for c in captions), *foreign) for kind in find_identifiers(text, patient)]
     if not kinds:
         return record, False
-    if wish == "refuse":
+    if policy == "refuse":
         raise TableError(
             f"a text of it seems to hold {' and '.join(dict.fromkeys(kinds))}: look at it, then --redact or "
             "--keep-identifiers",

@@ -60,10 +60,10 @@ def find_source(path: str | Path, source: str = "auto") -> str:
     path = Path(path)
     if not path.exists() and not shards.fits(path):
         raise TableError(f"{path}: cannot be read (no such file or folder)")
-    found = next((name for name, module in SOURCES.items() if module.fits(path)), None)
-    if found is None:
+    fitting = next((name for name, module in SOURCES.items() if module.fits(path)), None)
+    if fitting is None:
         raise TableError(f"{path}: does not look like any source ({_FORMS}): it {_what_it_is(path)}")
-    return found
+    return fitting
 
 
 def nothing_usable(where: str | Path, rejected: Sequence[TableError]) -> TableError:

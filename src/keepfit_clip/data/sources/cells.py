@@ -116,11 +116,11 @@ class RowReader:
             if not self.unfit:
                 raise
             raise row_error(self.where, row, self.unfit) from error
-        said = {} if self.options.images_only else self._said(row, cells, columns)
+        fields = {} if self.options.images_only else self._record_fields(row, cells, columns)
         patient = self._plain(cells.get(columns.patient))
         images = [(image, _file_name(image))] if image is not None else self._images(row, cells.get(columns.image))
         return [
-            Record(row=row, image=where, patient=patient or self._group(row, name), **said) for where, name in images
+            Record(row=row, image=where, patient=patient or self._group(row, name), **fields) for where, name in images
         ]
 
     def read(
@@ -132,7 +132,7 @@ class RowReader:
         except TableError as error:
             yield error
 
-    def _said(self, row: int, cells: Mapping[str, Any], columns: Columns) -> dict:
+    def _record_fields(self, row: int, cells: Mapping[str, Any], columns: Columns) -> dict:
         """What a row says of its images, as fields of a record."""
         captions = self._captions(row, cells, columns)
         categories = [text for name in columns.categories for text in self._labels(row, name, cells)]
@@ -161,8 +161,8 @@ class RowReader:
         captions = []
         for name, language in columns.captions.items():
             for text in self._texts(row, name, cells[name], split=False):
-                told = language or self.options.lang
-                captions.append(Caption(text, told or ("zh" if _CHINESE.search(text) else "en")))
+                lang = language or self.options.lang
+                captions.append(Caption(text, lang or ("zh" if _CHINESE.search(text) else "en")))
         return captions
 
     def _labels(self, row: int, column: str, cells: Mapping[str, Any]) -> list[str]:
@@ -303,10 +303,10 @@ class RowReader:
         path = os.path.join(base, name)  # an absolute name stands for itself
         if ".." in Path(name).parts or os.path.commonpath([base, os.path.normpath(path)]) != base:
             raise row_error(self.where, row, "the image path leaves the image folder", f" ({name})")
-        found = _existing(path)
-        if found is None:
+        file = _existing(path)
+        if file is None:
             raise row_error(self.where, row, "the image file is missing", f" ({path})", _candidates(path))
-        return Path(found), os.path.basename(found)
+        return Path(file), os.path.basename(file)
 
     def _plain(self, value: Any) -> str | None:
         """A cell as text; None for an empty one."""

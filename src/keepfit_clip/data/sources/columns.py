@@ -69,8 +69,8 @@ def find_columns(
         return by_form[form(chosen)]
 
     def several(chosen: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
-        found = [named(name, ()) for name in chosen] if chosen else [named(None, usual)]
-        return tuple(name for name in found if name is not None)
+        matches = [named(name, ()) for name in chosen] if chosen else [named(None, usual)]
+        return tuple(name for name in matches if name is not None)
 
     image = named(options.image_column, _IMAGE)
     categories = several(options.category_columns, _CATEGORY)
@@ -82,7 +82,7 @@ def find_columns(
             f"{where}: needs a column 'image' and a column 'categories' or 'caption'; it has {', '.join(names)}",
             remedy=". Name yours with --image-column, --category-column or --caption-column",
         )
-    found = Columns(
+    columns = Columns(
         image,
         captions,
         categories,
@@ -92,8 +92,8 @@ def find_columns(
         named(options.eye_column, _EYE),
         named(options.dataset_column, ("dataset",)),
     )
-    _note(found, options, notes)
-    return found
+    _note(columns, options, notes)
+    return columns
 
 
 def _note(columns: Columns, options: SourceOptions, notes: SourceNotes) -> None:
@@ -107,8 +107,8 @@ def _note(columns: Columns, options: SourceOptions, notes: SourceNotes) -> None:
         "eye": (columns.eye, options.eye_column),
         "dataset": (columns.dataset, options.dataset_column),
     }
-    for role, (found, chosen) in taken.items():
-        names = found if isinstance(found, tuple) else (found,) if found else ()
+    for role, (column, chosen) in taken.items():
+        names = column if isinstance(column, tuple) else (column,) if column else ()
         if names:
             notes.take(role, names, guessed=not chosen)
 

@@ -37,19 +37,19 @@ class SourceNotes:
         taken = [
             f"{role} from {' and '.join(map(repr, self.columns[role]))}" for role in ROLES if self.columns.get(role)
         ]
-        told = [f"columns: {', '.join(taken)}"] if taken else []
+        lines = [f"columns: {', '.join(taken)}"] if taken else []
         for (role, column), count in self.ignored.items():
-            told.append(
+            lines.append(
                 f"column {column!r} was taken for the {role}, and {count} of its cells make no sense as one: they were "
                 f"passed over. Say what they mean with --label-name '{column}:VALUE=...', or switch the column off "
                 f"with --{role}-column none"
             )
         if self.half_characters:
-            told.append(
+            lines.append(
                 f"{self.half_characters} texts hold halves of characters, such as a cut emoji leaves; each half became "
                 "'?'"
             )
-        return told
+        return lines
 
     def switch_off(self, role: str) -> str:
         """How a guessed column of a role is switched off, for a message; nothing where it was named."""

@@ -63,10 +63,10 @@ def _label_names(metadata: dict[bytes, bytes]) -> dict[str, dict[str, str]]:
         features = json.loads(metadata[b"huggingface"])["info"]["features"].items()
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-    found = {}
+    label_names = {}
     for column, feature in features:
         while isinstance(feature, (dict, list)) and "names" not in feature:  # a list of classes holds their feature
             feature = feature[0] if isinstance(feature, list) and feature else dict(feature or {}).get("feature")
         if isinstance(feature, dict) and isinstance(feature["names"], list):
-            found[column] = {str(number): str(name) for number, name in enumerate(feature["names"])}
-    return found
+            label_names[column] = {str(number): str(name) for number, name in enumerate(feature["names"])}
+    return label_names

@@ -266,15 +266,16 @@ def draw_sample(
         augmented: whether to augment.
         languages: of the captions.
     """
-    said, modality = sample.description, sample.description.modality
-    if said.is_elite:
-        captions = said.captions_in(languages)
+    description = sample.description
+    modality, categories = description.modality, description.categories
+    if description.is_elite:
+        captions = description.captions_in(languages)
         text = rng.choice(captions)
         text_id, category_ids = stable_id(text), [stable_id(caption) for caption in captions]
     else:
-        text, category = draw_text(said.categories, modality, knowledge, rng, said.attributes, said.eye)
+        text, category = draw_text(categories, modality, knowledge, rng, description.attributes, description.eye)
         text_id = stable_id(modality, category)
-        category_ids = [stable_id(modality, category) for category in said.categories]
+        category_ids = [stable_id(modality, category) for category in categories]
     if augmented:
         pixels = augment(pixels, rng, may_flip=not mentions_place(text))
-    return TrainingSample(sample.key, pixels, text, text_id, category_ids, said.is_elite, modality)
+    return TrainingSample(sample.key, pixels, text, text_id, category_ids, description.is_elite, modality)

@@ -79,9 +79,9 @@ def category_repeats(pools: Sequence[ShardPool]) -> dict[str, float]:
     counts: Counter[str] = Counter()
     shards = [shard for pool in pools for shard in pool.shards]
     for manifest in shard_info(shards, "manifest.json").values():
-        told = manifest.get("categories")
-        if isinstance(told, dict):
-            counts.update({name: n for name, n in told.items() if isinstance(n, int) and n > 0})
+        stored = manifest.get("categories")
+        if isinstance(stored, dict):
+            counts.update({name: n for name, n in stored.items() if isinstance(n, int) and n > 0})
     if not counts:
         raise ConfigError("balanced categories need the manifest.json that `keepfit-clip shards build` writes")
     even = counts.total() / len(counts)

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _ATTEMPTS = 5
 _FIRST_DELAY = 0.5  # seconds; doubled after every failure
 _BLOCK = 1 << 22  # bytes asked of a server at once
-_NO_ANSWER = 60  # seconds without a byte before a connection counts as broken
+_READ_TIMEOUT = 60  # seconds without a byte before a connection counts as broken
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ShardError)  # waiting does not help
 
 
@@ -67,7 +67,7 @@ def open_location(location: str) -> BinaryIO:
         return open(location, "rb")
     if location.startswith("pipe:"):
         return io.BufferedReader(_PipeReader(location))
-    return io.BufferedReader(_PatientReader(location), buffer_size=_BLOCK)
+    return io.BufferedReader(_RetryingReader(location), buffer_size=_BLOCK)
 
 
 class _PipeReader(io.RawIOBase):
@@ -90,7 +90,7 @@ class _PipeReader(io.RawIOBase):
         super().close()
 
 
-class _PatientReader(io.RawIOBase):
+class _RetryingReader(io.RawIOBase):
     """A remote file read forward; after a failure it is opened again where reading stopped."""
 
     def __init__(self, location: str):
@@ -102,7 +102,7 @@ class _PatientReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        block = self._patiently(lambda: self._opened().read(len(buffer)))
+        block = self._with_retries(lambda: self._opened().read(len(buffer)))
         buffer[: len(block)] = block
         self._position += len(block)
         return len(block)
@@ -112,7 +112,7 @@ class _PatientReader(io.RawIOBase):
             self._drop()
         super().close()
 
-    def _patiently(self, act):
+    def _with_retries(self, act):
         delay = _FIRST_DELAY
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -153,7 +153,7 @@ def _open_remote(location: str) -> BinaryIO:
     if location.startswith(("http://", "https://")):
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_NO_ANSWER, sock_read=_NO_ANSWER)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_READ_TIMEOUT, sock_read=_READ_TIMEOUT)
         options["client_kwargs"] = {"timeout": timeout}
     try:
         filesystem, path = fsspec.core.url_to_fs(location, **options)

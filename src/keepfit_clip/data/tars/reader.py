@@ -91,35 +91,35 @@ def _list_part(part: str) -> list[str]:
     if part.startswith("pipe:"):
         return list(braceexpand.braceexpand(part))
     if os.path.isdir(part):
-        found = sorted(str(path) for path in Path(part).glob("*.tar"))
-        parts = [] if found else [name for name in split_parts(part) if name]
+        shards = sorted(str(path) for path in Path(part).glob("*.tar"))
+        parts = [] if shards else [name for name in split_parts(part) if name]
         if parts:
             raise ShardError(f"{part} holds the parts {', '.join(parts)} of a split: give one of them")
-        if not found:
+        if not shards:
             raise ShardError(f"{part} holds no shards (*.tar): build them with `keepfit-clip shards build`")
-        return found
-    found = []
+        return shards
+    shards = []
     try:
         expanded = list(braceexpand.braceexpand(part))
     except ValueError as error:
         raise ShardError(f"{part}: not a pattern of shards ({error})") from error
     for location in expanded:
         if os.path.isdir(location):
-            found += _list_part(location)
+            shards += _list_part(location)
         elif not is_local(location) and ".tar" not in location.rpartition("/")[2]:
-            found += _list_remote_folder(location)
+            shards += _list_remote_folder(location)
         else:
-            found.append(location)
-    other = [shard for shard in found if is_local(shard) and os.path.isfile(shard) and ".tar" not in Path(shard).name]
+            shards.append(location)
+    other = [shard for shard in shards if is_local(shard) and os.path.isfile(shard) and ".tar" not in Path(shard).name]
     if other:
         raise ShardError(
             f"{other[0]}: is no shard (*.tar); make shards of a table with `keepfit-clip shards build` and give their "
             "folder"
         )
-    missing = [shard for shard in found if not exists(shard)]
+    missing = [shard for shard in shards if not exists(shard)]
     if missing:
         raise ShardError(f"{missing[0]}: no such shard or shard folder")
-    return found
+    return shards
 
 
 def split_parts(folder: str | Path) -> dict[str, Path]:
@@ -160,15 +160,15 @@ def shard_info(shards: Iterable[str], name: str) -> dict[str, dict]:
         shards: locations of tars.
         name: `sizes.json` or `manifest.json`.
     """
-    found = {}
+    contents = {}
     for location in dict.fromkeys(beside(shard, name) for shard in shards):
         try:
             content = json.loads(read_text(location))
         except (OSError, ValueError, RecursionError, ShardError):
             continue
         if isinstance(content, dict):
-            found[location] = content
-    return found
+            contents[location] = content
+    return contents
 
 
 def count_samples(shards: Iterable[str]) -> int:
