@@ -29,7 +29,7 @@ FLOORS = (
     "explain transfer",
     "app training.programs training.flags",
     "training.text_stage training.hybrid",
-    "training training.report",
+    "training training.answers training.report",
     "training.demo",
     "cli",
 )

@@ -143,7 +143,8 @@ def test_stock_open_clip_loader_reads_the_shards(shards, tokenizer):
     args.val_num_samples, args.batch_size, args.workers = 10, 5, 0
     preprocess = open_clip.image_transform(64, is_train=False)
     loader = get_wds_dataset(args, preprocess, is_train=False, tokenizer=tokenizer).dataloader
-    images, texts = next(iter(loader))
+    batch = next(iter(loader))
+    images, texts = batch.values() if isinstance(batch, dict) else batch  # open_clip 4 names what is in it
     assert images.shape == (5, 3, 64, 64)
     assert tokenizer.decode(texts[0].tolist()).strip("!").startswith("<start_of_text>a fundus photograph of")
 

@@ -24,9 +24,11 @@ from keepfit_clip.folders.export import export_model, load_training_checkpoint
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.model.loss import HybridLoss
 from keepfit_clip.training.hybrid import upstream
+from keepfit_clip.training.hybrid.causes import cause_of
 from keepfit_clip.training.hybrid.checkpoints import Checkpoints
 from keepfit_clip.training.hybrid.loss_log import read_losses
 from keepfit_clip.training.hybrid.run import main as train
+from keepfit_clip.training.hybrid.settings import HybridPretraining
 from tests.conftest import MODEL, train_flags
 from tests.programs import forkserver
 
@@ -320,8 +322,8 @@ def test_each_weight_flag_scales_its_term(run, shards, tmp_path):
     ],
 )
 def test_causes_outside_the_library_are_told(error, told):
-    explained = keepfit_main._explained(error, Namespace(resume=None, pretrained=""))
-    assert explained is None if told is None else told in str(explained)
+    cause = cause_of(error, HybridPretraining(elite_data="e"))
+    assert cause is None if told is None else told in str(cause)
 
 
 @pytest.mark.parametrize("given", [{}, {"rank": 0, "world_size": 2}])  # SLURM's environment makes upstream give both
@@ -329,7 +331,7 @@ def test_a_restart_has_addresses_of_its_own(monkeypatch, given):
     store, calls = torch.distributed.HashStore(), []
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     monkeypatch.setattr(torch.distributed, "rendezvous", lambda _: iter([(store, 1, 2)]))
-    init = upstream._init_each_attempt_anew(lambda **options: calls.append(options))
+    init = upstream.init_each_attempt_anew(lambda **options: calls.append(options))
     init(backend="gloo", init_method="env://", **given)
     (options,) = calls
     assert (options["rank"], options["world_size"]) == (1, 2)

@@ -5,7 +5,6 @@ several of these; what is found of them becomes a section each. With a model and
 heat maps of right and wrong answers too.
 """
 
-import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,18 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from keepfit_clip.data.tars.locations import is_local
 from keepfit_clip.data.tars.reader import list_all_shards, read_shards
 from keepfit_clip.errors import KeepFITError, ShardError, first_line
-from keepfit_clip.evaluate.table import TableScores
-from keepfit_clip.explain.maps import Explainer, heat_overlay
-from keepfit_clip.extras import EXTRAS
 from keepfit_clip.files import parse_json, read_json
-from keepfit_clip.folders.loading import LoadedModel
-from keepfit_clip.images.reading import FileSlice, image_bytes, open_image
-from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.page.charts import confusion_chart, loss_chart
 from keepfit_clip.page.report import Card, Figure, Section, picture_uri, render_report
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME, read_losses
@@ -33,11 +25,8 @@ from keepfit_clip.training.hybrid.settings import reported
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
 
 __all__ = [
-    "ClassifiedImage",
     "RunParts",
-    "answers_section",
     "build_report",
-    "classified_images",
     "find_parts",
     "text_section",
     "training_sections",
@@ -47,7 +36,6 @@ __all__ = [
 _TRANSFER = "results.json"
 _DEPTH = 3  # folders below RUN that are looked into
 _TOP = 12  # categories of a data set that are named
-_OF_EACH = 4  # right and wrong answers that are shown
 _TERMS = (
     "Each term with its weight, as it is trained: soft-CLIP over public images (category texts) and elite images "
     "(captions), in nats; the text revision, a mean squared error; the captions, in nats per token."
@@ -205,87 +193,6 @@ def transfer_section(folder: Path) -> Section:
     )
 
 
-@dataclass(frozen=True)
-class ClassifiedImage:
-    """A zero-shot answer.
-
-    Args:
-        image: where it is.
-        modality: of it, or None.
-        truth, predicted: classes.
-        probability: of the predicted one.
-    """
-
-    image: Path | FileSlice | bytes
-    modality: str | None
-    truth: str
-    predicted: str
-    probability: float
-
-    @property
-    def right(self) -> bool:
-        """Whether it is right."""
-        return self.truth == self.predicted
-
-
-def classified_images(result: TableScores, modality: str | None = None) -> list[ClassifiedImage]:
-    """The answers of `evaluate_table`, with a modality instead of what the table says."""
-    return [
-        ClassifiedImage(
-            record.image,
-            modality or record.modality,
-            result.classes[label],
-            result.classes[int(row.argmax())],
-            float(row.max()),
-        )
-        for record, label, row in zip(result.records, result.labels, result.probabilities, strict=True)
-    ]
-
-
-def answers_section(
-    loaded: LoadedModel,
-    answers: Sequence[ClassifiedImage],
-    classes: Sequence[str],
-    knowledge: Knowledge | None = None,
-    descriptions: bool = True,
-) -> Section:
-    """Some right and some wrong answers with heat maps.
-
-    Args:
-        loaded: the model.
-        answers: of it.
-        classes: all that it chose from.
-        knowledge: names and findings of the classes.
-        descriptions: as the answers were given.
-    """
-    with_grad_cam = EXTRAS["explain"].installed
-    rng = random.Random(0)
-    parts = [[answer for answer in answers if answer.right == right] for right in (True, False)]
-    chosen = [answer for part in parts for answer in rng.sample(part, min(_OF_EACH, len(part)))]
-    explainers: dict[str | None, Explainer] = {}
-    cards = []
-    for answer in chosen:
-        if answer.modality not in explainers:
-            explainers[answer.modality] = Explainer(loaded, classes, answer.modality, knowledge, descriptions)
-        explanation = explainers[answer.modality](open_image(image_bytes(answer.image)), with_grad_cam)
-        shown = [list(classes).index(name) for name in dict.fromkeys((answer.predicted, answer.truth))]
-        picture, similarity = explanation.picture, explanation.similarity
-        pictures = [picture, *(heat_overlay(picture, similarity[number]) for number in shown)]
-        if explanation.grad_cam is not None:
-            pictures.append(heat_overlay(picture, explanation.grad_cam[shown[0]]))
-        facts = [("truth", answer.truth), ("predicted", f"{answer.predicted} ({answer.probability:.0%})")]
-        written = [("written", explanation.caption)] if explanation.caption else []
-        cards.append(Card(_strip(pictures), facts + written, answer.right))
-    grad_cam = ", Grad-CAM of the class answered" if with_grad_cam else ""
-    return Section(
-        "Right and wrong answers, and where the model looked",
-        f"Zero-shot: {len(parts[0])} right, {len(parts[1])} wrong; of each up to {_OF_EACH} chosen at random. From "
-        f"left to right: the image, similarity with the class answered, with the true class where it is "
-        f"another{grad_cam}. A red edge marks a wrong answer.",
-        cards=cards,
-    )
-
-
 def _figures(run: Path) -> list[Figure]:
     """First and last value of the losses, and the last evaluation."""
     lines = read_losses(run)
@@ -365,17 +272,6 @@ def _pictures_of(keys: set[str], data: Sequence[str | Path]) -> dict[str, str]:
         except ShardError:  # the shards are gone; captions stand alone
             continue
     return pictures
-
-
-def _strip(pictures: Sequence[Image.Image]) -> str:
-    """Pictures side by side as one data URI."""
-    height = max(picture.height for picture in pictures)
-    strip = Image.new("RGB", (sum(picture.width for picture in pictures), height))
-    left = 0
-    for picture in pictures:
-        strip.paste(picture, (left, 0))
-        left += picture.width
-    return picture_uri(strip)
 
 
 def _setting(name: str, value) -> str:

@@ -93,7 +93,7 @@ def build_page(out: Path, metrics: dict, answers: Section) -> str:
     Args:
         out: folder of the demo.
         metrics: of `collect_metrics`.
-        answers: of the model on unseen pictures, see `run_report.answers_section`.
+        answers: of the model on unseen pictures, see `training.answers.answers_section`.
     """
     scores = read_result(out / SCORES)
     m = metrics

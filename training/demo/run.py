@@ -26,6 +26,7 @@ from keepfit_clip.knowledge.templates import class_texts
 from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.pretrained import resolve_source
 from keepfit_clip.page.report import Section
+from keepfit_clip.training.answers import ClassifiedImage, answers_section
 from keepfit_clip.training.demo.display import StepDisplay
 from keepfit_clip.training.demo.launch import flag_words, program, run_logged
 from keepfit_clip.training.demo.measuring import peak_memory, timed
@@ -40,7 +41,6 @@ from keepfit_clip.training.demo.report import (
     read_result,
 )
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME, steps_done
-from keepfit_clip.training.report import ClassifiedImage, answers_section
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
 from keepfit_clip.training.text_stage.pretrain import TextPretraining, pretrain_text
 

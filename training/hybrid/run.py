@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError
+from keepfit_clip.errors import CheckpointError, ConfigError
 from keepfit_clip.files import writing
 from keepfit_clip.folders.model_folder import FolderConfig
 from keepfit_clip.knowledge.conditions import Knowledge
@@ -27,6 +27,7 @@ from keepfit_clip.model.loss import HybridLoss
 from keepfit_clip.model.pretrained import allow_source
 from keepfit_clip.model.state_dicts import read_weights
 from keepfit_clip.model.tokenization import Tokenizer
+from keepfit_clip.training.hybrid.causes import cause_of
 from keepfit_clip.training.hybrid.checkpoints import Checkpoints, check_readable, name_newest_latest, newest_checkpoint
 from keepfit_clip.training.hybrid.data import Process, samples_per_epoch, training_data, validation_data
 from keepfit_clip.training.hybrid.guard import NonFiniteGuard
@@ -43,7 +44,7 @@ from keepfit_clip.training.hybrid.run_folder import (
     strip_folders,
     write_settings,
 )
-from keepfit_clip.training.hybrid.settings import HybridPretraining, shaping
+from keepfit_clip.training.hybrid.settings import shaping
 from keepfit_clip.training.hybrid.step_loss import StepLoss
 from keepfit_clip.training.hybrid.upstream import (
     DataInfo,
@@ -213,41 +214,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             code = run_main(argv, run.functions(), run.checkpoints.save, _WRAPPED)
         except (RuntimeError, ValueError) as error:
-            explained = _explained(error, run.settings)
-            if explained is None:
+            cause = cause_of(error, run.settings)
+            if cause is None:
                 raise
-            raise explained from error
+            raise cause from error
     if code not in (None, 0):  # only where it gave up before it started
         raise ConfigError(f"open_clip_train refused to start {run.settings.name}; its last line above says why")
-
-
-def _explained(error: Exception, settings: HybridPretraining) -> KeepFITError | None:
-    """What an error out of torch means for the person at the terminal; None where that is not known."""
-    words = " ".join(str(error).split())
-    if "loading state_dict" in words:
-        start = f"--resume {settings.resume}" if settings.resume else f"--pretrained {settings.pretrained}"
-        return CheckpointError(f"{start}: the checkpoint is of another architecture: {words[:300]}")
-    if "parameter group" in words:
-        return CheckpointError(
-            f"--resume {settings.resume}: other parameters were trained in that run: "
-            "give the same --lock-image and --lock-text flags"
-        )
-    if any(sign in words for sign in _LOST_PEER):
-        return KeepFITError("another process of this run has ended; what it said above is the reason")
-    if isinstance(error, torch.distributed.DistError):
-        return KeepFITError(f"the processes of this run cannot work together: {words[:400]}")
-    if any(sign in words for sign in _SHARED_MEMORY):
-        return KeepFITError(
-            f"shared memory is full, through which the data workers send their batches ({words[:200]}): "
-            "give the container more of it (docker run --shm-size 8g), or take fewer --workers"
-        )
-    return None
-
-
-# What gloo and NCCL say when a process on the other side is gone.
-_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting",
-              "remote process exited", "Application timeout caused pair closure")  # fmt: skip
-_SHARED_MEMORY = ("shared memory", "</torch_", "/dev/shm")
 
 
 def _with_names_only(original: Callable) -> Callable:

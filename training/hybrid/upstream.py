@@ -39,9 +39,9 @@ except ImportError:
     import open_clip_train.main as upstream
     from open_clip_train.train import train_one_epoch, unwrap_model
 
-__all__ = ["DataInfo", "SharedEpoch", "as_batch", "create_model_and_transforms", "get_autocast", "is_master",
-           "load_checkpoint", "parse_args", "run_main", "train_one_epoch", "unwrap_model",
-           "world_info_from_env"]  # fmt: skip
+__all__ = ["DataInfo", "SharedEpoch", "as_batch", "create_model_and_transforms", "get_autocast",
+           "init_each_attempt_anew", "is_master", "load_checkpoint", "parse_args", "run_main", "train_one_epoch",
+           "unwrap_model", "world_info_from_env"]  # fmt: skip
 
 load_checkpoint = upstream.pt_load
 _NAMED_BATCHES = upstream.__name__.endswith("legacy_main")
@@ -73,7 +73,7 @@ def run_main(argv, ours: Mapping[str, Callable], save: Callable, wrapped: Mappin
     changes |= {(upstream, name): make for name, make in wrapped.items()}
     changes |= {
         (upstream, "start_sync_process"): _ending_with_the_run,
-        (torch.distributed, "init_process_group"): _init_each_attempt_anew,
+        (torch.distributed, "init_process_group"): init_each_attempt_anew,
         (torch.nn.parallel, "DistributedDataParallel"): _ddp_on_any_device,
         (torch, "save"): lambda _: save,
     }
@@ -123,7 +123,7 @@ def _ending_with_the_run(original: Callable) -> Callable:
     return start
 
 
-def _init_each_attempt_anew(original: Callable) -> Callable:
+def init_each_attempt_anew(original: Callable) -> Callable:
     """torchrun keeps one store for all attempts (torch 2.15), in which a restarted rank finds where its peers were.
 
     On one machine all ranks know the number of the attempt. On several they may not: there

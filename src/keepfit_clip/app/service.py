@@ -45,7 +45,7 @@ class ImageAnswer:
         features: (D,) L2-normalised.
         modality: CFP, FFA or OCT, the likeliest.
         sureness: its probability.
-        explanation: caption and small maps of its words; no categories.
+        explanation: caption and small maps of its words, no categories; None where the model writes no captions.
         nearest: of the gallery: picture, caption and cosine similarity.
     """
 
@@ -53,7 +53,7 @@ class ImageAnswer:
     features: Tensor
     modality: str
     sureness: float
-    explanation: Explanation
+    explanation: Explanation | None
     nearest: list[tuple[str, str, float]]
 
 

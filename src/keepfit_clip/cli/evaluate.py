@@ -200,4 +200,4 @@ def _scores(scores: dict[str, float]) -> dict:
 
 
 def _reasons(left_out: list) -> list[dict]:
-    return [row.told() for row in sorted(left_out)]
+    return [row.without_names() for row in sorted(left_out)]

@@ -25,7 +25,8 @@ def lookup(
     from keepfit_clip.knowledge.conditions import Knowledge
 
     known = Knowledge.load(knowledge)
-    match, condition = known.look_up(term), known.look_up(term).condition
+    match = known.look_up(term)
+    condition = match.condition
     if condition is None:
         similar = ", ".join(known.similar(term))
         raise CategoryError(f"{term!r} is not known{f'; written like it: {similar}' if similar else ''}")

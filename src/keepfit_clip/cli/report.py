@@ -63,7 +63,8 @@ def report(
     from keepfit_clip.knowledge.conditions import Knowledge
     from keepfit_clip.page.charts import confusion_chart
     from keepfit_clip.page.report import Section
-    from keepfit_clip.training.report import answers_section, build_report, classified_images, find_parts
+    from keepfit_clip.training.answers import answers_section, classified_images
+    from keepfit_clip.training.report import build_report, find_parts
 
     quiet_libraries()
     require_extra("plots")

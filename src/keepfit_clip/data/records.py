@@ -72,6 +72,6 @@ class LeftOut(NamedTuple):
         """The row that an error of a source speaks of."""
         return cls(error.row, error.reason, str(error))
 
-    def told(self) -> dict[str, int | str]:
+    def without_names(self) -> dict[str, int | str]:
         """What others may see of it."""
         return {"row": self.row, "reason": self.reason}

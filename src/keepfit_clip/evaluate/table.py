@@ -151,27 +151,15 @@ def evaluate_table(
         m: ZeroShotClassifier(loaded.model, loaded.tokenizer, downstream.classes, m, knowledge, descriptions)
         for m in dict.fromkeys(modalities)
     }
-    bad: list[ImageError] = []
-
-    def leave_out(number: int, error: ImageError) -> None:
+    paths = [record.image for record in downstream.records]
+    scored, probabilities, bad = _answer(paths, modalities, classifiers, loaded.preprocess, progress)
+    for number, error in bad.items():
         row = downstream.records[number].row
         downstream.left_out.append(LeftOut(row, error.reason, f"{table}, row {row}: {error}"))
-        bad.append(error)
-
-    scored, probabilities = [], []
-    paths = progress([record.image for record in downstream.records])
-    for numbers, batch in image_batches(paths, loaded.preprocess, on_error=leave_out):
-        answers = _predict(classifiers, [modalities[n] for n in numbers], batch)
-        finite = finite_rows(answers)
-        for number in np.array(numbers)[~finite].tolist():
-            leave_out(number, ImageError(image_name(downstream.records[number].image), NOT_FINITE))
-        scored += np.array(numbers)[finite].tolist()
-        probabilities.append(answers[finite])
     if not scored:
-        if all(error.reason == NOT_FINITE for error in bad):
+        if all(error.reason == NOT_FINITE for error in bad.values()):
             raise NonFiniteError(f"{table}: the model's answers are finite for none of its images: look at its weights")
-        raise KeepFITError(f"{table}: none of its images can be read: {bad[-1]}")
-    probabilities = np.concatenate(probabilities)
+        raise KeepFITError(f"{table}: none of its images can be read: {list(bad.values())[-1]}")
     labels = downstream.labels[scored]
     missing = [name for number, name in enumerate(downstream.classes) if number not in labels]
     if missing and not allow_missing_classes:
@@ -189,6 +177,26 @@ def evaluate_table(
         downstream.spec.ordinal,
         downstream.notes,
     )
+
+
+def _answer(
+    paths: Sequence,
+    modalities: Sequence[str | None],
+    classifiers: dict[str | None, ZeroShotClassifier],
+    preprocess,
+    progress,
+) -> tuple[list[int], np.ndarray, dict[int, ImageError]]:
+    """Numbers of the images that have an answer, their probabilities (N, K), and what is wrong with the others."""
+    bad: dict[int, ImageError] = {}
+    answered, probabilities = [], [np.empty((0, len(next(iter(classifiers.values())).categories)), np.float32)]
+    for numbers, batch in image_batches(progress(paths), preprocess, on_error=bad.__setitem__):
+        answers = _predict(classifiers, [modalities[number] for number in numbers], batch)
+        finite = finite_rows(answers)
+        for number in np.array(numbers)[~finite].tolist():
+            bad[number] = ImageError(image_name(paths[number]), NOT_FINITE)
+        answered += np.array(numbers)[finite].tolist()
+        probabilities.append(answers[finite])
+    return answered, np.concatenate(probabilities), bad
 
 
 def _predict(

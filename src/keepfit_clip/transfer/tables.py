@@ -100,7 +100,7 @@ def as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: Tra
         "copies_together": downstream.copies_together,
         "groups": None if downstream.groups is None else len(np.unique(downstream.groups)),
         "options": asdict(options) | {"shots": [str(shots) for shots in options.shots]},
-        "not_used": [row.told() for row in sorted(downstream.left_out)],
+        "not_used": [row.without_names() for row in sorted(downstream.left_out)],
         "outcomes": [
             {
                 "method": outcome.method,

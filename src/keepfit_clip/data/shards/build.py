@@ -18,7 +18,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from keepfit_clip._version import __version__
@@ -107,17 +107,35 @@ def _ignore(step: str, done: int, total: int | None) -> None:
     pass
 
 
+@dataclass(frozen=True)
 class _Build:
-    """One build: its plan, its shards, and putting them in place."""
+    """One build: its plan, its shards, and putting them in place.
 
-    def __init__(self, source, images, out, folder, options, knowledge, source_options, on_step):
-        self.source, self.images = source, images
-        self.out, self.folder, work = out, folder, folder.path
-        self.work = work
-        self.options, self.knowledge, self.source_options = options, knowledge, source_options
-        self.on_step = on_step
-        self.shards = work / "shards"
-        self.reports = work / "reports"
+    Args:
+        source, images, out, options, knowledge, source_options, on_step: see `build_shards`.
+        folder: where it works.
+    """
+
+    source: Path
+    images: str | Path | None
+    out: Path
+    folder: WorkFolder
+    options: ShardOptions
+    knowledge: Knowledge
+    source_options: SourceOptions
+    on_step: Callable[[str, int, int | None], None]
+
+    @property
+    def work(self) -> Path:
+        return self.folder.path
+
+    @property
+    def shards(self) -> Path:
+        return self.work / "shards"
+
+    @property
+    def reports(self) -> Path:
+        return self.work / "reports"
 
     def run(self, rows: list[int] | None, workers: int | None, engine: str, accept_changes: bool) -> ShardReport:
         """Does what is left to do and returns the report."""
@@ -355,5 +373,5 @@ class _Build:
             "modalities": dict(report.modalities.most_common()),
             "unresolved_categories": dict(report.unresolved.most_common()),
             "redacted": report.redacted,
-            "rejected": [row.told() for row in sorted(report.left_out)],
+            "rejected": [row.without_names() for row in sorted(report.left_out)],
         }

@@ -7,7 +7,6 @@ __all__ = ["ROLES", "SourceNotes"]
 
 # What a column may be taken for, in the order in which it is told.
 ROLES = ("image", "caption", "category", "attribute", "modality", "patient", "eye", "dataset")
-_MAY_BE_OFF = ("attribute", "modality", "patient", "eye", "dataset")
 
 
 @dataclass
@@ -50,10 +49,3 @@ class SourceNotes:
                 "'?'"
             )
         return lines
-
-    def switch_off(self, role: str) -> str:
-        """How a guessed column of a role is switched off, for a message; nothing where it was named."""
-        columns = [column for column in self.columns.get(role, ()) if column in self.guessed]
-        if not columns or role not in _MAY_BE_OFF:
-            return ""
-        return f" (taken from the column {columns[0]!r}; --{role}-column none switches it off)"
