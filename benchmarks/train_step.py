@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -218,7 +218,13 @@ def open_clip_coca(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
             "output_tokens": True,
             "vocab_size": vocab_size,
         },
-        multimodal_cfg={**asdict(config.decoder), "width": width, "vocab_size": vocab_size},
+        multimodal_cfg={
+            "layers": config.decoder.layers,
+            "heads": config.decoder.heads,
+            "context_length": config.decoder.context_length,
+            "width": width,
+            "vocab_size": vocab_size,
+        },
     )
     nn.init.normal_(model.text_decoder.text_projection, std=width**-0.5)  # open_clip leaves it as it finds it
     return model, CoCaLoss(caption_loss_weight=1.0, clip_loss_weight=1.0)
