@@ -159,6 +159,9 @@ def test_a_step_of_several_batches_counts_once(tmp_path):
     class Loss:
         caption_weight = None
 
+        def __init__(self):
+            self.figures = {"a_figure": torch.tensor(0.5), "none": None}
+
         def __call__(self, **_):
             weights.append(self.caption_weight)
             return {"a_loss": torch.tensor(1.0)}
@@ -171,3 +174,22 @@ def test_a_step_of_several_batches_counts_once(tmp_path):
     assert weights == [3, 3, 4, 4]
     assert loss.step == 4
     assert [line["step"] for line in read_losses(tmp_path)] == [1, 2]
+    assert read_losses(tmp_path)[0]["figures"] == {"a_figure": 0.5}
+
+
+def test_accumulated_batches_bring_the_scale_its_gradient_once():
+    class Loss:
+        def __init__(self):
+            self.figures = {}
+
+        def __call__(self, logit_scale, **_):
+            return {"a_loss": 3 * logit_scale}
+
+    scale = torch.tensor(2.0, requires_grad=True)
+    guard = NonFiniteGuard(Net(), torch.optim.SGD(Net().parameters(), lr=0.1))
+    loss = StepLoss(Loss(), CaptionSchedule("constant", 1, 1, 1), guard, epoch=0, steps=1, calls_per_step=4)
+    for _ in range(4):
+        terms = loss(logit_scale=scale, image_features=torch.ones(2, 2))
+        assert terms["a_loss"] == 6
+        terms["a_loss"].backward()
+    assert scale.grad == 3

@@ -340,9 +340,9 @@ def test_a_restart_has_addresses_of_its_own(monkeypatch, given):
 
 
 def test_several_processes_go_on_from_what_one_saved(run, monkeypatch):
-    kept = Checkpoints(torch.save, lambda path, map_location=None: torch.load(path), dict, dict)
     path = run / "checkpoints" / "epoch_2.pt"
-    monkeypatch.setattr(kept, "_compare", lambda *_: None)
+    own = {name: torch.load(path)[name] for name in ("model_cfg", "flags")}
+    kept = Checkpoints(torch.save, lambda path, map_location=None: torch.load(path), lambda: own)
     alone = kept.load(path)["state_dict"]
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     together = kept.load(path)["state_dict"]
@@ -393,11 +393,11 @@ def test_locked_towers_do_not_move(shards, tmp_path):
     assert not torch.equal(start["visual.proj.weight"], end["visual.proj.weight"])
 
 
-def test_default_warm_up_is_one_epoch_of_optimizer_steps(shards, tmp_path):
-    flags = train_flags(shards, tmp_path, "warm", epochs=1, train_num_samples=64, accum_freq=2)
+def test_warm_up_is_a_share_of_the_runs_optimizer_steps(shards, tmp_path):
+    flags = train_flags(shards, tmp_path, "warm", epochs=2, train_num_samples=64, accum_freq=2, warmup_share=0.25)
     del flags[flags.index("--warmup") : flags.index("--warmup") + 2]
     train(flags)
-    assert "warmup: 4\n" in (tmp_path / "warm" / "params.txt").read_text()
+    assert "warmup: 2\n" in (tmp_path / "warm" / "params.txt").read_text()  # of eight steps
 
 
 def test_public_data_alone_trains_without_elite_terms(shards, tmp_path):

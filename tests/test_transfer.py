@@ -606,7 +606,7 @@ def test_fine_tuning_beats_the_probe_it_begins_with_and_goes_on_where_it_was(exp
     before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
     cache = FeatureCache(tmp_path / "cache", exported)
     encoded = encode_set(loaded, read_downstream(table, tmp_path), cache)
-    tuned = FinetuneOptions(epochs=4, batch_size=8, lr=1e-3)
+    tuned = FinetuneOptions(epochs=8, batch_size=8, lr=1e-3)
     options = TransferOptions(("linear-probe", "finetune"), (Shots(share=0.5),), 2, "CFP", resamples=20, finetune=tuned)
     probe, finetuned = run_transfer(loaded, encoded, options, cache=cache)
     assert finetuned.mean("auc")[0] >= probe.mean("auc")[0]

@@ -22,7 +22,7 @@ from keepfit_clip.folders.export import find_checkpoint
 from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.training.hybrid.run_folder import differing_settings
 
-__all__ = ["Checkpoints", "check_readable", "name_newest_latest", "newest_checkpoint"]
+__all__ = ["Checkpoints", "check_readable", "checkpoint_flags", "name_newest_latest", "newest_checkpoint"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,15 +38,16 @@ class Checkpoints:
     Args:
         save: torch's own.
         load: open_clip_train's own.
-        model_cfg: gives the resolved model config of the run.
-        flags: gives the flags that shape the run.
+        own: gives what a checkpoint of ours holds beside open_clip's own: `model_cfg`, the resolved model config of
+            the run, `flags`, those that shape what is learnt, and maybe averaged weights.
+
+    Attributes:
+        loaded: the checkpoint that the run goes on from; empty where it starts.
     """
 
-    def __init__(
-        self, save: Callable, load: Callable, model_cfg: Callable[[], dict], flags: Callable[[], dict[str, Any]]
-    ):
-        self._save, self._load = save, load
-        self._model_cfg, self._flags = model_cfg, flags
+    def __init__(self, save: Callable, load: Callable, own: Callable[[], dict[str, Any]]):
+        self._save, self._load, self._own = save, load, own
+        self.loaded: dict[str, Any] = {}
 
     def save(self, content: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         """Saves under a temporary name, on the disk before it is renamed.
@@ -59,7 +60,7 @@ class Checkpoints:
             return self._save(content, path, *args, **kwargs)
         if isinstance(content, dict) and set(content) >= _TRAINED:
             _check_finite(content["state_dict"], path)
-            content = {**content, "model_cfg": self._model_cfg(), "flags": self._flags()}
+            content |= self._own()
         partial = f"{os.fspath(path)}.partial"  # not *.pt, so that `--resume latest` never picks it
         try:
             self._save(content, partial, *args, **kwargs)
@@ -88,18 +89,19 @@ class Checkpoints:
         if not isinstance(checkpoint, dict) or ("epoch" in checkpoint and not set(checkpoint) >= _TRAINED):
             raise CheckpointError(f"{path}: not a checkpoint of a training run")
         self._compare(path, checkpoint)
+        self.loaded = checkpoint
         return _for_all_processes(checkpoint) if torch.distributed.is_initialized() else checkpoint
 
     def _compare(self, path: str, checkpoint: Mapping) -> None:
         stored = checkpoint.get("model_cfg")
         try:
-            model_cfg = ModelConfig.from_dict(stored).to_dict() if stored else self._model_cfg()
+            model_cfg = ModelConfig.from_dict(stored).to_dict() if stored else self._own()["model_cfg"]
         except ConfigError as error:
             raise CheckpointError(f"{path}: its model config cannot be used: {error}") from error
-        differing = differing_settings(model_cfg, self._model_cfg())
+        differing = differing_settings(model_cfg, self._own()["model_cfg"])
         if differing:
             raise CheckpointError(f"{path} was trained with another model config: {_listed(differing)}")
-        before, now = checkpoint.get("flags", {}), self._flags()
+        before, now = checkpoint.get("flags", {}), self._own()["flags"]
         changed = differing_settings(before, {name: now.get(name) for name in before})
         if changed:
             _log.warning(f"going on with other flags than before: {_listed(changed)}")
@@ -125,6 +127,16 @@ def name_newest_latest(run: Path) -> None:
         with writing(latest):
             shutil.copyfile(newest, partial)
         os.replace(partial, latest)
+
+
+def checkpoint_flags(path: str) -> dict[str, Any]:
+    """The flags that shaped a checkpoint; nothing where it has none, or cannot be read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # torch raises many kinds for damaged files; `Checkpoints.load` says what is wrong
+        return {}
+    flags = content.get("flags") if isinstance(content, dict) else None
+    return flags if isinstance(flags, dict) else {}
 
 
 def check_readable(path: str) -> None:

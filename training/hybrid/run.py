@@ -14,27 +14,38 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from keepfit_clip.errors import CheckpointError, ConfigError
 from keepfit_clip.files import writing
+from keepfit_clip.folders.export import AVERAGE
 from keepfit_clip.folders.model_folder import FolderConfig
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.config import TEXT_SOURCES
+from keepfit_clip.model.keepfit import KeepFIT
 from keepfit_clip.model.loss import HybridLoss
 from keepfit_clip.model.pretrained import allow_source
 from keepfit_clip.model.state_dicts import read_weights
 from keepfit_clip.model.tokenization import Tokenizer
+from keepfit_clip.training.hybrid.averaging import AveragedWeights
 from keepfit_clip.training.hybrid.causes import cause_of
-from keepfit_clip.training.hybrid.checkpoints import Checkpoints, check_readable, name_newest_latest, newest_checkpoint
+from keepfit_clip.training.hybrid.checkpoints import (
+    Checkpoints,
+    check_readable,
+    checkpoint_flags,
+    name_newest_latest,
+    newest_checkpoint,
+)
 from keepfit_clip.training.hybrid.data import Process, samples_per_epoch, training_data, validation_data
 from keepfit_clip.training.hybrid.guard import NonFiniteGuard
 from keepfit_clip.training.hybrid.loss_log import LossLog
 from keepfit_clip.training.hybrid.objective import CaptionSchedule, frozen
+from keepfit_clip.training.hybrid.optimizer import parameter_groups, scaled_rates
 from keepfit_clip.training.hybrid.params import parse_keepfit_args, upstream_argv
-from keepfit_clip.training.hybrid.plausibility import check_held_out, doubts
+from keepfit_clip.training.hybrid.plausibility import check_held_out, doubts, image_weights_within_reach
 from keepfit_clip.training.hybrid.run_folder import (
     begin_anew,
     has_weights,
@@ -44,7 +55,7 @@ from keepfit_clip.training.hybrid.run_folder import (
     strip_folders,
     write_settings,
 )
-from keepfit_clip.training.hybrid.settings import shaping
+from keepfit_clip.training.hybrid.settings import HEAD_LR, shaping
 from keepfit_clip.training.hybrid.step_loss import StepLoss
 from keepfit_clip.training.hybrid.upstream import (
     DataInfo,
@@ -75,8 +86,11 @@ class _Run:
             allow_source(source)
         self.config: FolderConfig | None = None  # once it is prepared
         self.flags: dict = {}
+        self.model: KeepFIT | None = None
         self.guard: NonFiniteGuard | None = None
-        self.checkpoints = Checkpoints(torch.save, load_checkpoint, self._model_cfg, lambda: self.flags)
+        self.average: AveragedWeights | None = None
+        self.rates_of_before = False  # whether a run goes on that had one learning rate
+        self.checkpoints = Checkpoints(torch.save, load_checkpoint, self._of_checkpoints)
         self.open = ExitStack()
 
     def functions(self) -> dict[str, Callable]:
@@ -86,7 +100,8 @@ class _Run:
             "create_model_and_transforms": self.create_model_and_transforms,
             "get_data": self.get_data,
             "create_loss": self.create_loss,
-            "evaluate": evaluate,
+            "evaluate": self.evaluate,
+            "optim": SimpleNamespace(AdamW=self.create_optimizer),
             "train_one_epoch": self.train_one_epoch,
             "pt_load": self.checkpoints.load,
         }
@@ -96,8 +111,8 @@ class _Run:
         _, rank, world_size = world_info_from_env()
         upstream = parse_args(upstream_argv(settings, self.rest, "".join(trains[:1])))
         if trains and settings.warmup is None:
-            steps = samples_per_epoch(settings) // (settings.batch_size * world_size)
-            upstream.warmup = max(1, steps) // upstream.accum_freq
+            steps = samples_per_epoch(settings) * settings.epochs // (settings.batch_size * world_size)
+            upstream.warmup = round(settings.warmup_share * steps / upstream.accum_freq)
         self._check_start(upstream)
         if trains:
             check_held_out(settings)
@@ -108,11 +123,20 @@ class _Run:
             elif upstream.save_most_recent:
                 name_newest_latest(settings.run)
         upstream.model, self.config = prepare_run(settings, upstream)
+        if trains and not self._has_start() and not settings.no_pretrained_image:
+            upstream.pretrained_image |= image_weights_within_reach(self.config.model.vision)
         flags = {**asdict(settings), **vars(upstream), "world_size": world_size}
         self.flags = shaping(flags)
+        start = newest_checkpoint(settings.run) if upstream.resume == "latest" else upstream.resume
+        self.rates_of_before = bool(start) and "layer_decay" not in checkpoint_flags(start)
         if trains and rank == 0:
             write_settings(settings.run, {**flags, "model": settings.model})
         return upstream
+
+    def _has_start(self) -> bool:
+        """Whether the image tower starts from weights that a flag or a checkpoint brings."""
+        s = self.settings
+        return bool(s.image_tower or s.pretrained or has_weights(s.model) or any(s.run.glob("checkpoints/*.pt")))
 
     def _check_start(self, upstream) -> None:
         """Raises an error of ours where a run cannot start from what it is to start from."""
@@ -123,16 +147,19 @@ class _Run:
         if self.settings.pretrained:
             check_readable(self.settings.pretrained)
 
-    def _model_cfg(self) -> dict:
-        """The run's model config without the places its weights came from."""
-        return self.config.model.with_text(**dict.fromkeys(TEXT_SOURCES, "")).to_dict()
+    def _of_checkpoints(self) -> dict:
+        """What each checkpoint holds beside open_clip's own; the model config without where its weights came from."""
+        model_cfg = self.config.model.with_text(**dict.fromkeys(TEXT_SOURCES, "")).to_dict()
+        average = {AVERAGE: self.average.model.state_dict()} if self.average else {}
+        return {"model_cfg": model_cfg, "flags": self.flags, **average}
 
     def create_model_and_transforms(self, *args, **kwargs):
         if self.settings.training_data:
-            from_weights = bool(self.settings.pretrained) or has_weights(self.settings.model)
-            for doubt in doubts(self.settings, self.rest, self.config.model.vision, from_weights):
+            random_image = not (self._has_start() or kwargs.get("pretrained_image"))
+            for doubt in doubts(self.settings, self.config.model, random_image):
                 _log.warning(doubt)
         model, *transforms = create_model_and_transforms(*args, **kwargs)
+        self.model = model
         started = list((self.settings.run / "checkpoints").glob("*.pt"))
         if self.settings.image_tower and not started:
             left_out, _ = model.visual.load_backbone(read_weights(self.settings.image_tower), self.settings.image_tower)
@@ -157,6 +184,18 @@ class _Run:
             data["val"] = DataInfo(dataloader=measured)
         return data
 
+    def create_optimizer(self, groups: list[dict], lr: float, **options) -> torch.optim.AdamW:
+        """AdamW as open_clip_train asks for it, with groups of our own; a run that began without them goes on so."""
+        if not self.rates_of_before:
+            decay = max(group["weight_decay"] for group in groups)
+            head_lr = max(lr, HEAD_LR) if self.settings.head_lr is None else self.settings.head_lr
+            groups = parameter_groups(self.model, decay, head_lr / lr if lr else 1.0, self.settings.layer_decay)
+        return torch.optim.AdamW(groups, lr=lr, **options)
+
+    def evaluate(self, model, *args, **options) -> dict:
+        """`validation.evaluate` of the averaged weights, where there are some."""
+        return evaluate(self.average.model if self.average else model, *args, **options)
+
     def create_loss(self, _upstream) -> HybridLoss:
         """Its weight of captions is the schedule's, which `StepLoss` sets at each step."""
         return HybridLoss(
@@ -164,6 +203,7 @@ class _Run:
             revision_weight=self.settings.revision_weight,
             public_caption_weight=self.settings.public_caption_weight,
             joint_contrast=self.settings.joint_contrast,
+            implied=self.settings.implied,
         )
 
     def train_one_epoch(self, model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
@@ -175,6 +215,9 @@ class _Run:
         steps = data["train"].dataloader.num_batches // args.accum_freq
         log = None
         if is_master(args):
+            if self.average is None and self.settings.ema_decay:
+                stored = self.checkpoints.loaded.get(AVERAGE)
+                self.average = AveragedWeights(bare_model, optimizer, self.settings.ema_decay, epoch * steps, stored)
             log = LossLog(Path(args.logs) / args.name, epoch, steps, args.log_every_n_steps)
         schedule = CaptionSchedule(
             self.settings.caption_schedule,
@@ -237,5 +280,16 @@ def _newest_or_remote(original: Callable) -> Callable:
     return newest
 
 
+def _with_scaled_rates(original: Callable) -> Callable:
+    def schedule(optimizer, *args, **options):
+        return scaled_rates(original(optimizer, *args, **options), optimizer.param_groups)
+
+    return schedule
+
+
 # Name in open_clip_train's main -> what makes another function of the one that stands there.
-_WRAPPED = {"setup_logging": _with_names_only, "get_latest_checkpoint": _newest_or_remote}
+_WRAPPED = {
+    "setup_logging": _with_names_only,
+    "get_latest_checkpoint": _newest_or_remote,
+    **dict.fromkeys(("cosine_lr", "const_lr", "const_lr_cooldown"), _with_scaled_rates),
+}

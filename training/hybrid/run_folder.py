@@ -117,6 +117,8 @@ def prepare_run(settings: HybridPretraining, upstream: argparse.Namespace) -> tu
         if not folder.exists():
             _write(folder, settings, wanted)
         stored = read_model_config(folder)
+        # No flag chooses it: a run that was started before there was a choice goes on as it was.
+        wanted = replace(wanted, model=wanted.model.with_revision(stored.model.keepfit.revision))
         differing = differing_settings(stored.model.to_dict(), wanted.model.to_dict())
         if differing:
             raise ConfigError(

@@ -17,10 +17,13 @@ import torch
 from keepfit_clip.data.stream.sampling import BALANCES
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.folders.loading import pick_device
+from keepfit_clip.model.loss import IMPLIED
 from keepfit_clip.training.flags import flag_of, marked, setting
 from keepfit_clip.training.hybrid.objective import PRESETS, SCHEDULES
 
-__all__ = ["HybridPretraining", "reported", "shaping"]
+__all__ = ["HEAD_LR", "HybridPretraining", "reported", "shaping"]
+
+HEAD_LR = 1e-3  # of layers that no weights were pretrained for
 
 # What of open_clip_train's own flags shapes what is learnt, and what a run's page shows of them.
 _SHAPING_UPSTREAM = ("accum_freq", "lr_scheduler", "world_size")
@@ -75,6 +78,9 @@ class HybridPretraining:
     image_tower: str | None = _model(
         None, "encoder to start from: RETFound's, or any of timm's names", metavar="FILE", marks=["report"]
     )
+    no_pretrained_image: bool = _model(
+        False, "start from a random image tower, although pretrained weights are within reach"
+    )
     allow_source: tuple[str, ...] = _model(
         (),
         "hub name or folder that the config of --model local-dir:DIR names for its text tower; may be repeated",
@@ -110,6 +116,13 @@ class HybridPretraining:
     skip_nonfinite: int = _loss(
         0, "go on after at most N steps of NaN or infinity", metavar="N", marks=["not negative"]
     )
+    implied: str = _loss(
+        "positive",
+        "what a public text is that follows from what is known of another image ('no glaucoma' of a normal one): "
+        "positive, of no account (mask), or negative as any other (positive)",
+        choices=IMPLIED,
+        marks=["shapes", "report"],
+    )
     joint_contrast: bool = _loss(False, "contrast public and elite pairs in one matrix", marks=["shapes"])
 
     model: str = _changed("keepfit-v2", "config name or local-dir:DIR", marks=["upstream", "report"])
@@ -123,8 +136,22 @@ class HybridPretraining:
     wd: float = _changed(1e-5, "weight decay", marks=["upstream", "shapes", "report"])
     beta1: float = _changed(0.9, "of AdamW", marks=["upstream", "shapes", "report"])
     beta2: float = _changed(0.98, "of AdamW", marks=["upstream", "shapes", "report"])
-    eps: float = _changed(1e-6, "of AdamW", marks=["upstream", "shapes", "report"])
-    warmup: int | None = _changed(None, "steps (one epoch)", marks=["shapes", "report"])
+    eps: float | None = _changed(
+        None, "of AdamW (1e-8; 1e-6 where weights are in half precision)", marks=["upstream", "shapes", "report"]
+    )
+    warmup: int | None = _changed(None, "steps (--warmup-share of the run)", marks=["shapes", "report"])
+    warmup_share: float = _changed(0.05, "share of the run's steps in which the rate rises")
+    head_lr: float | None = _changed(
+        None,
+        f"learning rate of projections, decoder and revision ({HEAD_LR:g}, or --lr where that is more)",
+        marks=["shapes", "report", "not negative"],
+    )
+    layer_decay: float = _changed(
+        1.0, "factor of the rate from each layer of a tower to the one below it", marks=["shapes", "report"]
+    )
+    ema_decay: float = _changed(
+        0.999, "of the averaged weights that evaluation and export use; 0 keeps none", marks=["shapes", "report"]
+    )
     grad_clip_norm: float = _changed(1.0, "norm to which gradients are clipped", marks=["upstream", "shapes", "report"])
     log_every_n_steps: int = _changed(20, "steps between two lines of the log", marks=["upstream"])
     device: str | None = _changed(None, "cuda, cpu, ... (CUDA where there is one)", marks=["upstream"])
@@ -148,6 +175,10 @@ class HybridPretraining:
             raise ConfigError("--image-tower and other weights for the image tower exclude each other")
         if self.random_text and self.text_tower:
             raise ConfigError("--random-text and --text-tower exclude each other")
+        if not (0 < self.layer_decay <= 1 and 0 <= self.ema_decay < 1 and 0 <= self.warmup_share <= 1):
+            raise ConfigError(
+                "--layer-decay lies above 0 and up to 1, --ema-decay from 0 and below 1, --warmup-share from 0 to 1"
+            )
         for name in marked(type(self), "not negative"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{flag_of(name)} is negative")
@@ -191,7 +222,9 @@ class HybridPretraining:
             pick_device(self.device)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         precision = self.precision or ("amp_bf16" if device.startswith("cuda") else "fp32")
-        return replace(self, name=name, device=device, precision=precision)
+        # The smallest number of fp16 is 6e-8: a smaller epsilon is nothing, by which AdamW would divide.
+        eps = self.eps if self.eps is not None else (1e-6 if "fp16" in precision else 1e-8)
+        return replace(self, name=name, device=device, precision=precision, eps=eps)
 
     @property
     def run(self) -> Path:

@@ -53,8 +53,16 @@ class StepLoss:
         if not waiting:
             self.guard.end_step()  # of the step before
         self.loss.caption_weight = self.schedule(self.step)
+        # open_clip's loop gives it to each of the accumulated batches: their sum would be as many times its gradient.
+        if "logit_scale" in outputs:
+            outputs["logit_scale"] = _with_share_of_gradient(outputs["logit_scale"], 1 / self.calls_per_step)
         terms = self.loss(**outputs)
         terms = self.guard.check(terms, outputs, f"epoch {self.epoch}, step {step_of_epoch + 1} of {self.steps}")
         if self.log and waiting == self.calls_per_step - 1:
-            self.log.write(step_of_epoch + 1, terms)
+            self.log.write(step_of_epoch + 1, terms, self.loss.figures)
         return terms
+
+
+def _with_share_of_gradient(value: Tensor, share: float) -> Tensor:
+    """The same value, to which so much of its gradient comes back."""
+    return value if share == 1 else value.detach() + share * (value - value.detach())

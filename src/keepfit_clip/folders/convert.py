@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoTokenizer
 from keepfit_clip.errors import CheckpointError, ConfigError, MissingWeightsError
 from keepfit_clip.files import read_json, require_free
 from keepfit_clip.folders.model_folder import CONFIG_NAME, write_model
-from keepfit_clip.model.config import ModelConfig, check_preprocess_config
+from keepfit_clip.model.config import ModelConfig, RevisionConfig, check_preprocess_config
 from keepfit_clip.model.image_tower import with_backbone
 from keepfit_clip.model.keepfit import KeepFIT
 from keepfit_clip.model.preprocess import default_preprocess, resolve_preprocess
@@ -110,6 +110,8 @@ def import_dual_encoder(
     projection = state.get("vision_model.projection_head_vision.projection.weight")
     if projection is not None:
         config = replace(config, embed_dim=len(projection))
+    if origin == "keepfit-v1":  # whose attention its weights were trained with
+        config = config.with_revision(RevisionConfig(attention="dot"))
     model = _build(config)
     unused = {key for key in state if key.startswith(_UNUSED)}
     named = {_renamed(key): value for key, value in state.items() if key not in unused}

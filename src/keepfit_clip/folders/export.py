@@ -16,6 +16,7 @@ __all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training
 
 RUN_MODEL = "model"  # the model folder inside a run folder
 RUN_CHECKPOINTS = "checkpoints"
+AVERAGE = "averaged_state_dict"  # in a checkpoint: the weights averaged over the steps, which are used
 
 
 def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
@@ -90,10 +91,13 @@ def _read(path: Path) -> dict:
 def load_training_checkpoint(path: Path) -> dict[str, Tensor]:
     """The model's state dict out of a checkpoint of open_clip's loop, on the CPU, without DDP's prefix.
 
+    Where the run averaged its weights over the steps it is these.
+
     Raises:
         CheckpointError: the file cannot be read or holds something else.
     """
-    state = _read(path).get("state_dict")
+    content = _read(path)
+    state = content.get(AVERAGE) or content.get("state_dict")
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path}: holds no state_dict, so it is no checkpoint of a training run")
     return {key.removeprefix("module."): value for key, value in state.items()}

@@ -4,9 +4,9 @@ import random
 import re
 from collections.abc import Sequence
 
-from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.conditions import Knowledge, Term
 
-__all__ = ["category_text", "class_texts", "draw_text", "mentions_place", "modality_text"]
+__all__ = ["category_text", "class_texts", "classes_texts", "draw_text", "mentions_place", "modality_text"]
 
 # Modality -> (article, noun)
 _IMAGES = {
@@ -87,11 +87,32 @@ def class_texts(category: str, modality: str | None, knowledge: Knowledge, descr
         knowledge: where names and findings come from.
         descriptions: False gives the canonical name alone.
     """
-    term, image = knowledge.look_up(category), _image_of(modality)
+    term = knowledge.look_up(category)
     if not descriptions:
         return [category_text([term.name], modality)]
-    texts = [category_text([name], modality) for name in term.names]
-    return [*texts, f"{image}: {term.statement}", *(f"{image} showing {sign}" for sign in term.findings(modality))]
+    named, seen = _texts_of(term, modality)
+    return named + seen
+
+
+def classes_texts(
+    categories: Sequence[str], modality: str | None, knowledge: Knowledge, descriptions: bool = True
+) -> list[list[str]]:
+    """`class_texts` of classes that are compared with each other: on equal terms.
+
+    Visible findings count only where each class has some: a class that has none, such as a denial, would be judged by
+    its name alone beside others that are judged by how they look.
+    """
+    terms = [knowledge.look_up(category) for category in categories]
+    if descriptions and not all(term.findings(modality) for term in terms):
+        return [_texts_of(term, modality)[0] for term in terms]
+    return [class_texts(category, modality, knowledge, descriptions) for category in categories]
+
+
+def _texts_of(term: Term, modality: str | None) -> tuple[list[str], list[str]]:
+    """What names a category, and what tells how it looks."""
+    image = _image_of(modality)
+    named = [category_text([name], modality) for name in term.names]
+    return [*named, f"{image}: {term.statement}"], [f"{image} showing {seen}" for seen in term.findings(modality)]
 
 
 def _image_of(modality: str | None, attributes: Sequence[str] = ()) -> str:

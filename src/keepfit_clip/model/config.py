@@ -238,12 +238,19 @@ class RevisionConfig:
 
     Args:
         heads: attention heads; embed_dim must divide by it.
+        attention: 'cosine', or 'dot' as KeepFIT v1 has it; see `keepfit_clip.model.revision`. A config that does not
+            say was made before there was a choice.
     """
 
     heads: int = 2
+    attention: str = "dot"
 
     def __post_init__(self):
         _require_number(self.heads, "keepfit_cfg.revision.heads", 1, _MOST_HEADS)
+        if self.attention not in ("cosine", "dot"):
+            raise ConfigError(
+                f"keepfit_cfg.revision.attention is {str(self.attention)[:80]!r}; it can be cosine or dot"
+            )
 
 
 @dataclass(frozen=True)
@@ -359,6 +366,10 @@ class ModelConfig:
     def with_preprocess(self, **values: Any) -> Self:
         """The same with other preprocessing values of the image tower's own."""
         return replace(self, keepfit=replace(self.keepfit, preprocess={**self.keepfit.preprocess, **values}))
+
+    def with_revision(self, revision: RevisionConfig) -> Self:
+        """The same with other settings of the text revision."""
+        return replace(self, keepfit=replace(self.keepfit, revision=revision))
 
     def portable(self) -> Self:
         """The same without paths of this machine: of a source that is a folder only the name stays."""

@@ -19,7 +19,7 @@ from keepfit_clip.model.text_tower import TextTower
 
 __all__ = ["KeepFIT"]
 
-_OF_THE_BATCH = ("is_elite", "modality", "text_id", "category_ids", "sample_key")
+_OF_THE_BATCH = ("is_elite", "modality", "text_id", "category_ids", "image_codes", "text_codes", "sample_key")
 
 
 class KeepFIT(nn.Module):

@@ -7,15 +7,21 @@ rows of its own rank and scales them so that the average over ranks is the loss 
 gradients over ranks, so 1 rank and N ranks learn the same.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from keepfit_clip.model.pairs import positive_pairs
-from keepfit_clip.model.revision import revised_text_features
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.model.pairs import implied_pairs, positive_pairs
+from keepfit_clip.model.revision import attention_entropy, revision_attention
 
-__all__ = ["HybridLoss", "soft_clip_loss_sum"]
+__all__ = ["IMPLIED", "HybridLoss", "soft_clip_loss_sum"]
+
+
+IMPLIED = ("positive", "mask", "negative")
 
 
 def soft_clip_loss_sum(logits: Tensor, positive: Tensor, allowed: Tensor) -> Tensor:
@@ -24,7 +30,7 @@ def soft_clip_loss_sum(logits: Tensor, positive: Tensor, allowed: Tensor) -> Ten
     Args:
         logits: (R, C).
         positive: (R, C) bool.
-        allowed: (C,) bool, the columns that take part.
+        allowed: (C,) or (R, C) bool, the columns, or the pairs, that take part.
 
     Returns:
         (), the sum over the R rows; rows without a positive count zero.
@@ -44,10 +50,15 @@ class HybridLoss(nn.Module):
         revision_weight: w_rev; KeepFIT v1 uses 100 on an element-mean MSE.
         caption_weight: w_cap, on elite captions.
         public_caption_weight: the same on public texts (0: they are not captioned).
-        joint_contrast: contrast public and elite pairs in one matrix. Off by default: an elite caption of the same
-            disease would be a negative.
+        joint_contrast: contrast public and elite pairs in one matrix. An expert's caption that names what a public
+            image has is no negative of it.
+        implied: what becomes of a public text that follows from what is known of another image, such as "no glaucoma"
+            of a normal one: it is as positive as the image's own, it takes no part (mask), or it is a negative as any.
 
     Every term of the result is a scalar, already weighted, whose name ends in `_loss`; the loss is their sum.
+
+    Attributes:
+        figures: of the last batch, what is no part of the loss: `revision_entropy`, see `attention_entropy`.
     """
 
     def __init__(
@@ -57,13 +68,18 @@ class HybridLoss(nn.Module):
         caption_weight: float = 1.0,
         public_caption_weight: float = 0.0,
         joint_contrast: bool = False,
+        implied: str = "positive",
     ):
         super().__init__()
+        if implied not in IMPLIED:
+            raise ConfigError(f"implied is {implied!r}; it can be {', '.join(IMPLIED)}")
+        self.implied = implied
         self.contrastive_weight = contrastive_weight
         self.revision_weight = revision_weight
         self.caption_weight = caption_weight
         self.public_caption_weight = public_caption_weight
         self.joint_contrast = joint_contrast
+        self.figures: dict[str, Tensor | None] = {}
 
     def forward(
         self,
@@ -79,6 +95,8 @@ class HybridLoss(nn.Module):
         revision_value: Tensor,
         caption_nll_sum: Tensor | None = None,
         caption_tokens: Tensor | None = None,
+        image_codes: Tensor | None = None,
+        text_codes: Tensor | None = None,
         sample_key: Tensor | None = None,
         output_dict: bool = True,
     ) -> dict[str, Tensor] | Tensor:
@@ -92,6 +110,7 @@ class HybridLoss(nn.Module):
             text_id, category_ids: (B,) and (B, 16), see `keepfit_clip.data.stream.batch`.
             revision_query, revision_key, revision_value: see `TextRevision`.
             caption_nll_sum, caption_tokens: (B,) nats and token counts; absent without a decoder.
+            image_codes, text_codes: (B, 48) and (B, 8), see there; without them nothing is implied.
             sample_key: (B, 32) names of the samples; the training programs use them to report trouble.
             output_dict: False gives the sum instead of the terms.
         """
@@ -100,9 +119,8 @@ class HybridLoss(nn.Module):
         revision = (revision_query.float(), revision_key.float(), revision_value.float())
         # In float32 whatever the run's precision: at a scale of 100 bfloat16 logits are half a unit apart.
         with torch.autocast(image_features.device.type, enabled=False):
-            terms = self._contrastive(
-                ranks, image_features, text_features, logit_scale, is_elite, text_id, category_ids
-            )
+            pairs = self._pairs(ranks, is_elite, text_id, category_ids, image_codes, text_codes)
+            terms = self._contrastive(ranks, image_features, text_features, logit_scale, is_elite, pairs)
             terms["revision_loss"] = self.revision_weight * self._revision(
                 ranks, text_features, is_elite, modality, *revision
             )
@@ -113,16 +131,30 @@ class HybridLoss(nn.Module):
                 terms["public_caption_loss"] = self.public_caption_weight * nll
         return terms if output_dict else sum(terms.values())
 
+    def _pairs(self, ranks, is_elite, text_id, category_ids, image_codes, text_codes) -> "_Pairs":
+        all_elite, all_text_id = ranks.gather(is_elite), ranks.gather(text_id)
+        image_positive = positive_pairs(category_ids, all_text_id)  # (B, G)
+        text_positive = positive_pairs(ranks.gather(category_ids), text_id).T
+        if image_codes is None or self.implied == "negative":
+            return _Pairs(image_positive, text_positive, None, None)
+        image_implied = implied_pairs(image_codes, ranks.gather(text_codes)) & ~image_positive
+        text_implied = implied_pairs(ranks.gather(image_codes), text_codes).T & ~text_positive
+        # What a caption names may be true of another patient and the whole of it not: no positive, and no negative of
+        # a public image either. Captions are told from each other by their own images alone.
+        image_masked = image_implied & all_elite[None, :] & ~is_elite[:, None]
+        text_masked = text_implied & is_elite[:, None] & ~all_elite[None, :]
+        image_true, text_true = image_implied & ~all_elite[None, :], text_implied & ~is_elite[:, None]
+        if self.implied == "positive":
+            return _Pairs(image_positive | image_true, text_positive | text_true, ~image_masked, ~text_masked)
+        return _Pairs(image_positive, text_positive, ~(image_masked | image_true), ~(text_masked | text_true))
+
     def _contrastive(
-        self, ranks, image_features, text_features, logit_scale, is_elite, text_id, category_ids
+        self, ranks, image_features, text_features, logit_scale, is_elite, pairs: "_Pairs"
     ) -> dict[str, Tensor]:
         all_image, all_text = ranks.gather(image_features), ranks.gather(text_features)  # (G, D)
-        all_elite, all_text_id = ranks.gather(is_elite), ranks.gather(text_id)
-        all_category_ids = ranks.gather(category_ids)
+        all_elite = ranks.gather(is_elite)
         image_logits = logit_scale * image_features @ all_text.T  # (B, G)
         text_logits = logit_scale * text_features @ all_image.T  # (B, G)
-        image_positive = positive_pairs(category_ids, all_text_id)
-        text_positive = positive_pairs(all_category_ids, text_id).T
         if self.joint_contrast:
             groups = {"contrastive_loss": (torch.ones_like(is_elite), torch.ones_like(all_elite))}
         else:
@@ -134,8 +166,10 @@ class HybridLoss(nn.Module):
         for name, (rows, columns) in groups.items():
             if not columns.any():  # e.g. training on public data alone
                 continue
-            image_term = soft_clip_loss_sum(image_logits[rows], image_positive[rows], columns)
-            text_term = soft_clip_loss_sum(text_logits[rows], text_positive[rows], columns)
+            image_allowed = columns if pairs.image_allowed is None else pairs.image_allowed[rows] & columns
+            text_allowed = columns if pairs.text_allowed is None else pairs.text_allowed[rows] & columns
+            image_term = soft_clip_loss_sum(image_logits[rows], pairs.image_positive[rows], image_allowed)
+            text_term = soft_clip_loss_sum(text_logits[rows], pairs.text_positive[rows], text_allowed)
             mean = ranks.mean_of_sum((image_term + text_term) / 2, columns.sum())
             terms[name] = self.contrastive_weight * mean
         return terms
@@ -145,13 +179,24 @@ class HybridLoss(nn.Module):
         all_elite, all_modality = ranks.gather(is_elite), ranks.gather(modality)
         all_key, all_value = ranks.gather(key), ranks.gather(value)
         public = ~is_elite
-        revised, matched = revised_text_features(
-            query[public], all_key[all_elite], all_value[all_elite], modality[public], all_modality[all_elite]
+        attention, same = revision_attention(
+            query[public], all_key[all_elite], modality[public], all_modality[all_elite]
         )
+        self.figures["revision_entropy"] = attention_entropy(attention, same)
+        revised, matched = torch.einsum("hpe,ehd->pd", attention, all_value[all_elite]), same.any(dim=1)
         error = F.mse_loss(revised, text_features[public], reduction="none").mean(dim=1) * matched
         # Every parameter of the revision takes part in every step, as DDP waits for its gradients.
         anchor = 0.0 * (query.sum() + key.sum() + value.sum())
         return ranks.mean_of_sum(error.sum(), ranks.sum(matched.sum())) + anchor
+
+
+class _Pairs(NamedTuple):
+    """Pairs of this rank's rows with all columns, (B, G) bool: which are positive, and which take part (None: all)."""
+
+    image_positive: Tensor
+    text_positive: Tensor
+    image_allowed: Tensor | None
+    text_allowed: Tensor | None
 
 
 class _Ranks:

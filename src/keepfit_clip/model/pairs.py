@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["positive_pairs"]
+__all__ = ["implied_pairs", "positive_pairs"]
 
 
 def positive_pairs(category_ids: Tensor, text_id: Tensor) -> Tensor:
@@ -21,3 +21,21 @@ def positive_pairs(category_ids: Tensor, text_id: Tensor) -> Tensor:
     for slot in category_ids.unbind(dim=1):
         positive |= slot[:, None] == text_id[None, :]
     return positive
+
+
+def implied_pairs(image_codes: Tensor, text_codes: Tensor) -> Tensor:
+    """Which texts follow from what is known of which images, see `keepfit_clip.knowledge.relations`.
+
+    Args:
+        image_codes: (I, W) ids of what is true of each image; unused slots hold -1.
+        text_codes: (T, V) ids of what makes each text true; unused slots hold -1.
+
+    Returns:
+        (I, T) bool: the two have an id in common.
+    """
+    implied = torch.zeros(len(image_codes), len(text_codes), dtype=torch.bool, device=text_codes.device)
+    for code in text_codes.unbind(dim=1):
+        known = code >= 0
+        if known.any():
+            implied |= positive_pairs(image_codes, code) & known
+    return implied

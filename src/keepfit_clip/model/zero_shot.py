@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from keepfit_clip.errors import CategoryError
 from keepfit_clip.finite import require_finite
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
-from keepfit_clip.knowledge.templates import class_texts
+from keepfit_clip.knowledge.templates import classes_texts
 from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["ClassTexts", "ZeroShotClassifier"]
@@ -110,7 +110,7 @@ class ZeroShotClassifier:
         self.unknown = [c for c, term in zip(self.categories, terms, strict=True) if term.condition is None]
         self.model = model
         self.tokenizer = Tokenizer.of_model(model, tokenizer)
-        texts = [class_texts(category, modality, knowledge, descriptions) for category in self.categories]
+        texts = classes_texts(self.categories, modality, knowledge, descriptions)
         self.classes = ClassTexts(model, self.tokenizer, texts)
 
     @property

@@ -7,6 +7,8 @@
     modality      (B,)     index into keepfit_clip.knowledge.conditions.MODALITIES, -1 where unknown
     text_id       (B,)     what the text says: public, modality and the category drawn; elite, its caption
     category_ids  (B, 16)  what is true of the image: public, all its categories; elite, its captions; -1 where unused
+    image_codes   (B, 48)  ids of what is true of the image and what follows from it; -1 where unused
+    text_codes    (B, 8)   ids of what makes the text true; -1 where unused (see keepfit_clip.knowledge.relations)
     sample_key    (B, 32)  uint8, the sample's key, so that a report of trouble can name it
 """
 
@@ -27,6 +29,7 @@ from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["ImageBatch", "TrainingSample", "collate", "encode_keys", "sample_keys", "stable_id"]
 
+_IMAGE_CODES, _TEXT_CODES = 48, 8  # the broadest of more are left out
 _KEY_BYTES = 32  # our own keys have 20
 
 
@@ -59,6 +62,8 @@ class TrainingSample:
         category_ids: what is true of the image, `text_id` among it.
         is_elite: whether the text is an expert's.
         modality: CFP, FFA, OCT or None.
+        image_codes: ids of what is true of the image, what was seen first.
+        text_codes: ids of what makes the text true.
     """
 
     key: str
@@ -68,6 +73,8 @@ class TrainingSample:
     category_ids: Sequence[int]
     is_elite: bool
     modality: str | None
+    image_codes: Sequence[int] = ()
+    text_codes: Sequence[int] = ()
 
 
 class ImageBatch:
@@ -113,21 +120,30 @@ def collate(
     Raises:
         ShardError: an image with more than 16 categories.
     """
-    category_ids = torch.full((len(samples), MAX_IDS), -1, dtype=torch.long)
-    for row, sample in enumerate(samples):
+    for sample in samples:
         if len(sample.category_ids) > MAX_IDS:
             raise ShardError(f"a sample has {len(sample.category_ids)} categories; at most {MAX_IDS} are supported")
-        category_ids[row, : len(sample.category_ids)] = torch.tensor(sample.category_ids)
     texts = BatchEncoding(
         {
             "input_ids": tokenizer([s.text for s in samples], on_too_long=on_too_long),
             "is_elite": torch.tensor([s.is_elite for s in samples]),
             "modality": torch.tensor([MODALITIES.index(s.modality) if s.modality else -1 for s in samples]),
             "text_id": torch.tensor([s.text_id for s in samples]),
-            "category_ids": category_ids,
+            "category_ids": _padded([s.category_ids for s in samples], MAX_IDS),
+            "image_codes": _padded([s.image_codes for s in samples], _IMAGE_CODES),
+            "text_codes": _padded([s.text_codes for s in samples], _TEXT_CODES),
             "sample_key": encode_keys([s.key for s in samples]),
         }
     )
     # In a worker default_collate stacks straight into memory shared with the main process.
     pixels = default_collate([torch.from_numpy(np.require(s.image, requirements="W")) for s in samples])
     return ImageBatch(pixels, mean, std), texts
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> Tensor:
+    """Ids (B, width), -1 where a row has no more, and without those beyond it."""
+    padded = torch.full((len(rows), width), -1, dtype=torch.long)
+    for row, ids in zip(padded, rows, strict=True):
+        kept = torch.tensor(ids[:width], dtype=torch.long)
+        row[: len(kept)] = kept
+    return padded

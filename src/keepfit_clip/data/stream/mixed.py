@@ -10,6 +10,7 @@ import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ from keepfit_clip.data.stream.sampling import ShardPool
 from keepfit_clip.data.tars.reader import ShardSample, read_shards
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.mentions import find_mentions
+from keepfit_clip.knowledge.relations import image_codes, text_codes
 from keepfit_clip.knowledge.templates import draw_text, mentions_place
 from keepfit_clip.model.tokenization import Tokenizer
 
@@ -278,4 +281,32 @@ def draw_sample(
         category_ids = [stable_id(modality, category) for category in categories]
     if augmented:
         pixels = augment(pixels, rng, may_flip=not mentions_place(text))
-    return TrainingSample(sample.key, pixels, text, text_id, category_ids, description.is_elite, modality)
+    of_image, of_text = _codes(description, text, None if description.is_elite else category, knowledge)
+    return TrainingSample(
+        sample.key,
+        pixels,
+        text,
+        text_id,
+        category_ids,
+        description.is_elite,
+        modality,
+        [stable_id(modality, code) for code in of_image],
+        [stable_id(modality, code) for code in of_text],
+    )
+
+
+def _codes(
+    description: Description, text: str, category: str | None, knowledge: Knowledge
+) -> tuple[list[str], list[str]]:
+    """Codes of what is true of an image, and of its text; an expert's are read off what the captions name."""
+    if category is not None:
+        return image_codes(description.categories, knowledge), text_codes(category, knowledge)
+    stated = [name for caption in description.captions for name in _stated(caption.text, knowledge)]
+    return image_codes([*description.categories, *stated], knowledge), list(_stated(text, knowledge))
+
+
+@lru_cache(maxsize=4096)
+def _stated(caption: str, knowledge: Knowledge) -> tuple[str, ...]:
+    """Canonical names of what a caption states, with "no" before what it denies."""
+    mentions = sorted(find_mentions(caption, knowledge))
+    return tuple(mention.name if mention.present else f"no {mention.name}" for mention in mentions)
