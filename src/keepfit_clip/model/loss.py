@@ -137,16 +137,24 @@ class HybridLoss(nn.Module):
         text_positive = positive_pairs(ranks.gather(category_ids), text_id).T
         if image_codes is None or self.implied == "negative":
             return _Pairs(image_positive, text_positive, None, None)
-        image_implied = implied_pairs(image_codes, ranks.gather(text_codes)) & ~image_positive
-        text_implied = implied_pairs(ranks.gather(image_codes), text_codes).T & ~text_positive
-        # What a caption names may be true of another patient and the whole of it not: no positive, and no negative of
-        # a public image either. Captions are told from each other by their own images alone.
-        image_masked = image_implied & all_elite[None, :] & ~is_elite[:, None]
-        text_masked = text_implied & is_elite[:, None] & ~all_elite[None, :]
-        image_true, text_true = image_implied & ~all_elite[None, :], text_implied & ~is_elite[:, None]
-        if self.implied == "positive":
-            return _Pairs(image_positive | image_true, text_positive | text_true, ~image_masked, ~text_masked)
-        return _Pairs(image_positive, text_positive, ~(image_masked | image_true), ~(text_masked | text_true))
+        of_images = implied_pairs(image_codes, ranks.gather(text_codes))  # (B, G)
+        of_texts = implied_pairs(ranks.gather(image_codes), text_codes)  # (G, B)
+        image_positive, image_allowed = self._with_implied(image_positive, of_images, is_elite, all_elite)
+        text_positive, text_allowed = self._with_implied(text_positive.T, of_texts, all_elite, is_elite)
+        return _Pairs(image_positive, text_positive.T, image_allowed, text_allowed.T)
+
+    def _with_implied(
+        self, positive: Tensor, implied: Tensor, image_is_elite: Tensor, text_is_elite: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Which of the pairs of images and texts (I, T) are positive, and which take part.
+
+        What a caption names may be true of another patient and the whole of it not: it is no positive, and no negative
+        of a public image either. Captions are told from each other by their own images alone.
+        """
+        implied = implied & ~positive
+        unknown = implied & text_is_elite[None, :] & ~image_is_elite[:, None]
+        true = implied & ~text_is_elite[None, :]
+        return (positive | true, ~unknown) if self.implied == "positive" else (positive, ~(unknown | true))
 
     def _contrastive(
         self, ranks, image_features, text_features, logit_scale, is_elite, pairs: "_Pairs"

@@ -33,9 +33,10 @@ def implied_pairs(image_codes: Tensor, text_codes: Tensor) -> Tensor:
     Returns:
         (I, T) bool: the two have an id in common.
     """
-    implied = torch.zeros(len(image_codes), len(text_codes), dtype=torch.bool, device=text_codes.device)
-    for code in text_codes.unbind(dim=1):
-        known = code >= 0
-        if known.any():
-            implied |= positive_pairs(image_codes, code) & known
-    return implied
+    ids, index = torch.unique(torch.cat([image_codes.flatten(), text_codes.flatten()]), return_inverse=True)
+    of_images, of_texts = index.split([image_codes.numel(), text_codes.numel()])
+    images, texts = (
+        torch.zeros(len(codes), len(ids), device=ids.device).scatter_(1, own.view_as(codes), 1.0)
+        for codes, own in ((image_codes, of_images), (text_codes, of_texts))
+    )
+    return images * (ids >= 0) @ texts.T > 0

@@ -275,13 +275,15 @@ def draw_sample(
         captions = description.captions_in(languages)
         text = rng.choice(captions)
         text_id, category_ids = stable_id(text), [stable_id(caption) for caption in captions]
+        stated = [name for caption in description.captions for name in _stated(caption.text, knowledge)]
+        of_image, of_text = image_codes([*categories, *stated], knowledge), _stated(text, knowledge)
     else:
         text, category = draw_text(categories, modality, knowledge, rng, description.attributes, description.eye)
         text_id = stable_id(modality, category)
         category_ids = [stable_id(modality, category) for category in categories]
+        of_image, of_text = image_codes(categories, knowledge), text_codes(category, knowledge)
     if augmented:
         pixels = augment(pixels, rng, may_flip=not mentions_place(text))
-    of_image, of_text = _codes(description, text, None if description.is_elite else category, knowledge)
     return TrainingSample(
         sample.key,
         pixels,
@@ -293,16 +295,6 @@ def draw_sample(
         [stable_id(modality, code) for code in of_image],
         [stable_id(modality, code) for code in of_text],
     )
-
-
-def _codes(
-    description: Description, text: str, category: str | None, knowledge: Knowledge
-) -> tuple[list[str], list[str]]:
-    """Codes of what is true of an image, and of its text; an expert's are read off what the captions name."""
-    if category is not None:
-        return image_codes(description.categories, knowledge), text_codes(category, knowledge)
-    stated = [name for caption in description.captions for name in _stated(caption.text, knowledge)]
-    return image_codes([*description.categories, *stated], knowledge), list(_stated(text, knowledge))
 
 
 @lru_cache(maxsize=4096)
