@@ -18,11 +18,11 @@ from torch import Tensor
 from keepfit_clip.errors import CheckpointError, ConfigError, NonFiniteLossError, first_line
 from keepfit_clip.files import writing
 from keepfit_clip.finite import is_finite
-from keepfit_clip.folders.export import find_checkpoint
+from keepfit_clip.folders.export import AVERAGE, find_checkpoint
 from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.training.hybrid.run_folder import differing_settings
 
-__all__ = ["Checkpoints", "check_readable", "checkpoint_flags", "name_newest_latest", "newest_checkpoint"]
+__all__ = ["Checkpoints", "check_readable", "name_newest_latest", "newest_checkpoint"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ class Checkpoints:
             the run, `flags`, those that shape what is learnt, and maybe averaged weights.
 
     Attributes:
-        loaded: the checkpoint that the run goes on from; empty where it starts.
+        average: the averaged weights of the checkpoint that the run goes on from, where it has some.
     """
 
     def __init__(self, save: Callable, load: Callable, own: Callable[[], dict[str, Any]]):
         self._save, self._load, self._own = save, load, own
-        self.loaded: dict[str, Any] = {}
+        self.average: dict[str, Tensor] | None = None
 
     def save(self, content: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         """Saves under a temporary name, on the disk before it is renamed.
@@ -60,7 +60,7 @@ class Checkpoints:
             return self._save(content, path, *args, **kwargs)
         if isinstance(content, dict) and set(content) >= _TRAINED:
             _check_finite(content["state_dict"], path)
-            content |= self._own()
+            content = {**content, **self._own()}
         partial = f"{os.fspath(path)}.partial"  # not *.pt, so that `--resume latest` never picks it
         try:
             self._save(content, partial, *args, **kwargs)
@@ -89,7 +89,7 @@ class Checkpoints:
         if not isinstance(checkpoint, dict) or ("epoch" in checkpoint and not set(checkpoint) >= _TRAINED):
             raise CheckpointError(f"{path}: not a checkpoint of a training run")
         self._compare(path, checkpoint)
-        self.loaded = checkpoint
+        self.average = checkpoint.pop(AVERAGE, None)
         return _for_all_processes(checkpoint) if torch.distributed.is_initialized() else checkpoint
 
     def _compare(self, path: str, checkpoint: Mapping) -> None:
@@ -127,16 +127,6 @@ def name_newest_latest(run: Path) -> None:
         with writing(latest):
             shutil.copyfile(newest, partial)
         os.replace(partial, latest)
-
-
-def checkpoint_flags(path: str) -> dict[str, Any]:
-    """The flags that shaped a checkpoint; nothing where it has none, or cannot be read."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch raises many kinds for damaged files; `Checkpoints.load` says what is wrong
-        return {}
-    flags = content.get("flags") if isinstance(content, dict) else None
-    return flags if isinstance(flags, dict) else {}
 
 
 def check_readable(path: str) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from keepfit_clip.errors import CheckpointError, ConfigError
 from keepfit_clip.files import writing
-from keepfit_clip.folders.export import AVERAGE
+from keepfit_clip.folders.export import AVERAGE, read_checkpoint
 from keepfit_clip.folders.model_folder import FolderConfig
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.config import TEXT_SOURCES
@@ -35,7 +35,6 @@ from keepfit_clip.training.hybrid.causes import cause_of
 from keepfit_clip.training.hybrid.checkpoints import (
     Checkpoints,
     check_readable,
-    checkpoint_flags,
     name_newest_latest,
     newest_checkpoint,
 )
@@ -89,7 +88,7 @@ class _Run:
         self.model: KeepFIT | None = None
         self.guard: NonFiniteGuard | None = None
         self.average: AveragedWeights | None = None
-        self.rates_of_before = False  # whether a run goes on that had one learning rate
+        self.start: str | None = None  # the checkpoint that the run goes on from
         self.checkpoints = Checkpoints(torch.save, load_checkpoint, self._of_checkpoints)
         self.open = ExitStack()
 
@@ -123,20 +122,19 @@ class _Run:
             elif upstream.save_most_recent:
                 name_newest_latest(settings.run)
         upstream.model, self.config = prepare_run(settings, upstream)
-        if trains and not self._has_start() and not settings.no_pretrained_image:
+        self.start = newest_checkpoint(settings.run) if upstream.resume == "latest" else upstream.resume
+        if trains and not self._has_weights() and not settings.no_pretrained_image:
             upstream.pretrained_image |= image_weights_within_reach(self.config.model.vision)
         flags = {**asdict(settings), **vars(upstream), "world_size": world_size}
         self.flags = shaping(flags)
-        start = newest_checkpoint(settings.run) if upstream.resume == "latest" else upstream.resume
-        self.rates_of_before = bool(start) and "layer_decay" not in checkpoint_flags(start)
         if trains and rank == 0:
             write_settings(settings.run, {**flags, "model": settings.model})
         return upstream
 
-    def _has_start(self) -> bool:
+    def _has_weights(self) -> bool:
         """Whether the image tower starts from weights that a flag or a checkpoint brings."""
         s = self.settings
-        return bool(s.image_tower or s.pretrained or has_weights(s.model) or any(s.run.glob("checkpoints/*.pt")))
+        return bool(self.start or s.image_tower or s.pretrained or has_weights(s.model))
 
     def _check_start(self, upstream) -> None:
         """Raises an error of ours where a run cannot start from what it is to start from."""
@@ -155,13 +153,12 @@ class _Run:
 
     def create_model_and_transforms(self, *args, **kwargs):
         if self.settings.training_data:
-            random_image = not (self._has_start() or kwargs.get("pretrained_image"))
+            random_image = not (self._has_weights() or kwargs.get("pretrained_image"))
             for doubt in doubts(self.settings, self.config.model, random_image):
                 _log.warning(doubt)
         model, *transforms = create_model_and_transforms(*args, **kwargs)
         self.model = model
-        started = list((self.settings.run / "checkpoints").glob("*.pt"))
-        if self.settings.image_tower and not started:
+        if self.settings.image_tower and not self.start:
             left_out, _ = model.visual.load_backbone(read_weights(self.settings.image_tower), self.settings.image_tower)
             _log.info(f"the image tower starts from a file; {left_out} of its tensors are not the encoder's")
         return model, *transforms
@@ -186,11 +183,17 @@ class _Run:
 
     def create_optimizer(self, groups: list[dict], lr: float, **options) -> torch.optim.AdamW:
         """AdamW as open_clip_train asks for it, with groups of our own; a run that began without them goes on so."""
-        if not self.rates_of_before:
+        if not self._goes_on_with_one_rate():
             decay = max(group["weight_decay"] for group in groups)
             head_lr = max(lr, HEAD_LR) if self.settings.head_lr is None else self.settings.head_lr
             groups = parameter_groups(self.model, decay, head_lr / lr if lr else 1.0, self.settings.layer_decay)
         return torch.optim.AdamW(groups, lr=lr, **options)
+
+    def _goes_on_with_one_rate(self) -> bool:
+        try:
+            return bool(self.start) and "layer_decay" not in read_checkpoint(self.start).get("flags", {})
+        except CheckpointError:  # `Checkpoints.load` says what is wrong with it
+            return False
 
     def evaluate(self, model, *args, **options) -> dict:
         """`validation.evaluate` of the averaged weights, where there are some."""
@@ -216,7 +219,7 @@ class _Run:
         log = None
         if is_master(args):
             if self.average is None and self.settings.ema_decay:
-                stored = self.checkpoints.loaded.get(AVERAGE)
+                stored, self.checkpoints.average = self.checkpoints.average, None  # it is held once
                 self.average = AveragedWeights(bare_model, optimizer, self.settings.ema_decay, epoch * steps, stored)
             log = LossLog(Path(args.logs) / args.name, epoch, steps, args.log_every_n_steps)
         schedule = CaptionSchedule(

@@ -12,7 +12,7 @@ from keepfit_clip.files import require_free
 from keepfit_clip.folders.model_folder import read_model_config, write_model
 from keepfit_clip.model.state_dicts import fit_of
 
-__all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint"]
+__all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint", "read_checkpoint"]
 
 RUN_MODEL = "model"  # the model folder inside a run folder
 RUN_CHECKPOINTS = "checkpoints"
@@ -48,7 +48,7 @@ def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
 
 def _history(checkpoint: Path) -> dict[str, object]:
     """What a checkpoint tells of its training, for the model card."""
-    content = _read(checkpoint)
+    content = read_checkpoint(checkpoint)
     flags = {f"training: {name.replace('_', ' ')}": value for name, value in content.get("flags", {}).items()}
     return {
         "weights": f"trained by keepfit-clip train for {content.get('epoch', '?')} epochs",
@@ -77,10 +77,15 @@ def find_checkpoint(run_or_checkpoint: str | Path) -> Path:
 def _epoch(checkpoint: Path) -> int:
     """How many epochs a checkpoint has seen; `epoch_latest.pt` does not say so in its name."""
     number = checkpoint.stem.removeprefix("epoch_")
-    return int(number) if number.isdigit() else int(_read(checkpoint).get("epoch", 0))
+    return int(number) if number.isdigit() else int(read_checkpoint(checkpoint).get("epoch", 0))
 
 
-def _read(path: Path) -> dict:
+def read_checkpoint(path: str | Path) -> dict:
+    """What a checkpoint of open_clip's loop holds, on the CPU and left on the disk until it is used.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for damaged files
@@ -96,7 +101,7 @@ def load_training_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file cannot be read or holds something else.
     """
-    content = _read(path)
+    content = read_checkpoint(path)
     state = content.get(AVERAGE) or content.get("state_dict")
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path}: holds no state_dict, so it is no checkpoint of a training run")
