@@ -121,6 +121,11 @@ def test_shares_that_make_no_sense_are_refused(wrong):
         HybridPretraining(elite_data="e", **wrong)
 
 
+def test_rates_of_groups_with_another_optimizer_are_refused(shards, tmp_path):
+    with pytest.raises(ConfigError, match="--head-lr and --layer-decay are AdamW's"):
+        train(train_flags(shards, tmp_path, "lamb", opt="timm/lamb", head_lr=0.1))
+
+
 def test_a_run_that_began_with_one_rate_goes_on_with_it(shards, tmp_path):
     train(train_flags(shards, tmp_path, "run", epochs=1, train_num_samples=8))
     path = tmp_path / "run" / "checkpoints" / "epoch_1.pt"

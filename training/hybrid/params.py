@@ -67,13 +67,13 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[HybridPretraining, list[str
     settings = HybridPretraining.of(flags, processes)
     if settings.image_tower and "--pretrained-image" in rest:
         raise ConfigError("--image-tower and other weights for the image tower exclude each other")
-    _check_upstream(rest)
+    _check_upstream(rest, settings)
     if "--use-bn-sync" in rest and settings.device.startswith("cpu") and processes > 1:
         raise ConfigError("--use-bn-sync needs GPUs: torch has no SyncBatchNorm for the CPU")
     return settings, rest
 
 
-def _check_upstream(rest: Sequence[str]) -> None:
+def _check_upstream(rest: Sequence[str], settings: HybridPretraining) -> None:
     """Finds what open_clip_train would only find out later, by a crash."""
     upstream = vars(upstream_parse_args([*rest]))
     for flag in (word.partition("=")[0] for word in rest if word.startswith("--")):
@@ -87,6 +87,8 @@ def _check_upstream(rest: Sequence[str]) -> None:
         raise ConfigError(f"--lr-scheduler {upstream['lr_scheduler']} is none of cosine, const, const-cooldown")
     if upstream["opt"] != "adamw" and not upstream["opt"].startswith("timm/"):
         raise ConfigError(f"--opt {upstream['opt']} is neither adamw nor timm/NAME")
+    if upstream["opt"] != "adamw" and (settings.head_lr is not None or settings.layer_decay != 1):
+        raise ConfigError(f"--head-lr and --layer-decay are AdamW's, not --opt {upstream['opt']}'s: leave them out")
     if upstream["delete_previous_checkpoint"] and upstream["save_frequency"] > 1 and not upstream["save_most_recent"]:
         raise ConfigError(
             "--delete-previous-checkpoint with --save-frequency above 1 would delete the only checkpoint there is: "
