@@ -3,11 +3,13 @@
 import argparse
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from keepfit_clip.errors import ConfigError, MissingExtraError
 from keepfit_clip.extras import install_command
 from keepfit_clip.training.flags import add_flags, flag_of, marked
-from keepfit_clip.training.hybrid.settings import HybridPretraining
+from keepfit_clip.training.hybrid.settings import HEAD_LR, HybridPretraining
 from keepfit_clip.training.hybrid.upstream import parse_args as upstream_parse_args
 from keepfit_clip.training.hybrid.upstream import world_info_from_env
 
@@ -67,14 +69,16 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[HybridPretraining, list[str
     settings = HybridPretraining.of(flags, processes)
     if settings.image_tower and "--pretrained-image" in rest:
         raise ConfigError("--image-tower and other weights for the image tower exclude each other")
-    _check_upstream(rest, settings)
+    upstream = _check_upstream(rest, settings)
+    if settings.head_lr is None and upstream["opt"] == "adamw":
+        settings = replace(settings, head_lr=max(settings.lr, HEAD_LR))
     if "--use-bn-sync" in rest and settings.device.startswith("cpu") and processes > 1:
         raise ConfigError("--use-bn-sync needs GPUs: torch has no SyncBatchNorm for the CPU")
     return settings, rest
 
 
-def _check_upstream(rest: Sequence[str], settings: HybridPretraining) -> None:
-    """Finds what open_clip_train would only find out later, by a crash."""
+def _check_upstream(rest: Sequence[str], settings: HybridPretraining) -> dict[str, Any]:
+    """open_clip_train's own flags; finds what it would only find out later, by a crash."""
     upstream = vars(upstream_parse_args([*rest]))
     for flag in (word.partition("=")[0] for word in rest if word.startswith("--")):
         exact = flag.removeprefix("--").replace("-", "_") in upstream  # else the parser took it as an abbreviation
@@ -98,6 +102,7 @@ def _check_upstream(rest: Sequence[str], settings: HybridPretraining) -> None:
         asked = name in upstream["report_to"] or "all" in upstream["report_to"]
         if asked and importlib.util.find_spec(name) is None:
             raise MissingExtraError(f"--report-to {upstream['report_to']} needs {name}: {install_command('track')}")
+    return upstream
 
 
 def upstream_argv(settings: HybridPretraining, rest: Sequence[str], train_data: str | None) -> list[str]:

@@ -54,7 +54,7 @@ from keepfit_clip.training.hybrid.run_folder import (
     strip_folders,
     write_settings,
 )
-from keepfit_clip.training.hybrid.settings import HEAD_LR, shaping
+from keepfit_clip.training.hybrid.settings import shaping
 from keepfit_clip.training.hybrid.step_loss import StepLoss
 from keepfit_clip.training.hybrid.upstream import (
     DataInfo,
@@ -185,15 +185,16 @@ class _Run:
         """AdamW as open_clip_train asks for it, with groups of our own; a run that began without them goes on so."""
         if not self._goes_on_with_one_rate():
             decay = max(group["weight_decay"] for group in groups)
-            head_lr = max(lr, HEAD_LR) if self.settings.head_lr is None else self.settings.head_lr
-            groups = parameter_groups(self.model, decay, head_lr / lr if lr else 1.0, self.settings.layer_decay)
+            head_scale = self.settings.head_lr / lr if lr else 1.0
+            groups = parameter_groups(self.model, decay, head_scale, self.settings.layer_decay)
         return torch.optim.AdamW(groups, lr=lr, **options)
 
     def _goes_on_with_one_rate(self) -> bool:
         try:
-            return bool(self.start) and "layer_decay" not in read_checkpoint(self.start).get("flags", {})
+            groups = read_checkpoint(self.start).get("optimizer", {}).get("param_groups", []) if self.start else []
         except CheckpointError:  # `Checkpoints.load` says what is wrong with it
             return False
+        return bool(groups) and not any("lr_scale" in group for group in groups)
 
     def evaluate(self, model, *args, **options) -> dict:
         """`validation.evaluate` of the averaged weights, where there are some."""
