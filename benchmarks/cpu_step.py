@@ -1,50 +1,90 @@
-"""A training step of keepfit-v2-lite on the CPU with glibc's memory settings of the README and without, side by side.
+"""A training step of keepfit-v2-lite on the CPU, and what makes it fast there, side by side in one run.
 
-python benchmarks/cpu_step.py [--steps 6]
+    python benchmarks/cpu_step.py [--steps 6] [--rounds 2] [--batch 32]
+
+Each row adds one thing to the row above it: malloc as it comes and convolutions channels-first; the memory of one step
+kept for the next (`keep_freed_memory`); convolutions channels-last, as the image tower has them; and, where the
+processor has AMX (or with --bfloat16), bfloat16 for what is no convolution, as `--precision amp_bf16` trains. Each
+figure is the median of fresh processes that take turns. The losses of all steps are printed too: they are to be the
+same but for rounding.
 """
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
 
-KEPT = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-STEP = """
-import statistics, sys, time, torch, open_clip, keepfit_clip
+import open_clip
+import torch
+from rich.console import Console
+from rich.table import Table
 from transformers import BatchEncoding
+
+import keepfit_clip  # noqa: F401 - registers the models
 from keepfit_clip.model.loss import HybridLoss
-torch.set_num_threads(2)
-torch.manual_seed(0)
-model = open_clip.create_model("keepfit-v2-lite", pretrained_text=False).train()
-optimizer, loss, number = torch.optim.AdamW(model.parameters(), lr=1e-4), HybridLoss(), torch.arange(32)
-ids = torch.randint(1000, 2000, (32, 32)); ids[:, -1] = 102
-texts = BatchEncoding(dict(input_ids=ids, is_elite=number % 2 == 0, modality=number * 0, text_id=number,
-                           category_ids=torch.cat([number[:, None], -torch.ones(32, 15, dtype=torch.long)], 1)))
-images, seconds = torch.randn(32, 3, 224, 224), []
-for _ in range(int(sys.argv[1])):
-    start = time.perf_counter()
-    sum(loss(**model(images, texts)).values()).backward()
-    optimizer.step(); optimizer.zero_grad()
-    seconds.append(time.perf_counter() - start)
-print(statistics.median(seconds[min(2, len(seconds) - 1):]))
-"""
+from keepfit_clip.processor import has_fast_bfloat16, keep_freed_memory
 
-
-def median_step(environment: dict[str, str], steps: int) -> float:
-    env = {key: value for key, value in os.environ.items() if key not in KEPT} | environment
-    command = [sys.executable, "-c", STEP, str(steps)]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    return float(result.stdout)
+MODEL = "keepfit-v2-lite"
+TOKENS = 32
+WAYS = ("malloc as it comes, channels-first", "memory kept", "and channels-last", "and bfloat16")
 
 
 def main() -> None:
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6)
-    steps = parser.parse_args().steps
-    plain, kept = (statistics.median(median_step(env, steps) for _ in range(2)) for env in ({}, KEPT))
-    print(f"step of 32 samples, as it is       {plain:.2f} s")
-    print(f"step of 32 samples, memory kept    {kept:.2f} s   ratio {kept / plain:.2f}")
+    parser.add_argument("--steps", type=int, default=6, help="in a process, of which the first two warm up")
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each row")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--bfloat16", action="store_true", default=has_fast_bfloat16())
+    args = parser.parse_args()
+    ways = range(len(WAYS) if args.bfloat16 else len(WAYS) - 1)
+    seconds: dict[int, list[float]] = {way: [] for way in ways}
+    losses = {}
+    for number in range(args.rounds):
+        for way in list(ways)[:: -1 if number % 2 else 1]:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                steps, losses[way] = pool.submit(measure, way, args.steps, args.batch).result()
+            seconds[way] += steps[min(2, len(steps) - 1) :]
+    table = Table(f"{MODEL}, a step of {args.batch}", "seconds", "images/s", "ratio", "losses")
+    first = statistics.median(seconds[0])
+    for way in ways:
+        median = statistics.median(seconds[way])
+        shown = " ".join(f"{loss:.3f}" for loss in losses[way])
+        table.add_row(WAYS[way], f"{median:.2f}", f"{args.batch / median:.1f}", f"{first / median:.2f}", shown)
+    Console(width=120).print(table)
+
+
+def measure(way: int, steps: int, batch: int) -> tuple[list[float], list[float]]:
+    """Seconds and loss of each step of a fresh model on the same images and texts."""
+    if way > 0:
+        keep_freed_memory()
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    model = open_clip.create_model(MODEL, pretrained_image=True).train()
+    if way < 2:
+        model.visual.trunk.to(memory_format=torch.contiguous_format)
+    optimizer, loss, number = torch.optim.AdamW(model.parameters(), lr=1e-4), HybridLoss(), torch.arange(batch)
+    ids = torch.randint(1000, 2000, (batch, TOKENS))
+    ids[:, -1] = 102
+    categories = torch.cat([number[:, None], -torch.ones(batch, 15, dtype=torch.long)], 1)
+    texts = BatchEncoding(
+        {"input_ids": ids, "is_elite": number % 2 == 0, "modality": number * 0, "text_id": number}
+        | {"category_ids": categories}
+    )
+    images = torch.randn(batch, 3, 224, 224)
+    seconds, losses = [], []
+    for _ in range(steps):
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16) if way > 2 else nullcontext():
+            total = sum(loss(**model(images, texts)).values())
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+        losses.append(total.item())
+    return seconds, losses
 
 
 if __name__ == "__main__":

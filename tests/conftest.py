@@ -13,14 +13,27 @@ import pytest
 import torch
 
 import keepfit_clip  # noqa: F401 - registers the models
+from keepfit_clip.data import MixedStream, StreamOptions
 from keepfit_clip.data.shards.build import ShardOptions, build_shards
+from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.sampling import make_pools
 from keepfit_clip.folders.export import export_model
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.training.hybrid.run import main as train
 from tests.pictures import write_elite, write_public
 
 torch.set_num_threads(1)
 
 MODEL = "keepfit-v2-test"
+PREPROCESS = {
+    "size": 64,
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "interpolation": "bicubic",
+    "resize_mode": "longest",
+    "fill_color": 0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +121,22 @@ def exported(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("export") / "model"
     export_model(run, out)
     return out
+
+
+@pytest.fixture
+def make_stream(shards, tokenizer):
+    def make(epoch=0, batches=4, context_length=77, public="public", elite="elite", **options):
+        return MixedStream(
+            make_pools(shards / public) if public else [],
+            make_pools(shards / elite) if elite else [],
+            StreamOptions(**{"batch_size": 8, "elite_fraction": 0.25, **options}),
+            batches,
+            lambda: epoch,
+            make_letterbox(PREPROCESS),
+            Tokenizer(tokenizer, context_length, pad_id=0, eos_id=49407),
+            Knowledge.load(),
+            PREPROCESS["mean"],
+            PREPROCESS["std"],
+        )
+
+    return make

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # From the lowest floor to the highest; rooms of one line do not import from each other.
 FLOORS = (
     "_version _faces _former errors",
-    "extras files finite",
+    "extras files finite processor",
     "knowledge images",
     "page drawing model",
     "folders",

@@ -11,18 +11,20 @@ from keepfit_clip.training.hybrid.settings import HybridPretraining, reported, s
 from keepfit_clip.training.text_stage.settings import TextPretraining, text_parser
 
 # What people have in their scripts: a flag may come here, and none may go without a word in CHANGELOG.md.
-STAGE_1 = """--batch-size --corpus --epochs --head-lr --held-out --init --knowledge --languages --lr --mask-probability
-    --max-evaluation-sentences --max-length --max-steps --new-token-min-count --new-tokens --no-knowledge --out
-    --precision --save-steps --seed --text-field --weight-decay --workers"""
+STAGE_1 = """
+    --batch-size --corpus --epochs --head-lr --held-out --hold-out-categories --init --knowledge --languages
+    --lr --mask-probability --max-evaluation-sentences --max-length --max-steps --new-token-min-count
+    --new-tokens --no-knowledge --out --precision --save-steps --seed --text-field --weight-decay --workers"""
 STAGE_2 = """
-    --allow-source --balance --batch-size --beta1 --beta2 --caption-samples --caption-schedule
-    --caption-schedule-steps --caption-weight --caption-weight-start --contrastive-weight --device --elite-data
-    --elite-fraction --elite-weights --ema-decay --epochs --eps --freeze-text-steps --grad-clip-norm --head-lr
-    --image-tower --implied --joint-contrast --knowledge --languages --layer-decay --log-every-n-steps --logs --lr
-    --max-bad-fraction --model --name --no-augment --no-pretrained-image --precision --preset --pretrained
-    --public-caption-weight --public-data --public-weights --random-text --resume --revision-weight --seed
-    --skip-nonfinite --text-tower --train-num-samples --val-data --warmup --warmup-share --wd --workers
-    --zeroshot-frequency --zeroshot-table"""
+    --allow-source --augmentation --balance --batch-size --beta1 --beta2 --caption-samples
+    --caption-schedule --caption-schedule-steps --caption-weight --caption-weight-start --contrastive-weight
+    --device --elite-data --elite-fraction --elite-weights --ema-decay --epochs --eps --freeze-text-steps
+    --grad-clip-norm --head-lr --hold-out-categories --image-tower --implied --joint-contrast --knowledge
+    --languages --layer-decay --log-every-n-steps --logs --lr --max-bad-fraction --model --name
+    --no-pretrained-image --precision --preset --pretrained --public-caption-weight --public-data
+    --public-weights --random-text --resume --revision-weight --seed --skip-nonfinite --text-tower
+    --train-num-samples --val-data --warmup --warmup-share --wd --workers --zeroshot-frequency
+    --zeroshot-table"""
 
 
 def flags_of(parser):

@@ -556,7 +556,7 @@ FLAGS = [
     ("use --caption-weight", f"{BOTH_KINDS} --coca-caption-loss-weight 2", f"{BOTH_KINDS} --caption-weight 2"),
     ("use --contrastive-weight", f"{BOTH_KINDS} --coca-contrastive-loss-weight 2",
      f"{BOTH_KINDS} --contrastive-weight 2"),
-    ("--no-augment turns it off", f"{BOTH_KINDS} --aug-cfg scale=1", f"{BOTH_KINDS} --no-augment"),
+    ("--augmentation none", f"{BOTH_KINDS} --aug-cfg scale=1", f"{BOTH_KINDS} --augmentation none"),
     ("give --public-data and --elite-data", "--val-data x --train-data x", f"--val-data x {BOTH_KINDS}"),
     ("use --elite-fraction, --public-weights and --elite-weights",
      f"{BOTH_KINDS} --train-data-upsampling-factors 2::1",

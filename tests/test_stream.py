@@ -10,43 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards
+from keepfit_clip.data import ShardOptions, build_shards
 from keepfit_clip.data.stream.augment import augment
 from keepfit_clip.data.stream.batch import ImageBatch, stable_id
-from keepfit_clip.data.stream.decoding import make_letterbox
 from keepfit_clip.data.stream.sampling import ShardPool, category_repeats, make_pools
 from keepfit_clip.errors import ConfigError, ShardError, TextTooLongError
-from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.tokenization import Tokenizer
 from tests.pictures import write_elite, write_public
-
-PREPROCESS = {
-    "size": 64,
-    "mean": [0.5] * 3,
-    "std": [0.5] * 3,
-    "interpolation": "bicubic",
-    "resize_mode": "longest",
-    "fill_color": 0,
-}
-
-
-@pytest.fixture
-def make_stream(shards, tokenizer):
-    def make(epoch=0, batches=4, context_length=77, public="public", elite="elite", **options):
-        return MixedStream(
-            make_pools(shards / public) if public else [],
-            make_pools(shards / elite) if elite else [],
-            StreamOptions(**{"batch_size": 8, "elite_fraction": 0.25, **options}),
-            batches,
-            lambda: epoch,
-            make_letterbox(PREPROCESS),
-            Tokenizer(tokenizer, context_length, pad_id=0, eos_id=49407),
-            Knowledge.load(),
-            PREPROCESS["mean"],
-            PREPROCESS["std"],
-        )
-
-    return make
 
 
 def fingerprint(stream):
@@ -100,10 +70,10 @@ def labels(stream):
 
 def test_weights_decide_how_often_each_part_is_drawn_from(make_stream, shards):
     spec = f"{shards / 'public' / '000000.tar'}::{shards / 'public' / '000001.tar'}"
-    stream = make_stream(batches=40, elite=None, augment=False)
+    stream = make_stream(batches=40, elite=None, augmentation="none")
     stream.public = make_pools(spec, weights="9::1")
     sums = Counter(images.pixels[i].sum().item() for images, _ in stream for i in range(8))
-    first = make_stream(batches=40, elite=None, augment=False)
+    first = make_stream(batches=40, elite=None, augmentation="none")
     first.public = make_pools(spec.partition("::")[0])
     mine = {images.pixels[i].sum().item() for images, _ in first for i in range(8)}
     share = sum(count for total, count in sums.items() if total in mine) / sums.total()
@@ -185,7 +155,7 @@ def test_too_many_bad_samples_end_the_run_with_one_error(make_stream, shards, tm
 
 def test_small_sets_go_round_and_every_sample_comes_up(make_stream):
     seen = set()
-    for images, _ in make_stream(batches=4, batch_size=8, elite_fraction=0.5, augment=False):
+    for images, _ in make_stream(batches=4, batch_size=8, elite_fraction=0.5, augmentation="none"):
         seen.update(images.pixels[4:].sum(dim=(1, 2, 3)).tolist())
     assert len(seen) == 16
 
@@ -271,3 +241,22 @@ def test_only_images_without_place_words_are_mirrored():
 
     assert mirrored(may_flip=False) == 0
     assert 10 <= mirrored(may_flip=True) <= 30
+
+
+@pytest.mark.parametrize("coloured", [True, False])
+def test_strong_augmentation_keeps_grey_grey_and_never_mirrors_what_names_a_place(coloured):
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[:, :16] = 200
+    found = [augment(image, random.Random(seed), False, "strong", coloured) for seed in range(60)]
+    assert len({out.tobytes() for out in found}) > 50
+    assert all(out.shape == image.shape and out.dtype == np.uint8 for out in found)
+    assert not any(out[:, -8:].mean() > out[:, :8].mean() for out in found)
+    tinted = [bool((out.max(axis=2) != out.min(axis=2)).any()) for out in found]
+    assert any(tinted) == coloured
+
+
+def test_the_same_generator_augments_alike_and_none_leaves_the_image():
+    image = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    for strength in ("mild", "strong"):
+        assert np.array_equal(*(augment(image, random.Random(3), True, strength) for _ in range(2)))
+    assert augment(image, random.Random(3), True, "none") is image

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["add_flags", "flag_of", "marked", "setting"]
+__all__ = ["add_flags", "flag_of", "listed", "marked", "setting"]
 
 
 def setting(
@@ -49,6 +49,11 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
 def flag_of(name: str) -> str:
     """The flag of a field."""
     return f"--{name.replace('_', '-')}"
+
+
+def listed(value: str | None) -> tuple[str, ...]:
+    """The names in a value that joins them by commas."""
+    return tuple(filter(None, (name.strip() for name in (value or "").split(","))))
 
 
 def marked(settings: type, mark: str) -> list[str]:

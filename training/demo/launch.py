@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from keepfit_clip.errors import KeepFITError
+from keepfit_clip.processor import keep_freed_memory
 
-__all__ = ["child_environment", "flag_words", "program", "run_logged"]
+__all__ = ["flag_words", "program", "run_logged"]
 
-# glibc gives large blocks back at once; keeping them saves a third of a CPU step (benchmarks/cpu_step.py).
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 _POLL_SECONDS = 0.5  # seconds between two looks at another process
 
 
@@ -34,11 +33,6 @@ def flag_words(flags: Mapping[str, object]) -> list[str]:
     return [str(word) for flag, value in flags.items() for word in ([flag] if value is True else [flag, value])]
 
 
-def child_environment(**more: str) -> dict[str, str]:
-    """This process's environment, with glibc told to keep memory, and what else is given."""
-    return {**os.environ, **_KEEP_MEMORY, **more}
-
-
 def run_logged(command: list[str], log: Path, poll: Callable[[], None], name: str) -> None:
     """Runs a program, its output in a file, looking at its progress; ends it where this one is interrupted.
 
@@ -46,7 +40,7 @@ def run_logged(command: list[str], log: Path, poll: Callable[[], None], name: st
         KeepFITError: it failed.
     """
     with open(log, "a", encoding="utf-8") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=file, env=child_environment(HF_HUB_OFFLINE="1"))
+        child = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         try:
             while child.poll() is None:
                 time.sleep(_POLL_SECONDS)
@@ -69,6 +63,7 @@ def _end_with(parent: int) -> None:
 def main() -> None:
     """Runs a module in this process while its parent lives."""
     threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    keep_freed_memory()
     sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -17,6 +17,7 @@ from keepfit_clip.data.stream.sampling import ShardPool, category_repeats, make_
 from keepfit_clip.data.tars.reader import check_kind, count_samples, list_shards
 from keepfit_clip.errors import ConfigError, ShardError
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.held_out import HeldOut
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.training.hybrid.evaluators import HeldOutShards, ZeroShotTable
 from keepfit_clip.training.hybrid.settings import HybridPretraining
@@ -156,7 +157,7 @@ def training_data(
         epoch: the first one.
 
     Raises:
-        ConfigError, ShardError: the settings or shards cannot be used.
+        ConfigError, CategoryError, ShardError: the settings or shards cannot be used.
     """
     workers = max(1, settings.workers)
     public, elite = _pools(settings, workers * process.world_size)
@@ -168,6 +169,7 @@ def training_data(
             f"an epoch has {num_batches} batches, fewer than --accum-freq {process.accum_freq}: raise "
             "--train-num-samples"
         )
+    held_out = HeldOut(settings.held_out_categories, knowledge) if settings.held_out_categories else None
     shared_epoch = SharedEpoch(epoch)
     stream = MixedStream(
         public,
@@ -177,15 +179,16 @@ def training_data(
             elite_fraction=settings.elite_fraction,
             seed=settings.seed,
             rank=process.rank,
-            augment=not settings.no_augment,
+            augmentation=settings.augmentation,
             languages=settings.caption_languages,
             max_bad_fraction=settings.max_bad_fraction,
+            held_out=held_out,
         ),
         batches_per_worker,
         shared_epoch.get_value,
         make_letterbox(preprocess_cfg),
         tokenizer,
-        knowledge,
+        held_out.knowledge if held_out else knowledge,
         preprocess_cfg["mean"],
         preprocess_cfg["std"],
         repeats=category_repeats(public) if public and settings.balance == "category" else None,

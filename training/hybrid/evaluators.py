@@ -182,7 +182,10 @@ class HeldOutShards:
             except ImageError as error:
                 _log.warning(f"validation: left out: {error}")
                 continue
-            yield sample, draw_sample(sample, pixels, self.knowledge, rng, augmented=False, languages=self.languages)
+            yield (
+                sample,
+                draw_sample(sample, pixels, self.knowledge, rng, augmentation="none", languages=self.languages),
+            )
 
     def _write(self, model, shard_samples, images: ImageBatch, pixels: Tensor, is_elite: Tensor, count: int):
         """Captions of the first `count` elite images of a batch."""

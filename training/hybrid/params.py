@@ -29,7 +29,7 @@ UNSUPPORTED = {
     "--coca-caption-loss-weight": "use --caption-weight",
     "--coca-contrastive-loss-weight": "use --contrastive-weight",
     "--loss-dist-impl": "features are always gathered with gradient",
-    "--aug-cfg": "augmentation is this library's own; --no-augment turns it off",
+    "--aug-cfg": "augmentation is this library's own: --augmentation none, mild or strong",
     "--train-data": "give --public-data and --elite-data",
     "--train-data-upsampling-factors": "use --elite-fraction, --public-weights and --elite-weights",
     "--dataset-type": "training reads shards of `keepfit-clip shards build`",

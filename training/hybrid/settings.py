@@ -14,11 +14,13 @@ from typing import Any, Self
 
 import torch
 
+from keepfit_clip.data.stream.augment import AUGMENTATIONS
 from keepfit_clip.data.stream.sampling import BALANCES
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.folders.loading import pick_device
 from keepfit_clip.model.loss import IMPLIED
-from keepfit_clip.training.flags import flag_of, marked, setting
+from keepfit_clip.processor import has_fast_bfloat16
+from keepfit_clip.training.flags import flag_of, listed, marked, setting
 from keepfit_clip.training.hybrid.objective import PRESETS, SCHEDULES
 
 __all__ = ["HEAD_LR", "HybridPretraining", "reported", "shaping"]
@@ -70,7 +72,18 @@ class HybridPretraining:
     languages: str = _data("en", "of the captions used, joined by ','", marks=["shapes"])
     max_bad_fraction: float = _data(0.1, "share of unreadable samples that ends the run")
     knowledge: str | None = _data(None, "knowledge file instead of the shipped one", metavar="FILE")
-    no_augment: bool = _data(False, "train on the images as they are", marks=["shapes"])
+    hold_out_categories: str | None = _data(
+        None,
+        "train without the public samples of these, and without what the knowledge says of them (joined by ',')",
+        metavar="NAME,NAME",
+        marks=["shapes", "report"],
+    )
+    augmentation: str = _data(
+        "mild",
+        "none, mild (FLAIR's) or strong (also colours, light, blur and zoom of other cameras)",
+        choices=AUGMENTATIONS,
+        marks=["shapes", "report"],
+    )
 
     text_tower: str | None = _model(
         None, "text tower from textual pretraining (stage 1)", metavar="DIR", marks=["report"]
@@ -156,7 +169,9 @@ class HybridPretraining:
     log_every_n_steps: int = _changed(20, "steps between two lines of the log", marks=["upstream"])
     device: str | None = _changed(None, "cuda, cpu, ... (CUDA where there is one)", marks=["upstream"])
     precision: str | None = _changed(
-        None, "fp32, amp, amp_bf16, ... (amp_bf16 on CUDA, else fp32)", marks=["upstream", "shapes", "report"]
+        None,
+        "fp32, amp, amp_bf16, ... (amp_bf16 on CUDA and on processors with AMX, else fp32)",
+        marks=["upstream", "shapes", "report"],
     )
     resume: str | None = _changed(None, "a checkpoint, or 'latest' for this run's own", marks=["upstream"])
     pretrained: str = _changed("", "open_clip checkpoint file to start from", marks=["upstream"])
@@ -221,7 +236,8 @@ class HybridPretraining:
         if self.device is not None:
             pick_device(self.device)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        precision = self.precision or ("amp_bf16" if device.startswith("cuda") else "fp32")
+        fast = device.startswith("cuda") or (device == "cpu" and has_fast_bfloat16())
+        precision = self.precision or ("amp_bf16" if fast else "fp32")
         # The smallest number of fp16 is 6e-8: a smaller epsilon is nothing, by which AdamW would divide.
         eps = self.eps if self.eps is not None else (1e-6 if "fp16" in precision else 1e-8)
         return replace(self, name=name, device=device, precision=precision, eps=eps)
@@ -242,9 +258,14 @@ class HybridPretraining:
         return PRESETS[self.preset].caption_weight == 0 == self.caption_weight + self.public_caption_weight
 
     @property
+    def held_out_categories(self) -> tuple[str, ...]:
+        """`hold_out_categories`, one by one."""
+        return listed(self.hold_out_categories)
+
+    @property
     def caption_languages(self) -> tuple[str, ...]:
         """`languages`, one by one."""
-        return tuple(language.strip() for language in self.languages.split(","))
+        return listed(self.languages)
 
 
 def shaping(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 # Two cores, no GPU, no hub: EfficientNet-Lite0 and MiniLM, both out of wheels (extra lite). How it is called: common.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 NAME=laptop MODEL=keepfit-v2-lite
-# glibc gives large blocks back after each step; keeping them makes a step a third shorter.
-export MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 STAGE1=(--init keepfit-v2-lite --epochs 3)
 STAGE2=(--pretrained-image --batch-size 32 --elite-fraction 0.375 --epochs 6 --lr 3e-4 --workers 1)
 recipe "$@"

@@ -32,6 +32,7 @@ from keepfit_clip.data.tars.locations import is_local
 from keepfit_clip.data.tars.reader import list_shards, read_shards
 from keepfit_clip.errors import CorpusError, OutputError, ShardError, first_line
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.held_out import HeldOut
 
 __all__ = [
     "Corpus",
@@ -77,6 +78,7 @@ class CorpusFigures:
         training_sentences, held_out_sentences: different sentences.
         duplicates: sentences met again, in whatever document, and left out.
         left_out: lines and samples that could not be read.
+        named_held_out: sentences left out because they name a category held out.
     """
 
     training_documents: int = 0
@@ -85,6 +87,7 @@ class CorpusFigures:
     held_out_sentences: int = 0
     duplicates: int = 0
     left_out: int = 0
+    named_held_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ def build_corpus(
     knowledge: Knowledge | None = None,
     text_field: str = "text",
     languages: Sequence[str] = ("en",),
+    unnamed: HeldOut | None = None,
 ) -> Corpus:
     """Reads documents, cuts them into sentences and stores each sentence once, where it comes first.
 
@@ -191,6 +195,7 @@ def build_corpus(
         folder: where the sentences are stored; a new one.
         held_out: share of the documents that is not to be trained on.
         seed: of the choice.
+        unnamed: categories whose sentences are left out.
 
     Raises:
         CorpusError: see `read_documents`; too few sentences; or nothing on one side of the split.
@@ -207,7 +212,7 @@ def build_corpus(
     documents = read_documents(sources, knowledge, text_field, languages, leave_out)
     try:
         rows = Dataset.from_generator(
-            lambda: _rows(documents, folder / "met.sqlite", held_out, seed, counts),
+            lambda: _rows(documents, folder / "met.sqlite", held_out, seed, counts, unnamed),
             features=_FEATURES,
             cache_dir=str(folder),
             fingerprint="corpus",
@@ -224,7 +229,12 @@ def build_corpus(
 
 
 def _rows(
-    documents: Iterator[Document], table: Path, held_out: float, seed: int, counts: Counter[str]
+    documents: Iterator[Document],
+    table: Path,
+    held_out: float,
+    seed: int,
+    counts: Counter[str],
+    unnamed: HeldOut | None,
 ) -> Iterator[dict]:
     """Sentences met for the first time, counted on their side."""
     with closing(_KnownTexts(table)) as known:
@@ -233,6 +243,9 @@ def _rows(
             for sentence in split_sentences(document.text):
                 if not known.add(f"sentence {sentence.casefold()}"):
                     counts["duplicates"] += 1
+                    continue
+                if unnamed and unnamed.named_in(sentence):
+                    counts["named_held_out"] += 1
                     continue
                 counts[f"{side}_sentences"] += 1
                 counts[f"{side}_documents"] += known.add(f"document {document.name}")

@@ -43,9 +43,11 @@ from transformers.utils import logging as transformers_logging
 from keepfit_clip.errors import ConfigError, KeepFITError, MissingWeightsError
 from keepfit_clip.files import WorkFolder, new_folder, require_free, write_json, writing
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.held_out import HeldOut
 from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve_source, unreachable
 from keepfit_clip.registry import list_keepfit_models
+from keepfit_clip.training.flags import listed
 from keepfit_clip.training.text_stage.corpus import CorpusFigures, build_corpus, stamp_sources
 from keepfit_clip.training.text_stage.probe import TextPretrainingResult, score_masked_words, synonym_retrieval
 from keepfit_clip.training.text_stage.settings import TextPretraining, text_parser
@@ -90,6 +92,7 @@ def pretrain_text(
 
     Raises:
         CorpusError: the corpus cannot be used.
+        CategoryError: a category to hold out is not known.
         ConfigError: the settings do not fit the encoder.
         OutputError: `out` holds something already, or no space is left.
         MissingWeightsError: the starting encoder is out of reach.
@@ -210,14 +213,17 @@ def _prepare(work: Path, sources, settings: TextPretraining, knowledge, tokenize
 
 
 def _write_data(folder: Path, sources, settings: TextPretraining, knowledge, tokenizer) -> None:
+    names = listed(settings.hold_out_categories)
+    unnamed = HeldOut(names, knowledge or Knowledge.load()) if names else None
     corpus = build_corpus(
         sources,
         folder / "sentences",
         settings.held_out,
         settings.seed,
-        knowledge,
+        unnamed.knowledge if unnamed and knowledge else knowledge,
         settings.text_field,
-        settings.languages.split(","),
+        listed(settings.languages),
+        unnamed,
     )
     words = []
     if settings.new_tokens:

@@ -88,8 +88,9 @@ class TextPretrainingResult:
             title=title,
             caption=f"Trained on {corpus.training_sentences} sentences of {corpus.training_documents} documents. "
             f"Held out {corpus.held_out_documents} documents, and measured {self.evaluated_sentences} of their "
-            f"{corpus.held_out_sentences} sentences. Left out: {corpus.duplicates} duplicates, {corpus.left_out} "
-            f"unreadable lines or samples. New tokens: {self.new_tokens}. "
+            f"{corpus.held_out_sentences} sentences. Left out: {corpus.duplicates} duplicates, "
+            f"{corpus.named_held_out} that name a category held out, {corpus.left_out} unreadable lines or samples. "
+            f"New tokens: {self.new_tokens}. "
             "Masked tokens before: the same head on the frozen start.",
         )
         probes = [

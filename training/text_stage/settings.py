@@ -39,6 +39,9 @@ class TextPretraining:
     max_evaluation_sentences: int = setting(5000, "held-out sentences to measure at most, drawn at random")
     text_field: str = setting("text", "field of JSON lines that holds the text")
     languages: str = setting("en", "of the captions in shards, joined by ','")
+    hold_out_categories: str = setting(
+        "", "leave out every sentence that names one of these (joined by ',')", metavar="NAME,NAME"
+    )
     new_tokens: int = setting(0, "frequent words of the corpus to add to a WordPiece vocabulary, at most")
     new_token_min_count: int = setting(10, "times such a word occurs at least")
     save_steps: int = setting(0, "steps between two checkpoints to resume from; 0: one after each epoch")

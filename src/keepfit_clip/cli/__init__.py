@@ -31,6 +31,7 @@ from keepfit_clip.cli import (
 from keepfit_clip.cli.console import error_console
 from keepfit_clip.cli.options import DATA
 from keepfit_clip.errors import KeepFITError, ordinary_trouble
+from keepfit_clip.processor import keep_freed_memory
 
 __all__ = ["app", "main"]
 
@@ -56,6 +57,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="show the whole traceback of an error")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="show the version and exit", callback=_show_version, is_eager=True)
@@ -64,6 +66,8 @@ def options(
     """KeepFIT V2 for open_clip: vision-language pretraining for retinal images. Research use, not a diagnosis."""
     global _debug
     _debug = debug
+    if context.invoked_subcommand != app_page.COMMAND:  # a page shall give back what a large picture took
+        keep_freed_memory()
 
 
 def main() -> None:

@@ -11,12 +11,13 @@ from keepfit_clip.cli.options import USE, Cache, Device, KnowledgeFile
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.errors import CheckpointError
 
+COMMAND = "app"
 _DEMO = Path("runs/demo/model")
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("app", rich_help_panel=USE)(reads_tables(serve))
+    app.command(COMMAND, rich_help_panel=USE)(reads_tables(serve))
 
 
 def serve(

@@ -9,6 +9,7 @@ __getattr__, __all__ = face(
     __name__,
     {
         "knowledge.conditions": ["Code", "Condition", "Knowledge", "MODALITIES"],
+        "knowledge.held_out": ["HeldOut"],
         "knowledge.templates": ["class_texts"],
     },
 )

@@ -1,6 +1,7 @@
 """The image tower: any timm backbone, giving one projected global feature and the token map for the decoder."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,9 @@ class ImageTower(nn.Module):
         self.preprocess_cfg = {"size": config.image_size}
         self.normalize_trunk = config.normalize_trunk
         self.trunk = _create_trunk(config)
+        self._convolutional = _is_convolutional(self.trunk)
+        if self._convolutional:  # a third faster on a CPU, and on a GPU in half precision
+            self.trunk.to(memory_format=torch.channels_last)
         self.set_input_size(config.image_size)
         width: int = self.trunk.num_features
         self.token_dim = width + _POSITION_DIM
@@ -75,8 +79,13 @@ class ImageTower(nn.Module):
         return ImageEncoding(self, self.feature_map(image), tuple(image.shape[-2:]))
 
     def feature_map(self, image: Tensor) -> Tensor:
-        """The backbone's last map of images (B, 3, H, W), which are brought to its dtype, as it gives it."""
-        return self.trunk.forward_features(image.to(self.proj.weight.dtype))
+        """The backbone's last map of images (B, 3, H, W), which are brought to its dtype, as it gives it.
+
+        Convolutions stay out of a CPU's autocast: there they are slower in bfloat16 than in float32.
+        """
+        image = image.to(self.proj.weight.dtype)
+        with torch.autocast("cpu", enabled=False) if self._convolutional and image.is_cpu else nullcontext():
+            return self.trunk.forward_features(image)
 
     def pool(self, feature_map: Tensor) -> Tensor:
         """Pooled features (B, C) of the backbone's last map, as it gives it."""
@@ -279,6 +288,12 @@ def with_backbone(config: ModelConfig, name: str) -> ModelConfig:
 
 def _plain(value):
     return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+def _is_convolutional(trunk: nn.Module) -> bool:
+    """Whether most of a backbone's weights are those of convolutions."""
+    in_convolutions = sum(m.weight.numel() for m in trunk.modules() if isinstance(m, nn.Conv2d))
+    return 2 * in_convolutions > sum(p.numel() for p in trunk.parameters())
 
 
 def _is_batch_norm(module: nn.Module) -> bool:

@@ -25,6 +25,7 @@ from keepfit_clip.data.stream.sampling import ShardPool
 from keepfit_clip.data.tars.reader import ShardSample, read_shards
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.held_out import HeldOut
 from keepfit_clip.knowledge.mentions import find_mentions
 from keepfit_clip.knowledge.relations import image_codes, text_codes
 from keepfit_clip.knowledge.templates import draw_text, mentions_place
@@ -49,18 +50,20 @@ class StreamOptions:
         elite_fraction: share of elite samples in every batch, where both kinds are given.
         seed: of the run.
         rank: of this process among the run's.
-        augment: whether images are augmented.
+        augmentation: of the images, one of `AUGMENTATIONS`.
         languages: of the captions that are used.
         max_bad_fraction: share of the samples tried that may be unusable.
+        held_out: categories whose public samples are left out.
     """
 
     batch_size: int
     elite_fraction: float = 0.5
     seed: int = 0
     rank: int = 0
-    augment: bool = True
+    augmentation: str = "mild"
     languages: tuple[str, ...] = ("en",)
     max_bad_fraction: float = 0.1
+    held_out: HeldOut | None = None
 
 
 def _counter():
@@ -75,6 +78,7 @@ class LeftOutCounts:
     shards: multiprocessing.Value = field(default_factory=_counter)
     images: multiprocessing.Value = field(default_factory=_counter)
     languages: multiprocessing.Value = field(default_factory=_counter)
+    held_out: multiprocessing.Value = field(default_factory=_counter)
     cut_texts: multiprocessing.Value = field(default_factory=_counter)
 
     @staticmethod
@@ -107,6 +111,7 @@ class LeftOutCounts:
             (self.shards, "unreadable shards or samples left out"),
             (self.images, "undecodable images left out"),
             (self.languages, "samples without a caption in the chosen language left out"),
+            (self.held_out, "samples of categories held out left out"),
             (self.cut_texts, "texts cut to the context"),
         )
         counts = ", ".join(f"{counter.value} {name}" for counter, name in named if counter.value)
@@ -204,7 +209,9 @@ class MixedStream(IterableDataset):
             used = 0
             for sample, pixels in self._decoded(shuffle(self._one_pass(shards, kind, own))):
                 used += 1
-                yield draw_sample(sample, pixels, self.knowledge, own, self.options.augment, self.options.languages)
+                yield draw_sample(
+                    sample, pixels, self.knowledge, own, self.options.augmentation, self.options.languages
+                )
             if not used:
                 raise ShardError(
                     f"none of the {len(shards)} {kind} shards has a sample that can be read, e.g. {shards[0]}"
@@ -219,8 +226,14 @@ class MixedStream(IterableDataset):
                 self._report(self.left_out.shards, problem)
             elif kind == "elite" and not sample.description.captions_in(self.options.languages):
                 self.left_out.add(self.left_out.languages)
+            elif kind == "public" and self._is_held_out(sample.description):
+                self.left_out.add(self.left_out.held_out)
             else:
                 yield from (sample for _ in range(self._times(sample, rng)))
+
+    def _is_held_out(self, description: Description) -> bool:
+        held_out = self.options.held_out
+        return held_out is not None and any(map(held_out.named_in, description.categories))
 
     def _times(self, sample: ShardSample, rng: random.Random) -> int:
         """How often a sample is used in this pass: its repeat factor, rounded up or down at random."""
@@ -256,7 +269,7 @@ def draw_sample(
     pixels: np.ndarray,
     knowledge: Knowledge,
     rng: random.Random,
-    augmented: bool = True,
+    augmentation: str = "mild",
     languages: Sequence[str] = ("en",),
 ) -> TrainingSample:
     """One training sample from a sample of a shard: its text drawn, its image augmented.
@@ -266,7 +279,7 @@ def draw_sample(
         pixels: its image (H, W, 3) uint8 at the tower's input size.
         knowledge: where public texts come from.
         rng: decides.
-        augmented: whether to augment.
+        augmentation: of the image, one of `AUGMENTATIONS`.
         languages: of the captions.
     """
     description = sample.description
@@ -282,8 +295,7 @@ def draw_sample(
         text_id = stable_id(modality, category)
         category_ids = [stable_id(modality, category) for category in categories]
         of_image, of_text = image_codes(categories, knowledge), text_codes(category, knowledge)
-    if augmented:
-        pixels = augment(pixels, rng, may_flip=not mentions_place(text))
+    pixels = augment(pixels, rng, not mentions_place(text), augmentation, coloured=modality in (None, "CFP"))
     return TrainingSample(
         sample.key,
         pixels,

@@ -1,0 +1,54 @@
+"""Categories that training is to know nothing of, so that zero-shot can be measured on what was never named."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from keepfit_clip.errors import CategoryError
+from keepfit_clip.knowledge.conditions import Condition, Knowledge
+from keepfit_clip.knowledge.mentions import find_mentions
+
+__all__ = ["HeldOut"]
+
+
+class HeldOut:
+    """Conditions held out of training, each with all of its forms.
+
+    Args:
+        categories: any names of theirs.
+        knowledge: names and forms.
+
+    Raises:
+        CategoryError: a category that the knowledge does not name, or a negation.
+
+    Attributes:
+        conditions: canonical names of what is held out.
+        knowledge: what is known beside them: no text of it names one.
+    """
+
+    def __init__(self, categories: Sequence[str], knowledge: Knowledge):
+        held_out = {_condition(category, knowledge).name for category in categories}
+        forms = {name for name in knowledge.conditions if held_out.intersection(knowledge.ancestors(name))}
+        self.conditions = frozenset(held_out | forms)
+        self._all = knowledge
+        self.knowledge = Knowledge(map(self._without, self._others()))
+
+    def named_in(self, text: str) -> bool:
+        """Whether a text, such as a category, names one of them, or says that it is not there."""
+        return any(mention.name in self.conditions for mention in find_mentions(text, self._all))
+
+    def _others(self) -> list[Condition]:
+        return [c for name, c in self._all.conditions.items() if name not in self.conditions]
+
+    def _without(self, condition: Condition) -> Condition:
+        """A condition without the findings that name one of those held out."""
+        kept = {m: tuple(f for f in texts if not self.named_in(f)) for m, texts in condition.findings.items()}
+        return replace(condition, findings={modality: texts for modality, texts in kept.items() if texts})
+
+
+def _condition(category: str, knowledge: Knowledge) -> Condition:
+    term = knowledge.look_up(category)
+    if term.condition is None or term.denies:
+        near = knowledge.similar(category)
+        hint = f" (perhaps {', '.join(near)})" if near else ""
+        raise CategoryError(f"--hold-out-categories {category!r} is no category that the knowledge names{hint}")
+    return term.condition
