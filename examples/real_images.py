@@ -42,12 +42,13 @@ from keepfit_clip.files import write_json, write_text
 from keepfit_clip.folders import export_model, load_model
 from keepfit_clip.images import open_image
 from keepfit_clip.knowledge import Knowledge, class_texts
-from keepfit_clip.training.demo.launch import child_environment, flag_words, program
+from keepfit_clip.processor import keep_freed_memory
+from keepfit_clip.training.demo.launch import flag_words, program
 from keepfit_clip.training.demo.measuring import timed
 from keepfit_clip.training.text_stage.pretrain import TextPretraining, pretrain_text
 
 MODEL = "keepfit-v2-lite"
-VALIDATION_SHARE = 0.2
+PARTS = {"test": 0.2, "validation": 0.15}  # shares of the patients; the rest is trained on
 SEED = 0
 CLOCK = "seconds.json"
 console = Console()
@@ -83,6 +84,9 @@ SETS = (
 )
 
 
+TRAINED_ON = ("train", "validation")  # whatever was to be chosen was chosen before, on the validation part
+
+
 def main() -> None:
     """Runs the chain."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -93,6 +97,7 @@ def main() -> None:
     parser.add_argument("--text-epochs", type=float, default=6)
     parser.add_argument("train_flags", nargs="*", help="further flags of `keepfit-clip train`, after --")
     args = parser.parse_args()
+    keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
     records = {s.name: list(read_records(args.images / s.table, args.images)) for s in SETS}
     split = split_rows(records, args.out / "split.json")
@@ -116,7 +121,7 @@ def main() -> None:
 
 
 def split_rows(records: dict[str, list[Record]], cache: Path) -> dict[str, dict[str, list[int]]]:
-    """Row numbers of the `train` and `val` part of each set.
+    """Row numbers of the parts "train", "validation" and "test" of each set.
 
     What belongs together stays together, over all sets: images of one patient, or of one number in the file name
     where no patient is known, and near duplicates.
@@ -134,10 +139,14 @@ def split_rows(records: dict[str, list[Record]], cache: Path) -> dict[str, dict[
     number_of = {root: number for number, root in enumerate(sorted({together.find(i) for i in range(len(everything))}))}
     group = [number_of[together.find(i)] for i in range(len(everything))]
     order = random.Random(SEED).sample(range(len(number_of)), len(number_of))
-    held_out = set(order[: round(len(order) * VALIDATION_SHARE)])
-    split = {name: {"train": [], "val": []} for name in records}
+    part_of, first = dict.fromkeys(order, "train"), 0
+    for part, share in PARTS.items():
+        count = round(len(order) * share)
+        part_of |= dict.fromkeys(order[first : first + count], part)
+        first += count
+    split = {name: {part: [] for part in ("train", *PARTS)} for name in records}
     for (name, record), number in zip(everything, group, strict=True):
-        split[name]["val" if number in held_out else "train"].append(record.row)
+        split[name][part_of[number]].append(record.row)
     write_json(cache, split)
     return split
 
@@ -152,24 +161,24 @@ def _identity(name: str, record: Record) -> tuple[str, ...]:
 
 
 def build_all_shards(images: Path, split: dict, out: Path) -> dict[str, list[str]]:
-    """Shards of every set and part; kind or 'val' -> folders."""
+    """Shards of every set and part; "public train" and the like -> folders."""
     folders = defaultdict(list)
     for s in SETS:
-        for part in ("train", "val"):
+        for part in ("train", *PARTS):
             folder = out / f"{s.name}-{part}"
             if not folder.exists():
                 options = ShardOptions(kind=s.kind, modality=s.modality, size=256)
                 build_shards(images / s.table, images, folder, options, rows=split[s.name][part])
-            folders[s.kind if part == "train" else "val"].append(str(folder))
+            folders[f"{s.kind} {part}"].append(str(folder))
     return folders
 
 
-def pretrain_text_tower(records: dict, split: dict, out: Path, epochs: float) -> None:
+def pretrain_text_tower(records: dict, split: dict, out: Path, epochs: float, parts=TRAINED_ON) -> None:
     """Stage 1 on the knowledge file, the texts of the public classes and the training captions."""
     knowledge = Knowledge.load()
     lines = set()
     for s in SETS:
-        rows = set(split[s.name]["train"])
+        rows = {row for part in parts for row in split[s.name][part]}
         lines.update(caption for r in records[s.name] if r.row in rows for caption in r.caption_texts)
         lines.update(text for name in s.classes for text in class_texts(name, s.modality, knowledge))
     corpus = out.with_name("corpus.txt")
@@ -183,9 +192,9 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
     flags = {
         "--model": MODEL,
         "--text-tower": text_tower,
-        "--public-data": "::".join(shards["public"]),
-        "--elite-data": "::".join(shards["elite"]),
-        "--val-data": "::".join(shards["val"]),
+        "--public-data": "::".join(folder for part in TRAINED_ON for folder in shards[f"public {part}"]),
+        "--elite-data": "::".join(folder for part in TRAINED_ON for folder in shards[f"elite {part}"]),
+        "--val-data": "::".join(shards["public test"] + shards["elite test"]),
         "--elite-fraction": 0.375,
         "--batch-size": 32,
         "--epochs": args.epochs,
@@ -200,7 +209,7 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
         "--delete-previous-checkpoint": True,
     }
     command = program("keepfit_clip.training.main", *flag_words(flags), *args.train_flags)
-    subprocess.run(command, check=True, env=child_environment())
+    subprocess.run(command, check=True)
 
 
 def write_held_out(images: Path, split: dict, out: Path) -> None:
@@ -208,7 +217,7 @@ def write_held_out(images: Path, split: dict, out: Path) -> None:
     out.mkdir(exist_ok=True)
     for s in SETS:
         table = pd.read_csv(images / s.table, dtype=str, keep_default_na=False)
-        held_out = table.iloc[[row - 1 for row in split[s.name]["val"]]]
+        held_out = table.iloc[[row - 1 for row in split[s.name]["test"]]]
         write_text(out / s.table, held_out.to_csv(index=False))
 
 
@@ -218,7 +227,7 @@ def evaluate_all(images: Path, records: dict, split: dict, model: Path) -> dict:
     results = {"sets": {}, "captions": {}}
     for s in SETS:
         zero_shot = evaluate_table(
-            loaded, images / s.table, images, s.classes, modality=s.modality, rows=split[s.name]["val"]
+            loaded, images / s.table, images, s.classes, modality=s.modality, rows=split[s.name]["test"]
         )
         probe = linear_probe(images, split[s.name], s)
         results["sets"][s.name] = {
@@ -229,7 +238,7 @@ def evaluate_all(images: Path, records: dict, split: dict, model: Path) -> dict:
             "confusion": zero_shot.scores.confusion.tolist(),
         }
         if s.kind == "elite":
-            results["captions"][s.name] = caption_scores(loaded, records[s.name], split[s.name]["val"])
+            results["captions"][s.name] = caption_scores(loaded, records[s.name], split[s.name]["test"])
     return results
 
 
@@ -244,7 +253,7 @@ def linear_probe(images: Path, rows: dict[str, list[int]], s: RetinaSet):
         for indices, batch in image_batches([record.image for record in labelled.records], preprocess):
             features[indices] = trunk(batch).numpy()
     labels = labelled.labels
-    held_out = np.isin([record.row for record in labelled.records], rows["val"])
+    held_out = np.isin([record.row for record in labelled.records], rows["test"])
     folds = int(min(5, np.bincount(labels[~held_out]).min()))
     probe = make_pipeline(
         StandardScaler(),
