@@ -103,7 +103,7 @@ ARMS = {
     "mask": Arm("before, what follows is masked", BEFORE | {"--implied": "mask"}, dot=True),
     "cosine": Arm("before, revision guided by images", BEFORE),
     "strong": Arm("before, strong augmentation", BEFORE | {"--augmentation": "strong"}, dot=True),
-    "defaults": Arm("the defaults", {}),
+    "defaults": Arm("the defaults (public, elite, revision, captions)", {}),
     "fast": Arm("the defaults, --lr 3e-4", {"--lr": 3e-4}),
     "fast_strong": Arm("the defaults, --lr 3e-4, strong augmentation", {"--lr": 3e-4, "--augmentation": "strong"}),
     "decay": Arm("the defaults, --lr 3e-4, --layer-decay 0.85", {"--lr": 3e-4, "--layer-decay": 0.85}),
@@ -113,7 +113,6 @@ ARMS = {
     "public": Arm("public alone", PUBLIC),
     "elite": Arm("+ elite", ELITE),
     "revision": Arm("+ revision", {"--preset": "v1"}),
-    "captions": Arm("+ captions", {"--preset": "v2"}),
     "public_text": Arm("public alone, after textual pretraining", PUBLIC, PRETRAINED),
     "elite_text": Arm("+ elite, after textual pretraining", ELITE, PRETRAINED),
     "revision_text": Arm("+ revision, after textual pretraining", {"--preset": "v1"}, PRETRAINED),
@@ -133,6 +132,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150, help=f"of {BATCH} samples")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--text-epochs", type=float, default=2, help="of textual pretraining")
+    parser.add_argument("--workers", type=int, default=1, help="that read images, of each run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the processor's cores")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after these")
@@ -207,7 +207,7 @@ class Experiment:
             "--epochs": 1,
             "--train-num-samples": self.args.steps * BATCH,
             "--device": self.args.device,
-            "--workers": 1,
+            "--workers": self.args.workers,
             "--seed": seed,
             "--logs": self.out / "runs",
             "--name": f"{arm}-{seed}",

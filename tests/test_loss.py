@@ -209,10 +209,3 @@ def test_two_processes_give_the_loss_and_gradients_of_one_whatever_the_flags(tmp
 
 
 WITH_BATCH_NORM = "resnet10t"
-
-
-@pytest.mark.gpu
-def test_batch_norm_over_two_processes_gives_the_gradients_of_one(tmp_path):
-    """Needs CUDA_VISIBLE_DEVICES to name a GPU; two gloo processes share it."""
-    vision = {**open_clip.get_model_config(MODEL)["vision_cfg"], "timm_model_name": WITH_BATCH_NORM}
-    assert_two_are_as_one(tmp_path, [{"device": "cuda", "config": {"vision_cfg": vision}}], rtol=1e-3)

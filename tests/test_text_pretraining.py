@@ -1,5 +1,6 @@
 """Stage 1: a text tower learns from a corpus, beside a head on the frozen start, and stage 2 takes it."""
 
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import sys
 import open_clip
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -94,6 +96,17 @@ def test_training_beats_the_head_on_the_frozen_start_on_the_same_masks(tower):
     assert frozen.tokens == trained.tokens > 20
     assert trained.perplexity < 0.8 * frozen.perplexity
     assert 0 <= trained.accuracy <= 1
+
+
+def test_without_a_control_only_the_encoder_trains(encoder, corpus, tmp_path):
+    told = []
+    settings = short(encoder, max_steps=2, no_control=True)
+    result = pretrain_text([corpus], settings, tmp_path / "out", KNOWLEDGE, lambda *step: told.append(step))
+    assert told == [(1, 2), (2, 2)]
+    assert set(result.held_out) == {"trained"}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(result.table("x"))
+    assert "masked tokens: accuracy" in console.export_text()
 
 
 def test_result_is_a_hugging_face_folder_with_a_report_and_nothing_else_is_left(tower, encoder, corpus):

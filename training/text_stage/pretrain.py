@@ -63,7 +63,7 @@ from keepfit_clip.training.text_stage.vocabulary import (
 __all__ = ["TextPretraining", "TextPretrainingResult", "main", "pretrain_text"]
 
 REPORT_NAME = "textual_pretraining.json"
-_ROUNDS = ("frozen", "trained")
+_CONTROL, _TRAINED = "frozen", "trained"
 _DATA = "data"
 
 
@@ -104,16 +104,17 @@ def pretrain_text(
     with writing(work), _bars_of_datasets(shown=on_step is None and sys.stderr.isatty()):
         data = _prepare(work, sources, settings, knowledge, tokenizer)
         models = {}
-        for number, name in enumerate(_ROUNDS):
-            callback = _Steps(on_step, number, rounds=len(_ROUNDS)) if on_step else None
-            models[name] = _starting_model(settings, tokenizer, data.words, frozen=name == "frozen")
+        rounds = (_TRAINED,) if settings.no_control else (_CONTROL, _TRAINED)
+        for number, name in enumerate(rounds):
+            callback = _Steps(on_step, number, rounds=len(rounds)) if on_step else None
+            models[name] = _starting_model(settings, tokenizer, data.words, frozen=name == _CONTROL)
             _train(models[name], data, settings, work / name, callback)
     PartialState().wait_for_everyone()
     if not PartialState().is_main_process:
         return None
     result = _probe(models, tokenizer, data, settings, knowledge or Knowledge.load())
     with new_folder(out) as folder:
-        models["trained"].save_pretrained(folder)
+        models[_TRAINED].save_pretrained(folder)
         shutil.copytree(work / _DATA / "tokenizer", folder, dirs_exist_ok=True)  # one that nothing was done to
         write_json(folder / REPORT_NAME, {"settings": _portable(settings), **asdict(result)})
     shutil.rmtree(work)
@@ -291,6 +292,7 @@ def _training_arguments(settings: TextPretraining, folder: Path, disable_tqdm: b
             max_steps=settings.max_steps or -1,
             per_device_train_batch_size=settings.batch_size,
             learning_rate=settings.lr,
+            train_sampling_strategy="group_by_length",  # batches are padded to their longest sentence
             lr_scheduler_type="cosine",
             warmup_steps=0.06,
             bf16=settings.precision == "bf16",
@@ -338,7 +340,7 @@ def _probe(
     models: dict[str, PreTrainedModel], tokenizer, data: _Data, settings: TextPretraining, knowledge: Knowledge
 ) -> TextPretrainingResult:
     """Measures both models and the starting encoder, whose tokenizer is given."""
-    trained = models["trained"]
+    trained = models[_TRAINED]
     start = _load_model(settings).to(trained.device)
     held_out = {}
     for name, model in models.items():

@@ -63,8 +63,8 @@ class TextPretrainingResult:
     """What stage 1 was fed and what it achieved.
 
     Args:
-        held_out: masked words of held-out sentences, for `frozen` (a head trained on the starting encoder, which
-            already has the new tokens) and `trained`.
+        held_out: masked words of held-out sentences, for `trained` and, unless there was no control, `frozen` (a head
+            trained on the starting encoder, which already has the new tokens).
         synonyms: synonym retrieval `before` (the starting encoder as it comes) and `after`; None where the
             knowledge has no synonyms.
         corpus: what the corpus held.
@@ -93,9 +93,10 @@ class TextPretrainingResult:
             f"New tokens: {self.new_tokens}. "
             "Masked tokens before: the same head on the frozen start.",
         )
+        masked = (self.held_out.get("frozen"), self.held_out["trained"])
         probes = [
-            ("masked tokens: perplexity", "perplexity", ".2f", self.held_out["frozen"], self.held_out["trained"]),
-            ("masked tokens: accuracy", "accuracy", ".3f", self.held_out["frozen"], self.held_out["trained"]),
+            ("masked tokens: perplexity", "perplexity", ".2f", *masked),
+            ("masked tokens: accuracy", "accuracy", ".3f", *masked),
         ]
         if self.synonyms["before"]:
             names = {"recall_at_1": "recall at 1", "recall_at_5": "recall at 5", "mean_reciprocal_rank": "mean 1/rank"}
@@ -104,7 +105,8 @@ class TextPretrainingResult:
                 for name, label in names.items()
             ]
         for label, name, digits, before, after in probes:
-            table.add_row(label, format(getattr(before, name), digits), format(getattr(after, name), digits))
+            cells = (format(getattr(side, name), digits) if side else "" for side in (before, after))
+            table.add_row(label, *cells)
         return table
 
 

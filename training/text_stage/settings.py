@@ -33,6 +33,7 @@ class TextPretraining:
     head_lr: float = setting(1e-3, "learning rate of the masked-language head, which most encoders come without")
     weight_decay: float = setting(0.05, "of AdamW")
     precision: str = setting("fp32", "fp32 or bf16 (automatic mixed precision)")
+    no_control: bool = setting(False, "train no head on the frozen start, which a third of the time goes to")
     mask_probability: float = setting(0.15, "share of tokens to predict, by whole words")
     max_length: int = setting(112, "tokens in a text; longer sentences are cut into several")
     held_out: float = setting(0.1, "share of the documents that is measured and not trained on")
