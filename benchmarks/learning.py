@@ -10,6 +10,8 @@ the same samples in the same order. Each model is then asked zero-shot, on the v
     (b) classes that only captions name       macular edema and grade of retinopathy, on CFP and on OCT
     (c) classes held out of the public sets   in the arms that hold them out (--hold-out-categories)
     (d) few shots after it                    probes on 1, 5 and 10 images of each of the four classes
+    (e) another origin                        glaucoma against cataract, both of a programme that training did not see:
+                                              the arms that leave one of two out
 
 Defaults are chosen by the validation part; the test part is read once they are. Every finished run stays in --out;
 interrupted and started again, it goes on. The tables are printed and written to --out/validation.md and --out/test.md:
@@ -41,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import real_images
 
 from keepfit_clip.data.downstream import read_downstream
+from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.evaluate import evaluate_table, image_batches
 from keepfit_clip.evaluate.metrics.classification import Answers, score_classification
@@ -69,6 +72,7 @@ MEASURES = {
     "grade, OCT": ("oct_specialist", "OCT", GRADES),
     "cataract": ("cfp_four_classes", "CFP", ("normal", "cataract")),
 }
+OTHER_ORIGIN = ("glaucoma", "cataract")
 SHOTS = (1, 5, 10)
 
 
@@ -81,16 +85,22 @@ class Arm:
         flags: of `keepfit-clip train`, beside those that all arms share.
         tower: the text tower it starts from.
         dot: whether the text revision attends by plain products, as KeepFIT v1's.
+        without: suffix of the files of glaucoma and cataract that are not trained on: they come from two programmes,
+            one of which gives JPEG files and the other PNG.
     """
 
     title: str
     flags: dict[str, object]
     tower: str = WHEEL
     dot: bool = False
+    without: str = ""
 
 
 LR = 1e-4
 BEFORE = {"--lr": LR, "--head-lr": LR, "--ema-decay": 0, "--implied": "negative", "--eps": 1e-6}
+FAST = {"--lr": 3e-4}
+BALANCED = {"--balance": "category", "--elite-balance": "category"}
+STRONG = {"--augmentation": "strong"}
 HOLD_OUT = {"--hold-out-categories": ",".join(HELD_OUT)}
 PUBLIC = {"--preset": "contrastive"}
 ELITE = {"--preset": "v1", "--revision-weight": 0}
@@ -102,11 +112,12 @@ ARMS = {
     "positive": Arm("before, what follows is positive", BEFORE | {"--implied": "positive"}, dot=True),
     "mask": Arm("before, what follows is masked", BEFORE | {"--implied": "mask"}, dot=True),
     "cosine": Arm("before, revision guided by images", BEFORE),
-    "strong": Arm("before, strong augmentation", BEFORE | {"--augmentation": "strong"}, dot=True),
+    "strong": Arm("before, strong augmentation", BEFORE | STRONG, dot=True),
     "defaults": Arm("the defaults (public, elite, revision, captions)", {}),
-    "fast": Arm("the defaults, --lr 3e-4", {"--lr": 3e-4}),
-    "fast_strong": Arm("the defaults, --lr 3e-4, strong augmentation", {"--lr": 3e-4, "--augmentation": "strong"}),
-    "decay": Arm("the defaults, --lr 3e-4, --layer-decay 0.85", {"--lr": 3e-4, "--layer-decay": 0.85}),
+    "fast": Arm("the defaults, --lr 3e-4", FAST),
+    "fast_strong": Arm("the defaults, --lr 3e-4, strong augmentation", FAST | STRONG),
+    "balanced": Arm("the defaults, --lr 3e-4, categories balanced", FAST | BALANCED),
+    "decay": Arm("the defaults, --lr 3e-4, --layer-decay 0.85", FAST | {"--layer-decay": 0.85}),
     "joint": Arm("the defaults, public and elite contrasted together", {"--joint-contrast": True}),
     "masked": Arm("the defaults, --implied mask", {"--implied": "mask"}),
     "unaveraged": Arm("the defaults, --ema-decay 0", {"--ema-decay": 0}),
@@ -117,6 +128,10 @@ ARMS = {
     "elite_text": Arm("+ elite, after textual pretraining", ELITE, PRETRAINED),
     "revision_text": Arm("+ revision, after textual pretraining", {"--preset": "v1"}, PRETRAINED),
     "captions_text": Arm("+ captions, after textual pretraining", {"--preset": "v2"}, PRETRAINED),
+    "jpg_mild": Arm("without one origin", FAST, without=".jpg"),
+    "jpg_strong": Arm("without one origin, strong augmentation", FAST | STRONG, without=".jpg"),
+    "png_mild": Arm("without the other origin", FAST, without=".png"),
+    "png_strong": Arm("without the other origin, strong augmentation", FAST | STRONG, without=".png"),
     "held_out_public": Arm("public alone, two classes held out", PUBLIC | HOLD_OUT),
     "held_out": Arm("all, two classes held out", HOLD_OUT),
 }
@@ -199,7 +214,7 @@ class Experiment:
         chosen = ARMS[arm]
         flags = {
             "--model": f"local-dir:{self.dot_model}" if chosen.dot else MODEL,
-            "--public-data": "::".join(self.shards["public train"]),
+            "--public-data": "::".join(self._public(chosen.without)),
             "--elite-data": "::".join(self.shards["elite train"]),
             "--elite-fraction": 0.375,
             "--force-image-size": self.args.image_size,
@@ -221,14 +236,28 @@ class Experiment:
             flags["--text-tower"] = self.tower
         return flags
 
+    def _public(self, without: str) -> list[str]:
+        """The public shards, without an origin."""
+        table = real_images.SETS[0]
+        folders = self.shards["public train"]
+        if not without:
+            return folders
+        part = self.out / "shards" / f"{table.name}-without{without}"
+        if not part.exists():
+            options = ShardOptions(kind=table.kind, modality=table.modality, size=256)
+            left = set(of_origin(self.images, without))
+            rows = [row for row in self.split[table.name]["train"] if row not in left]
+            build_shards(self.images / table.table, self.images, part, options, rows=rows)
+        return [str(part) if Path(folder).name == f"{table.name}-train" else folder for folder in folders]
+
     def as_markdown(self, arms: Sequence[str], seeds: Iterable[int], part: str) -> str:
         """Scores of the arms that are finished on a part: a row for each, ACA and AUC of each measure."""
         title = " | ".join(f"{measure} (chance {1 / len(MEASURES[measure][2]):.2f})" for measure in MEASURES)
         lines = [
             f"{part}: ACA / AUC, means over seeds; in brackets the 95 % interval of the ACA over images and seeds.",
             "",
-            f"| arm | seeds | minutes | {title} | probes of {', '.join(map(str, SHOTS))} shots |",
-            "| --- |" + " --- |" * (3 + len(MEASURES)),
+            f"| arm | seeds | minutes | {title} | probes of {', '.join(map(str, SHOTS))} shots | another origin |",
+            "| --- |" + " --- |" * (4 + len(MEASURES)),
         ]
         for arm in arms:
             files = [file for seed in seeds if (file := self.answers_of(arm, seed)).exists()]
@@ -238,7 +267,9 @@ class Experiment:
                 cells = [_cell(runs, part, measure) for measure in MEASURES]
                 probes = np.mean([run[f"{part} probes"] for run in runs], axis=0)
                 shots = " ".join(f"{aca:.3f}" for aca in probes)
-                lines.append(f"| {ARMS[arm].title} | {len(runs)} | {minutes:.1f} | {' | '.join(cells)} | {shots} |")
+                cells.append(shots)
+                cells.append(_cell(runs, "any", "another origin") if ARMS[arm].without else "")
+                lines.append(f"| {ARMS[arm].title} | {len(runs)} | {minutes:.1f} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
 
@@ -286,12 +317,26 @@ def ask(out: Path, images: Path, name: str, minutes: float, device: str) -> None
             arrays[f"{part} {measure} labels"] = answered.labels
             arrays[f"{part} {measure} probabilities"] = answered.probabilities
         arrays[f"{part} probes"] = few_shots(loaded, images, split, part)
+    without = ARMS[name.rpartition("-")[0]].without
+    if without:
+        table = real_images.SETS[0]
+        rows = of_origin(images, without)
+        answered = evaluate_table(loaded, images / table.table, images, OTHER_ORIGIN, modality="CFP", rows=rows)
+        arrays["any another origin labels"] = answered.labels
+        arrays["any another origin probabilities"] = answered.probabilities
     file = out / "answers" / f"{name}.npz"
     file.parent.mkdir(exist_ok=True)
     partial = file.with_suffix(".partial.npz")
     np.savez(partial, **arrays)
     os.replace(partial, file)
     shutil.rmtree(model)
+
+
+def of_origin(images: Path, suffix: str) -> list[int]:
+    """Rows of glaucoma and cataract whose files have a suffix."""
+    table = real_images.SETS[0]
+    records = read_records(images / table.table, images)
+    return [r.row for r in records if r.image.suffix == suffix and set(r.categories) & set(OTHER_ORIGIN)]
 
 
 def few_shots(loaded, images: Path, split: dict, part: str, draws: int = 5) -> np.ndarray:

@@ -19,13 +19,13 @@ STAGE_1 = """
 STAGE_2 = """
     --allow-source --augmentation --balance --batch-size --beta1 --beta2 --caption-samples
     --caption-schedule --caption-schedule-steps --caption-weight --caption-weight-start --contrastive-weight
-    --device --elite-data --elite-fraction --elite-weights --ema-decay --epochs --eps --freeze-text-steps
-    --grad-clip-norm --head-lr --hold-out-categories --image-tower --implied --joint-contrast --knowledge
-    --languages --layer-decay --log-every-n-steps --logs --lr --max-bad-fraction --model --name
-    --no-pretrained-image --precision --preset --pretrained --public-caption-weight --public-data
-    --public-weights --random-text --resume --revision-weight --seed --skip-nonfinite --text-tower
-    --train-num-samples --val-data --warmup --warmup-share --wd --workers --zeroshot-frequency
-    --zeroshot-table"""
+    --device --elite-balance --elite-data --elite-fraction --elite-weights --ema-decay --epochs --eps
+    --freeze-text-steps --grad-clip-norm --head-lr --hold-out-categories --image-tower --implied
+    --joint-contrast --knowledge --languages --layer-decay --log-every-n-steps --logs --lr
+    --max-bad-fraction --model --name --no-pretrained-image --precision --preset --pretrained
+    --public-caption-weight --public-data --public-weights --random-text --resume --revision-weight --seed
+    --skip-nonfinite --text-tower --train-num-samples --val-data --warmup --warmup-share --wd --workers
+    --zeroshot-frequency --zeroshot-table"""
 
 
 def flags_of(parser):

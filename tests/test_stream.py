@@ -7,6 +7,7 @@ import tarfile
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -96,10 +97,31 @@ def test_balanced_categories_come_up_about_equally_often(make_stream, tmp_path):
     stream = make_stream(batches=60, elite=None)
     stream.public = make_pools(tmp_path / "shards")
     rare = Counter(labels(stream))
-    stream.repeats = category_repeats(stream.public)
+    stream.repeats = {"public": category_repeats(stream.public)}
     even = Counter(labels(stream))
     assert max(rare.values()) > 2.4 * min(rare.values())
     assert max(even.values()) < 1.5 * min(even.values())
+
+
+def test_kinds_are_balanced_each_by_its_own_categories(make_stream, tmp_path):
+    write_elite(tmp_path, 24)
+    table = pd.read_csv(tmp_path / "elite.csv")
+    table["categories"] = ["['retinitis pigmentosa']" if row < 4 else "['normal']" for row in range(len(table))]
+    table.to_csv(tmp_path / "elite.csv", index=False)
+    build_shards(tmp_path / "elite.csv", tmp_path, tmp_path / "shards", ShardOptions(kind="elite", modality="CFP"))
+    pools = make_pools(tmp_path / "shards")
+    repeats = category_repeats(pools)
+    assert repeats["retinitis pigmentosa"] == pytest.approx(24 / (2 * 4))
+    shares = []
+    for chosen in ({}, {"public": repeats}, {"elite": repeats}):
+        stream = make_stream(batches=60, public=None)
+        stream.elite, stream.repeats = pools, chosen
+        named = [
+            stable_id("CFP", "retinitis pigmentosa") in row for _, t in stream for row in t["image_codes"].tolist()
+        ]
+        shares.append(np.mean(named))
+    assert shares[0] == shares[1] < 0.25
+    assert 0.4 < shares[2] < 0.6
 
 
 def test_bad_weights_and_balances_are_refused(shards, tmp_path):

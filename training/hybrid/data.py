@@ -191,7 +191,7 @@ def training_data(
         held_out.knowledge if held_out else knowledge,
         preprocess_cfg["mean"],
         preprocess_cfg["std"],
-        repeats=category_repeats(public) if public and settings.balance == "category" else None,
+        repeats=_repeats(settings, {"public": public, "elite": elite}),
     )
     loader = DataLoader(
         stream,
@@ -206,13 +206,19 @@ def training_data(
     return DataInfo(dataloader=epoch_loader, shared_epoch=shared_epoch)
 
 
+def _repeats(settings: HybridPretraining, pools: dict[str, list[ShardPool]]) -> dict[str, dict[str, float]]:
+    """Kind -> how often a sample of each category is used in a pass, where categories are balanced."""
+    balances = {"public": settings.balance, "elite": settings.elite_balance}
+    return {kind: category_repeats(of) for kind, of in pools.items() if of and balances[kind] == "category"}
+
+
 def _pools(settings: HybridPretraining, readers: int) -> tuple[list[ShardPool], list[ShardPool]]:
     """Pools of public and of elite shards, looked at as far as what lies beside them tells."""
     public, elite = [], []
     if settings.public_data:
         public = make_pools(settings.public_data, settings.public_weights, settings.balance)
     if settings.elite_data:
-        elite = make_pools(settings.elite_data, settings.elite_weights)
+        elite = make_pools(settings.elite_data, settings.elite_weights, settings.elite_balance)
     for kind, pools in (("public", public), ("elite", elite)):
         check_kind([shard for pool in pools for shard in pool.shards], kind)
         _note_few_shards(kind, pools, readers)

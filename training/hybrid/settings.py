@@ -69,6 +69,12 @@ class HybridPretraining:
         choices=BALANCES,
         marks=["shapes"],
     )
+    elite_balance: str = _data(
+        "none",
+        "the same for elite samples; by category where their tables name some (none)",
+        choices=BALANCES,
+        marks=["shapes"],
+    )
     languages: str = _data("en", "of the captions used, joined by ','", marks=["shapes"])
     max_bad_fraction: float = _data(0.1, "share of unreadable samples that ends the run")
     knowledge: str | None = _data(None, "knowledge file instead of the shipped one", metavar="FILE")

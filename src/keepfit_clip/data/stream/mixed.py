@@ -130,7 +130,7 @@ class MixedStream(IterableDataset):
         tokenizer: of the model.
         knowledge: where public texts come from.
         mean, std: of the image tower.
-        repeats: how often a public sample of each category is used in a pass; once by default.
+        repeats: kind -> how often a sample of each category is used in a pass; once by default.
 
     Raises:
         ConfigError: no shards, or a batch too small to hold both kinds.
@@ -148,7 +148,7 @@ class MixedStream(IterableDataset):
         knowledge: Knowledge,
         mean: Sequence[float],
         std: Sequence[float],
-        repeats: Mapping[str, float] | None = None,
+        repeats: Mapping[str, Mapping[str, float]] | None = None,
     ):
         self.public, self.elite = list(public), list(elite)
         self.options = options
@@ -237,9 +237,10 @@ class MixedStream(IterableDataset):
 
     def _times(self, sample: ShardSample, rng: random.Random) -> int:
         """How often a sample is used in this pass: its repeat factor, rounded up or down at random."""
-        if not self.repeats:
+        repeats = self.repeats.get(sample.description.kind)
+        if not repeats:
             return 1
-        factor = max((self.repeats.get(name, 1.0) for name in sample.description.categories), default=1.0)
+        factor = max((repeats.get(name, 1.0) for name in sample.description.categories), default=1.0)
         return int(factor) + (rng.random() < factor % 1)
 
     def _decoded(self, samples: Iterator[ShardSample]) -> Iterator[tuple[ShardSample, np.ndarray]]:

@@ -83,6 +83,9 @@ def category_repeats(pools: Sequence[ShardPool]) -> dict[str, float]:
         if isinstance(stored, dict):
             counts.update({name: n for name, n in stored.items() if isinstance(n, int) and n > 0})
     if not counts:
-        raise ConfigError("balanced categories need the manifest.json that `keepfit-clip shards build` writes")
+        raise ConfigError(
+            "balanced categories need the manifest.json that `keepfit-clip shards build` writes, and categories in it: "
+            f"there are none beside {shards[0]}"
+        )
     even = counts.total() / len(counts)
     return {name: min(_MOST_REPEATS, even / count) for name, count in counts.items()}
