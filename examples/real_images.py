@@ -92,9 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, metavar="DIR", help="folder with the tables and images")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--samples-per-epoch", type=int, default=3520)
-    parser.add_argument("--text-epochs", type=float, default=6)
+    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--samples-per-epoch", type=int, default=3840)
+    parser.add_argument("--text-epochs", type=float, default=1)
     parser.add_argument("train_flags", nargs="*", help="further flags of `keepfit-clip train`, after --")
     args = parser.parse_args()
     keep_freed_memory()
@@ -184,7 +184,7 @@ def pretrain_text_tower(records: dict, split: dict, out: Path, epochs: float, pa
     corpus = out.with_name("corpus.txt")
     if not corpus.exists():  # written anew it would be another corpus, and what was trained on it lost
         write_text(corpus, "\n".join(sorted(lines)) + "\n")
-    pretrain_text([corpus], TextPretraining(init=MODEL, epochs=epochs, seed=SEED), out, knowledge)
+    pretrain_text([corpus], TextPretraining(init=MODEL, epochs=epochs, seed=SEED, no_control=True), out, knowledge)
 
 
 def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Path) -> None:
@@ -196,6 +196,9 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
         "--elite-data": "::".join(folder for part in TRAINED_ON for folder in shards[f"elite {part}"]),
         "--val-data": "::".join(shards["public test"] + shards["elite test"]),
         "--elite-fraction": 0.375,
+        "--balance": "category",
+        "--elite-balance": "category",
+        "--lr": 3e-4,
         "--batch-size": 32,
         "--epochs": args.epochs,
         "--train-num-samples": args.samples_per_epoch,
@@ -205,7 +208,6 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
         "--name": "stage2",
         "--resume": "latest",
         "--log-every-n-steps": 10,
-        "--pretrained-image": True,
         "--delete-previous-checkpoint": True,
     }
     command = program("keepfit_clip.training.main", *flag_words(flags), *args.train_flags)
