@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from keepfit_clip.data import list_shards, read_shards
 from keepfit_clip.errors import CategoryError, ConfigError, TableError, TextTooLongError
+from keepfit_clip.model.zero_shot import ZeroShotClassifier
 from keepfit_clip.training.hybrid.run import main as train
 from tests.conftest import train_flags
 
@@ -49,6 +50,26 @@ def test_tensorboard_has_curves_captions_and_pictures(evaluated):
     assert len(events.Images("val/captioned")) == 2
     assert events.Images("val/captioned")[0].width == 64 * 3  # three pictures side by side, or
     assert any("captions" in tag for tag in tags["tensors"])
+
+
+@pytest.mark.parametrize("precision", ["amp_bf16", "pure_bf16"])
+def test_half_precision_does_not_coarsen_the_scores(shards, held_out, pictures, tmp_path, precision):
+    flags = train_flags(
+        shards, tmp_path, "run", epochs=1, train_num_samples=8, val_data=held_out, precision=precision,
+        zeroshot_table=f"t@CFP={pictures / 'public.csv'}:{pictures}",
+    )  # fmt: skip
+    train(flags)
+    (line,) = (tmp_path / "run" / "checkpoints" / "results.jsonl").read_text().splitlines()
+    assert {"caption_nll", "zero_shot_aca_CFP", "t_auc", "image_to_text_recall@5"} <= json.loads(line).keys()
+
+
+def test_similarities_are_float32_under_autocast(model, tokenizer):
+    classes = ZeroShotClassifier(model, tokenizer, ["normal", "glaucoma"], "CFP").classes
+    features = torch.nn.functional.normalize(torch.randn(50, 32), dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = classes.probabilities(features)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, classes.probabilities(features))
 
 
 def test_a_shard_frequency_of_zero_evaluates_tables_only(shards, held_out, pictures, tmp_path):

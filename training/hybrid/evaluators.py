@@ -150,11 +150,12 @@ class HeldOutShards:
                     features[description.modality].append(feature)
                     categories[description.modality].append(description.categories[0])
         values = {"caption_nll": nll / tokens} if tokens else {}
-        values |= _retrieval(elite)
-        for modality, labels in categories.items():
-            if len(Counter(labels)) > 1:
-                aca = self._zero_shot_aca(model, modality, torch.stack(features[modality]), labels)
-                values[f"zero_shot_aca_{modality or 'unknown'}"] = aca
+        with torch.autocast("cpu", enabled=False):  # where the features lie
+            values |= _retrieval(elite)
+            for modality, labels in categories.items():
+                if len(Counter(labels)) > 1:
+                    aca = self._zero_shot_aca(model, modality, torch.stack(features[modality]), labels)
+                    values[f"zero_shot_aca_{modality or 'unknown'}"] = aca
         return Evaluation(values, captions)
 
     def _batches(self) -> Iterator[tuple[list[ShardSample], ImageBatch, dict]]:

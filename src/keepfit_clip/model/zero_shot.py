@@ -49,9 +49,10 @@ class ClassTexts:
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
-        """Scaled cosine similarities (N, K) of L2-normalised image features (N, D), on their device."""
+        """Scaled cosine similarities (N, K) of L2-normalised image features (N, D), on their device, in float32."""
         scale = self._model.logit_scale.exp().float().to(features.device)
-        return scale * features.float() @ self.features.to(features.device).T
+        with torch.autocast(features.device.type, enabled=False):  # which would round them to a few hundred values
+            return scale * features.float() @ self.features.to(features.device).T
 
     def probabilities(self, features: Tensor) -> Tensor:
         """(N, K), each row sums to 1, of L2-normalised image features (N, D)."""
