@@ -46,7 +46,7 @@ from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.evaluate import evaluate_table, image_batches
-from keepfit_clip.evaluate.metrics.classification import Answers, score_classification
+from keepfit_clip.evaluate.metrics.classification import Answers, bootstrap_scores, score_classification
 from keepfit_clip.files import new_folder, write_text
 from keepfit_clip.folders import export_model, load_model
 from keepfit_clip.folders.model_folder import write_model_folder
@@ -254,7 +254,7 @@ class Experiment:
         """Scores of the arms that are finished on a part: a row for each, ACA and AUC of each measure."""
         title = " | ".join(f"{measure} (chance {1 / len(MEASURES[measure][2]):.2f})" for measure in MEASURES)
         lines = [
-            f"{part}: ACA / AUC, means over seeds; in brackets the 95 % interval of the ACA over images and seeds.",
+            f"{part}: ACA / AUC, means over seeds; in brackets 95 % intervals over images and seeds.",
             "",
             f"| arm | seeds | minutes | {title} | probes of {', '.join(map(str, SHOTS))} shots | another origin |",
             "| --- |" + " --- |" * (4 + len(MEASURES)),
@@ -277,19 +277,15 @@ def _cell(runs: Sequence, part: str, measure: str) -> str:
     answers = [Answers(run[f"{part} {measure} labels"], run[f"{part} {measure} probabilities"]) for run in runs]
     scores = [score_classification(a.labels, a.probabilities) for a in answers]
     aca, auc = (np.mean([getattr(score, name) for score in scores]) for name in ("aca", "auc"))
-    low, high = _interval(answers)
-    return f"{aca:.3f} [{low:.3f}, {high:.3f}] / {auc:.3f}"
+    (low, high), (auc_low, auc_high) = _intervals(answers)
+    return f"{aca:.3f} [{low:.3f}, {high:.3f}] / {auc:.3f} [{auc_low:.3f}, {auc_high:.3f}]"
 
 
-def _interval(answers: Sequence[Answers], resamples: int = 300) -> tuple[float, float]:
-    """Of the mean ACA: seeds are drawn with replacement, and the images once for all of them."""
-    rng = np.random.default_rng(0)
-    means = []
-    for _ in range(resamples):
-        rows = rng.integers(len(answers[0].labels), size=len(answers[0].labels))
-        drawn = [answers[number] for number in rng.integers(len(answers), size=len(answers))]
-        means.append(np.mean([_aca(a.labels[rows], a.probabilities[rows].argmax(1)) for a in drawn]))
-    return tuple(np.percentile(means, [2.5, 97.5]))
+def _intervals(answers: Sequence[Answers], resamples: int = 500) -> np.ndarray:
+    """95 % of the mean ACA and AUC: images are drawn once for all seeds, and seeds are drawn too, with replacement."""
+    scores = bootstrap_scores(answers, shared=True, resamples=resamples)  # (seeds, 2, resamples)
+    drawn = np.random.default_rng(1).integers(len(answers), size=(len(answers), 1, resamples))
+    return np.nanpercentile(np.take_along_axis(scores, drawn, axis=0).mean(axis=0), [2.5, 97.5], axis=-1).T
 
 
 def _aca(labels: np.ndarray, predicted: np.ndarray) -> float:

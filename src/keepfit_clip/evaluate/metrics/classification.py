@@ -25,6 +25,7 @@ __all__ = [
     "ClassificationScores",
     "abstention_curve",
     "bootstrap_intervals",
+    "bootstrap_scores",
     "reliability",
     "score_classification",
     "score_multi_label",
@@ -161,7 +162,17 @@ class Answers:
 def bootstrap_intervals(
     folds: Sequence[Answers], shared: bool = False, resamples: int = 500, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """The 95 % intervals of the mean `aca` and `auc` of some folds.
+    """The 95 % intervals of the mean `aca` and `auc` of some folds, see `bootstrap_scores`."""
+    means = bootstrap_scores(folds, shared, resamples, seed).mean(axis=0)
+    return {
+        name: tuple(map(float, np.nanpercentile(column, [2.5, 97.5])))
+        for name, column in zip(("aca", "auc"), means, strict=True)
+        if not np.isnan(column).all()
+    }
+
+
+def bootstrap_scores(folds: Sequence[Answers], shared: bool = False, resamples: int = 500, seed: int = 0) -> np.ndarray:
+    """ACA and AUC of each fold, (folds, 2, resamples), NaN where they are not defined.
 
     Each fold's test images are drawn with replacement, whole groups where these are known.
 
@@ -182,12 +193,7 @@ def bootstrap_intervals(
             if not (shared and fold):
                 times = np.bincount(rng.integers(count, size=count), minlength=count)
             weights[fold][resample] = times[rows]
-    values = np.mean([_weighted_aca_and_auc(f, w) for f, w in zip(folds, weights, strict=True)], axis=0)
-    return {
-        name: tuple(map(float, np.nanpercentile(column, [2.5, 97.5])))
-        for name, column in zip(("aca", "auc"), values, strict=True)
-        if not np.isnan(column).all()
-    }
+    return np.array([_weighted_aca_and_auc(f, w) for f, w in zip(folds, weights, strict=True)])
 
 
 def _weighted_aca_and_auc(answers: Answers, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
