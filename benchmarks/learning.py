@@ -100,6 +100,7 @@ LR = 1e-4
 BEFORE = {"--lr": LR, "--head-lr": LR, "--ema-decay": 0, "--implied": "negative", "--eps": 1e-6}
 FAST = {"--lr": 3e-4}
 BALANCED = {"--balance": "category", "--elite-balance": "category"}
+ROOT = {"--balance": "root", "--elite-balance": "category"}
 STRONG = {"--augmentation": "strong"}
 HOLD_OUT = {"--hold-out-categories": ",".join(HELD_OUT)}
 PUBLIC = {"--preset": "contrastive"}
@@ -117,6 +118,7 @@ ARMS = {
     "fast": Arm("the defaults, --lr 3e-4", FAST),
     "fast_strong": Arm("the defaults, --lr 3e-4, strong augmentation", FAST | STRONG),
     "balanced": Arm("the defaults, --lr 3e-4, categories balanced", FAST | BALANCED),
+    "root": Arm("the defaults, --lr 3e-4, public categories balanced half the way, elite ones wholly", FAST | ROOT),
     "decay": Arm("the defaults, --lr 3e-4, --layer-decay 0.85", FAST | {"--layer-decay": 0.85}),
     "joint": Arm("the defaults, public and elite contrasted together", {"--joint-contrast": True}),
     "masked": Arm("the defaults, --implied mask", {"--implied": "mask"}),

@@ -196,7 +196,7 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
         "--elite-data": "::".join(folder for part in TRAINED_ON for folder in shards[f"elite {part}"]),
         "--val-data": "::".join(shards["public test"] + shards["elite test"]),
         "--elite-fraction": 0.375,
-        "--balance": "category",
+        "--balance": "root",
         "--elite-balance": "category",
         "--lr": 3e-4,
         "--batch-size": 32,

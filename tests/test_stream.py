@@ -1,6 +1,7 @@
 """The stream: both kinds in every batch, the same samples again from the same seed, trouble counted."""
 
 import io
+import math
 import random
 import shutil
 import tarfile
@@ -112,6 +113,8 @@ def test_kinds_are_balanced_each_by_its_own_categories(make_stream, tmp_path):
     pools = make_pools(tmp_path / "shards")
     repeats = category_repeats(pools)
     assert repeats["retinitis pigmentosa"] == pytest.approx(24 / (2 * 4))
+    assert category_repeats(pools, "root")["retinitis pigmentosa"] == pytest.approx(math.sqrt(3))
+    assert category_repeats(pools, "none") == {}
     shares = []
     for chosen in ({}, {"public": repeats}, {"elite": repeats}):
         stream = make_stream(batches=60, public=None)

@@ -209,7 +209,7 @@ def training_data(
 def _repeats(settings: HybridPretraining, pools: dict[str, list[ShardPool]]) -> dict[str, dict[str, float]]:
     """Kind -> how often a sample of each category is used in a pass, where categories are balanced."""
     balances = {"public": settings.balance, "elite": settings.elite_balance}
-    return {kind: category_repeats(of) for kind, of in pools.items() if of and balances[kind] == "category"}
+    return {kind: category_repeats(of, balances[kind]) for kind, of in pools.items() if of}
 
 
 def _pools(settings: HybridPretraining, readers: int) -> tuple[list[ShardPool], list[ShardPool]]:

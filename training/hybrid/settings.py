@@ -64,8 +64,8 @@ class HybridPretraining:
     elite_weights: str | None = _data(None, "the same for --elite-data", metavar="W::W", marks=["shapes"])
     balance: str = _data(
         "none",
-        "draw public samples evenly from every folder of shards (dataset) or for every category (category); "
-        "none draws each as often as it stands there",
+        "draw public samples evenly from every folder of shards (dataset) or for every category (category), or half "
+        "the way there (root: by the square root of how rare it is); none draws each as often as it stands there",
         choices=BALANCES,
         marks=["shapes"],
     )

@@ -11,7 +11,9 @@ from keepfit_clip.errors import ConfigError
 
 __all__ = ["BALANCES", "ShardPool", "category_repeats", "make_pools"]
 
-BALANCES = ("none", "dataset", "category")
+BALANCES = ("none", "dataset", "category", "root")
+# Power of how rare a category is, with which its samples are repeated.
+_POWERS = {"category": 1.0, "root": 0.5}
 _MOST_REPEATS = 10.0
 
 
@@ -67,15 +69,22 @@ def _folder(shard: str) -> str:
     return os.path.dirname(shard) if is_local(shard) else shard.rpartition("/")[0]
 
 
-def category_repeats(pools: Sequence[ShardPool]) -> dict[str, float]:
-    """How often a sample of each category is used in a pass, so that all categories come up about as often.
+def category_repeats(pools: Sequence[ShardPool], balance: str = "category") -> dict[str, float]:
+    """How often a sample of each category is used in a pass; empty where categories are not balanced.
 
-    A category with n samples, of N in K categories, gets N / (K n), at most 10; a sample with several categories is
-    used as often as the rarest of them asks (repeat factors, as for LVIS, arXiv 1908.03195).
+    A category with n samples, of N in K categories, gets N / (K n), at most 10, so that all come up about as often, or
+    the square root of that; a sample with several categories is used as often as the rarest of them asks (repeat
+    factors, as for LVIS, arXiv 1908.03195).
+
+    Args:
+        pools: the shards, with a manifest beside them.
+        balance: one of BALANCES.
 
     Raises:
         ConfigError: no manifest beside the shards tells how many samples each category has.
     """
+    if balance not in _POWERS:
+        return {}
     counts: Counter[str] = Counter()
     shards = [shard for pool in pools for shard in pool.shards]
     for manifest in shard_info(shards, "manifest.json").values():
@@ -88,4 +97,4 @@ def category_repeats(pools: Sequence[ShardPool]) -> dict[str, float]:
             f"there are none beside {shards[0]}"
         )
     even = counts.total() / len(counts)
-    return {name: min(_MOST_REPEATS, even / count) for name, count in counts.items()}
+    return {name: min(_MOST_REPEATS, (even / count) ** _POWERS[balance]) for name, count in counts.items()}
