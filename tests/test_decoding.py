@@ -12,7 +12,7 @@ from keepfit_clip.data.stream.batch import ImageBatch
 from keepfit_clip.data.stream.decoding import FastLetterbox, make_letterbox
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError
-from tests.test_stream import PREPROCESS
+from tests.conftest import PREPROCESS
 
 
 def encoded(image, format_="JPEG", **options):

@@ -19,9 +19,9 @@ from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.images.depth import is_blank, to_8_bit
 from keepfit_clip.images.reading import open_image
+from tests.conftest import PREPROCESS
 from tests.pictures import write_table
 from tests.test_building import encoded, exif, labelled, picture, shown
-from tests.test_stream import PREPROCESS
 
 SIZE = (64, 96)
 DRAWN = np.asarray(draw_retina("CFP", "diabetic retinopathy", [5], 96, "left").image)[:64]

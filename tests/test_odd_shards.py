@@ -20,9 +20,9 @@ from keepfit_clip.data.stream.sampling import ShardPool
 from keepfit_clip.errors import KeepFITError
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.tokenization import Tokenizer
+from tests.conftest import PREPROCESS
 from tests.odd_shards import LONE, description, header, odd_name, odd_sample, write_tar
 from tests.test_building import encoded, picture
-from tests.test_stream import PREPROCESS
 
 IMAGE = encoded(picture(0, 24), "JPEG")
 

@@ -17,7 +17,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Samples in a batch: the last model takes 512 pixels.
 BATCHES = {"keepfit-v2-vit-b-16": 128, "keepfit-v2-vit-l-16": 64, "keepfit-v2": 48}
-ARMS = ("defaults", "public", "elite", "revision", "held_out", "held_out_public", "before", "fast", "fast_strong")
+ARMS = (
+    "defaults",
+    "public",
+    "elite",
+    "revision",
+    "held_out",
+    "held_out_public",
+    "before",
+    "fast",
+    "root",
+    "jpg_mild",
+    "jpg_strong",
+    "png_mild",
+    "png_strong",
+)
 LARGE = {
     "step": ["--rounds", "1"],
     "inference": [],
