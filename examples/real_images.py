@@ -208,6 +208,7 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
         "--name": "stage2",
         "--resume": "latest",
         "--log-every-n-steps": 10,
+        "--val-frequency": args.epochs,
         "--delete-previous-checkpoint": True,
     }
     command = program("keepfit_clip.training.main", *flag_words(flags), *args.train_flags)
