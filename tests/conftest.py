@@ -99,6 +99,7 @@ def train_flags(shards, logs, name, **more):
         "workers": 0,
         "lr": 1e-3,
         "warmup": 1,
+        "precision": "fp32",  # the same on every processor
         "log-every-n-steps": 1,
         **{key.replace("_", "-"): value for key, value in more.items()},
     }

@@ -9,6 +9,7 @@ import torch
 from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.keepfit import KeepFIT
 from keepfit_clip.training.hybrid.params import parse_keepfit_args
+from keepfit_clip.training.text_stage.settings import TextPretraining
 
 _FAULTS = """
 import resource, sys
@@ -64,8 +65,12 @@ def test_autocast_of_a_cpu_leaves_convolutions_in_float32():
 
 @pytest.mark.parametrize(("amx", "precision"), [(True, "amp_bf16"), (False, "fp32")])
 def test_a_processor_with_amx_trains_in_bfloat16(monkeypatch, amx, precision):
-    monkeypatch.setattr("keepfit_clip.training.hybrid.settings.has_fast_bfloat16", lambda: amx)
+    for stage in ("hybrid", "text_stage"):
+        monkeypatch.setattr(f"keepfit_clip.training.{stage}.settings.has_fast_bfloat16", lambda: amx)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     argv = ["--public-data", "x", "--preset", "contrastive", "--device", "cpu"]
     settings, _ = parse_keepfit_args(argv)
     assert settings.precision == precision
     assert parse_keepfit_args([*argv, "--precision", "fp32"])[0].precision == "fp32"
+    assert TextPretraining(init="x").bfloat16 == amx
+    assert not TextPretraining(init="x", precision="fp32").bfloat16

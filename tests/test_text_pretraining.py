@@ -44,7 +44,7 @@ KNOWLEDGE = Knowledge(
         Condition("hemorrhages"),
     ]
 )
-SETTINGS = {"epochs": 15, "batch_size": 8, "lr": 3e-3, "head_lr": 3e-3, "held_out": 0.2}
+SETTINGS = {"epochs": 15, "batch_size": 8, "lr": 3e-3, "head_lr": 3e-3, "held_out": 0.2, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")

@@ -295,7 +295,7 @@ def _training_arguments(settings: TextPretraining, folder: Path, disable_tqdm: b
             train_sampling_strategy="group_by_length",  # batches are padded to their longest sentence
             lr_scheduler_type="cosine",
             warmup_steps=0.06,
-            bf16=settings.precision == "bf16",
+            bf16=settings.bfloat16,
             use_cpu=not torch.accelerator.is_available(),
             save_strategy="steps" if settings.save_steps else "epoch",
             save_steps=settings.save_steps or 500,
@@ -359,7 +359,7 @@ def _probe(
 
 
 def _portable(settings: TextPretraining) -> dict:
-    options = asdict(settings)
+    options = {**asdict(settings), "precision": "bf16" if settings.bfloat16 else "fp32"}
     if os.path.exists(settings.init):  # a path of this machine is nobody else's business
         options["init"] = Path(settings.init).name
     return options

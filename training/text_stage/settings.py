@@ -4,7 +4,10 @@ import argparse
 import math
 from dataclasses import dataclass
 
+import torch
+
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.processor import has_fast_bfloat16
 from keepfit_clip.training.flags import add_flags, flag_of, setting
 
 __all__ = ["TextPretraining", "text_parser"]
@@ -32,7 +35,7 @@ class TextPretraining:
     lr: float = setting(5e-5, "learning rate of the encoder")
     head_lr: float = setting(1e-3, "learning rate of the masked-language head, which most encoders come without")
     weight_decay: float = setting(0.05, "of AdamW")
-    precision: str = setting("fp32", "fp32 or bf16 (automatic mixed precision)")
+    precision: str = setting("auto", "fp32, bf16 (mixed), or auto: bf16 on GPUs that have it and processors with AMX")
     no_control: bool = setting(False, "train no head on the frozen start, which a third of the time goes to")
     mask_probability: float = setting(0.15, "share of tokens to predict, by whole words")
     max_length: int = setting(112, "tokens in a text; longer sentences are cut into several")
@@ -57,8 +60,15 @@ class TextPretraining:
         for name in ("mask_probability", "held_out"):
             self._require(name, 0 < getattr(self, name) < 1, "must lie between 0 and 1")
         self._require("max_length", self.max_length >= _SHORTEST, f"must be at least {_SHORTEST}")
-        self._require("precision", self.precision in ("fp32", "bf16"), "must be fp32 or bf16")
+        self._require("precision", self.precision in ("auto", "fp32", "bf16"), "must be auto, fp32 or bf16")
         self._require("seed", 0 <= self.seed < 2**32, "must lie between 0 and 4294967295")
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether this machine trains in bfloat16."""
+        if self.precision != "auto":
+            return self.precision == "bf16"
+        return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else has_fast_bfloat16()
 
     def _require(self, name: str, good: bool, rule: str) -> None:
         if not good:
