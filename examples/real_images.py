@@ -36,6 +36,7 @@ from keepfit_clip.data.duplicates import UnionFind, near_pairs, perceptual_hash
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
+from keepfit_clip.errors import ImageError
 from keepfit_clip.evaluate import evaluate_table, image_batches
 from keepfit_clip.evaluate.metrics.classification import score_classification
 from keepfit_clip.files import write_json, write_text
@@ -92,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, metavar="DIR", help="folder with the tables and images")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
-    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--samples-per-epoch", type=int, default=3840)
     parser.add_argument("--text-epochs", type=float, default=1)
     parser.add_argument("train_flags", nargs="*", help="further flags of `keepfit-clip train`, after --")
@@ -251,12 +252,13 @@ def linear_probe(images: Path, rows: dict[str, list[int]], s: RetinaSet):
     model, _, preprocess = open_clip.create_model_and_transforms(MODEL, pretrained_image=True, pretrained_text=False)
     trunk = model.visual.trunk.eval()
     labelled = read_downstream(images / s.table, images, s.classes)
-    features = np.zeros((len(labelled.records), trunk.num_features), dtype=np.float32)
+    features = np.full((len(labelled.records), trunk.num_features), np.nan, dtype=np.float32)
     with torch.inference_mode():
-        for indices, batch in image_batches([record.image for record in labelled.records], preprocess):
+        for indices, batch in image_batches([r.image for r in labelled.records], preprocess, on_error=_leave_out):
             features[indices] = trunk(batch).numpy()
-    labels = labelled.labels
-    held_out = np.isin([record.row for record in labelled.records], rows["test"])
+    shown = np.isfinite(features).all(axis=1)
+    features, labels = features[shown], labelled.labels[shown]
+    held_out = np.isin([record.row for record in labelled.records], rows["test"])[shown]
     folds = int(min(5, np.bincount(labels[~held_out]).min()))
     probe = make_pipeline(
         StandardScaler(),
@@ -275,22 +277,28 @@ def caption_scores(loaded, records: list[Record], rows: list[int]) -> dict:
     """Greedy captions of held-out images: how many name the right edema state, eye and whole sentence, and a few."""
     chosen = [record for record in records if record.row in set(rows)]
     written: list[str] = []
-    for _, batch in image_batches([record.image for record in chosen], loaded.preprocess):
+    truth: list[str] = []
+    images = [record.image for record in chosen]
+    for numbers, batch in image_batches(images, loaded.preprocess, on_error=_leave_out):
         written += loaded.decode(loaded.model.generate(batch))
-    truth = [_plain(record.caption_texts[0]) for record in chosen]
+        truth += [_plain(chosen[number].caption_texts[0]) for number in numbers]
     guesses = [_plain(text) for text in written]
 
     def share(pattern: str) -> float:
         return float(np.mean([_first(pattern, g) == _first(pattern, t) for g, t in zip(guesses, truth, strict=True)]))
 
-    sample = random.Random(SEED).sample(range(len(chosen)), 4)
+    sample = random.Random(SEED).sample(range(len(truth)), 4)
     return {
-        "images": len(chosen),
+        "images": len(truth),
         "edema_state_right": share(r"edema is (present|absent)"),
         "eye_right": share(r"(left|right) eye"),
         "sentence_right": float(np.mean([g == t for g, t in zip(guesses, truth, strict=True)])),
         "examples": [{"truth": truth[i], "written": guesses[i]} for i in sample],
     }
+
+
+def _leave_out(_index: int, error: ImageError) -> None:
+    console.print(f"left out: {error}", markup=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:
