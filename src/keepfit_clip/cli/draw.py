@@ -7,6 +7,7 @@ import typer
 
 from keepfit_clip.cli.console import console, with_progress
 from keepfit_clip.cli.options import DATA
+from keepfit_clip.training.flags import listed
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def draw(
     names = None
     if conditions is not None:
         knowledge = Knowledge.load()
-        names = [knowledge.canonical(name) for name in conditions.split(",") if name.strip()]
+        names = [knowledge.canonical(name) for name in listed(conditions)]
     kinds = chosen_kinds(modality.upper() if modality is not None else None, names)
     options = DrawOptions(count, size, seed, elite, kinds)
     draw_dataset(out, options, with_progress("Drawing"))

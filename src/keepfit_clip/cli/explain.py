@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, end_in_part, quiet_libraries, with_progress
-from keepfit_clip.cli.options import USE, Device, Images, KnowledgeFile, Modality, Model, NamesOnly, split_names, upper
+from keepfit_clip.cli.options import USE, Device, Images, KnowledgeFile, Modality, Model, NamesOnly, upper
 from keepfit_clip.errors import ImageError, KeepFITError
+from keepfit_clip.training.flags import listed
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -38,7 +39,7 @@ def explain(
 
     quiet_libraries()
     require_free(out)
-    names = split_names(categories or "")
+    names = listed(categories)
     if names and grad_cam:
         require_extra("explain")
     explainer = Explainer(load_model(model, device), names, upper(modality), Knowledge.load(knowledge), not names_only)

@@ -7,6 +7,7 @@ import typer
 
 from keepfit_clip.cli.console import console
 from keepfit_clip.errors import CategoryError, ConfigError
+from keepfit_clip.training.flags import listed
 
 __all__ = [
     "DATA",
@@ -28,7 +29,6 @@ __all__ = [
     "Root",
     "class_spec",
     "require_names",
-    "split_names",
     "upper",
     "write_result",
 ]
@@ -91,18 +91,13 @@ def class_spec(asked: str | None, table: Path):
     return read_class_file(asked) if asked in shipped or asked.endswith(".json") else require_names(asked)
 
 
-def split_names(text: str) -> list[str]:
-    """The names of a text such as "glaucoma,normal"."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def require_names(text: str) -> list[str]:
-    """The same of a text that must name something.
+    """The names of a text such as "glaucoma,normal", which must name something.
 
     Raises:
         CategoryError: it names nothing.
     """
-    names = split_names(text)
+    names = list(listed(text))
     if not names:
         raise CategoryError('no category given: write them as "glaucoma,normal"')
     return names

@@ -21,12 +21,12 @@ from keepfit_clip.cli.options import (
     NamesOnly,
     Root,
     class_spec,
-    split_names,
     upper,
     write_result,
 )
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.training.flags import listed
 
 _LEARNING, _SHIFT = "Learning", "Domain shift"
 
@@ -100,7 +100,7 @@ def transfer(
         if plots:
             require_extra("plots")
     options = TransferOptions(
-        tuple(split_names(method)),
+        listed(method),
         tuple(parse_shots(shots)),
         folds,
         upper(modality),
@@ -151,7 +151,7 @@ def _thresholds(text: str) -> tuple[float, ...] | None:
     if text == "tuned":
         return None
     try:
-        return tuple(map(float, split_names(text)))
+        return tuple(map(float, listed(text)))
     except ValueError as error:
         raise ConfigError(f"--threshold {text!r} is neither 'tuned' nor numbers such as 0.5") from error
 
