@@ -45,7 +45,7 @@ import real_images
 from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.data.shards import ShardOptions, build_shards
 from keepfit_clip.data.sources import read_records
-from keepfit_clip.evaluate import evaluate_table, image_batches
+from keepfit_clip.evaluate import evaluate_table
 from keepfit_clip.evaluate.metrics.classification import Answers, bootstrap_scores, score_classification
 from keepfit_clip.files import new_folder, write_text
 from keepfit_clip.folders import export_model, load_model
@@ -170,7 +170,7 @@ def main() -> None:
         list(pool.map(work, waiting))
     for part in real_images.PARTS:
         table = experiment.as_markdown(args.arms, args.seeds, part)
-        write_text(args.out / f"{'validation' if part == 'validation' else 'test'}.md", table)
+        write_text(args.out / f"{part}.md", table)
         Console(soft_wrap=True).print(table, markup=False, highlight=False)
 
 
@@ -228,6 +228,7 @@ class Experiment:
             "--seed": seed,
             "--logs": self.out / "runs",
             "--name": f"{arm}-{seed}",
+            "--resume": "latest",  # what was interrupted begins anew: it has no checkpoint before its end
             "--log-every-n-steps": 10,
             **chosen.flags,
         }
@@ -350,14 +351,19 @@ def few_shots(loaded, images: Path, split: dict, part: str, draws: int = 5) -> n
         for _ in range(draws)
     ]
     used = np.unique(np.concatenate([np.flatnonzero(wanted), *(row for draw in chosen for row in draw)]))
-    features = np.zeros((len(rows), loaded.model.visual.proj.out_features), np.float32)
-    for numbers, batch in image_batches([labelled.records[i].image for i in used], loaded.preprocess):
-        with torch.inference_mode():
-            features[used[numbers]] = loaded.model.encode_image(batch.to(loaded.device), normalize=True).cpu()
+    encoded = real_images.image_features(
+        [labelled.records[i].image for i in used],
+        loaded.preprocess,
+        lambda batch: loaded.model.encode_image(batch.to(loaded.device), normalize=True),
+    )
+    features = np.full((len(rows), encoded.shape[1]), np.nan, np.float32)
+    features[used] = encoded
+    usable = np.isfinite(features).all(axis=1)
+    wanted &= usable
     scores = np.zeros((draws, len(SHOTS)))
     for draw, of_class in enumerate(chosen):
         for column, shots in enumerate(SHOTS):
-            train = np.concatenate([members[:shots] for members in of_class])
+            train = np.concatenate([members[usable[members]][:shots] for members in of_class])
             probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
             probe.fit(features[train], labelled.labels[train])
             scores[draw, column] = _aca(labelled.labels[wanted], probe.predict(features[wanted]))

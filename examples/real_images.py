@@ -16,6 +16,7 @@ import random
 import re
 import subprocess
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,7 @@ from keepfit_clip.training.text_stage.pretrain import TextPretraining, pretrain_
 
 MODEL = "keepfit-v2-lite"
 PARTS = {"test": 0.2, "validation": 0.15}  # shares of the patients; the rest is trained on
+TRAINED_ON = ("train", "validation")  # whatever was to be chosen was chosen before, on the validation part
 SEED = 0
 CLOCK = "seconds.json"
 console = Console()
@@ -83,9 +85,6 @@ SETS = (
     RetinaSet("cfp_specialist", "elite", "CFP", ("no diabetic macular edema", "diabetic macular edema")),
     RetinaSet("oct_specialist", "elite", "OCT", ("no diabetic macular edema", "diabetic macular edema")),
 )
-
-
-TRAINED_ON = ("train", "validation")  # whatever was to be chosen was chosen before, on the validation part
 
 
 def main() -> None:
@@ -252,10 +251,7 @@ def linear_probe(images: Path, rows: dict[str, list[int]], s: RetinaSet):
     model, _, preprocess = open_clip.create_model_and_transforms(MODEL, pretrained_image=True, pretrained_text=False)
     trunk = model.visual.trunk.eval()
     labelled = read_downstream(images / s.table, images, s.classes)
-    features = np.full((len(labelled.records), trunk.num_features), np.nan, dtype=np.float32)
-    with torch.inference_mode():
-        for indices, batch in image_batches([r.image for r in labelled.records], preprocess, on_error=_leave_out):
-            features[indices] = trunk(batch).numpy()
+    features = image_features([record.image for record in labelled.records], preprocess, trunk)
     shown = np.isfinite(features).all(axis=1)
     features, labels = features[shown], labelled.labels[shown]
     held_out = np.isin([record.row for record in labelled.records], rows["test"])[shown]
@@ -271,6 +267,18 @@ def linear_probe(images: Path, rows: dict[str, list[int]], s: RetinaSet):
     )
     probe.fit(features[~held_out], labels[~held_out])
     return score_classification(labels[held_out], probe.predict_proba(features[held_out]))
+
+
+def image_features(paths: Sequence[Path], preprocess, encode: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """Features (N, C) of images; NaN where one cannot be used."""
+    features = None
+    with torch.inference_mode():
+        for indices, batch in image_batches(paths, preprocess, on_error=_leave_out):
+            encoded = encode(batch).float().cpu().numpy()
+            if features is None:
+                features = np.full((len(paths), encoded.shape[1]), np.nan, dtype=np.float32)
+            features[indices] = encoded
+    return features
 
 
 def caption_scores(loaded, records: list[Record], rows: list[int]) -> dict:
@@ -298,7 +306,7 @@ def caption_scores(loaded, records: list[Record], rows: list[int]) -> dict:
 
 
 def _leave_out(_index: int, error: ImageError) -> None:
-    console.print(f"left out: {error}", markup=False, soft_wrap=True)
+    console.print(f"an image is left out: {error.reason}", markup=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

@@ -30,14 +30,12 @@ class HeldOut:
         forms = {name for name in knowledge.conditions if held_out.intersection(knowledge.ancestors(name))}
         self.conditions = frozenset(held_out | forms)
         self._all = knowledge
-        self.knowledge = Knowledge(map(self._without, self._others()))
+        others = (c for name, c in knowledge.conditions.items() if name not in self.conditions)
+        self.knowledge = Knowledge(map(self._without, others))
 
     def named_in(self, text: str) -> bool:
         """Whether a text, such as a category, names one of them, or says that it is not there."""
         return any(mention.name in self.conditions for mention in find_mentions(text, self._all))
-
-    def _others(self) -> list[Condition]:
-        return [c for name, c in self._all.conditions.items() if name not in self.conditions]
 
     def _without(self, condition: Condition) -> Condition:
         """A condition without the findings that name one of those held out."""

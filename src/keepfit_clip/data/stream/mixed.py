@@ -233,7 +233,7 @@ class MixedStream(IterableDataset):
 
     def _is_held_out(self, description: Description) -> bool:
         held_out = self.options.held_out
-        return held_out is not None and any(map(held_out.named_in, description.categories))
+        return held_out is not None and any(_is_named(name, held_out) for name in description.categories)
 
     def _times(self, sample: ShardSample, rng: random.Random) -> int:
         """How often a sample is used in this pass: its repeat factor, rounded up or down at random."""
@@ -308,6 +308,12 @@ def draw_sample(
         [stable_id(modality, code) for code in of_image],
         [stable_id(modality, code) for code in of_text],
     )
+
+
+@lru_cache(maxsize=4096)
+def _is_named(category: str, held_out: HeldOut) -> bool:
+    """Whether a category of a sample is held out; a data set has few, and each comes up again and again."""
+    return held_out.named_in(category)
 
 
 @lru_cache(maxsize=4096)
