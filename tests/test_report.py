@@ -96,3 +96,14 @@ def test_what_cannot_be_reported(run, exported, tmp_path):
     result = command("report", run, "--out", tmp_path / "r.html", "--model", exported)
     assert isinstance(result.exception, ConfigError)
     assert not (tmp_path / "r.html").exists()
+
+
+def test_a_page_says_which_categories_were_held_out(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    settings = json.loads((copy / "settings.json").read_text())
+    for held_out in (None, "glaucoma,cataract"):
+        (copy / "settings.json").write_text(json.dumps(settings | {"hold_out_categories": held_out}))
+        page = tmp_path / f"{held_out}.html"
+        assert command("report", copy, "--out", page).exit_code == 0
+        assert ("samples of glaucoma,cataract were held out" in page.read_text()) == (held_out is not None)

@@ -106,7 +106,9 @@ def test_without_a_control_only_the_encoder_trains(encoder, corpus, tmp_path):
     assert set(result.held_out) == {"trained"}
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(result.table("x"))
-    assert "masked tokens: accuracy" in console.export_text()
+    shown = console.export_text()
+    assert "masked tokens: accuracy" in shown
+    assert "frozen" not in shown
 
 
 def test_result_is_a_hugging_face_folder_with_a_report_and_nothing_else_is_left(tower, encoder, corpus):

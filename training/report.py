@@ -223,10 +223,12 @@ def _data_sections(settings: dict) -> list[Section]:
             rows.append([name.partition("_")[0], _last(location), *counts])
     if not rows:
         return []
+    held_out = settings.get("hold_out_categories")
     return [
         Section(
             "Data",
-            f"From the shards' manifests; below, the {_TOP} commonest of {len(categories)} categories in training.",
+            f"From the shards' manifests; below, the {_TOP} commonest of {len(categories)} categories in training."
+            + (f" Public samples of {held_out} were held out of it." if held_out else ""),
             header=["used as", "shards", "samples", "modalities", "rows left out"],
             rows=rows,
             bars=categories.most_common(_TOP),

@@ -80,7 +80,7 @@ class TextPretrainingResult:
 
     def table(self, title: str) -> Table:
         """All of it for the terminal."""
-        corpus = self.corpus
+        corpus, control = self.corpus, self.held_out.get("frozen")
         table = Table(
             "",
             "before",
@@ -90,10 +90,10 @@ class TextPretrainingResult:
             f"Held out {corpus.held_out_documents} documents, and measured {self.evaluated_sentences} of their "
             f"{corpus.held_out_sentences} sentences. Left out: {corpus.duplicates} duplicates, "
             f"{corpus.named_held_out} that name a category held out, {corpus.left_out} unreadable lines or samples. "
-            f"New tokens: {self.new_tokens}. "
-            "Masked tokens before: the same head on the frozen start.",
+            f"New tokens: {self.new_tokens}."
+            + (" Masked tokens before: the same head on the frozen start." if control else ""),
         )
-        masked = (self.held_out.get("frozen"), self.held_out["trained"])
+        masked = (control, self.held_out["trained"])
         probes = [
             ("masked tokens: perplexity", "perplexity", ".2f", *masked),
             ("masked tokens: accuracy", "accuracy", ".3f", *masked),
