@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from keepfit_clip.data.tars.reader import list_shards, read_shards
 from keepfit_clip.errors import CorpusError
 from keepfit_clip.knowledge.conditions import Condition, Knowledge
+from keepfit_clip.knowledge.templates import knowledge_sentences, sentences_of
 from keepfit_clip.training.text_stage.corpus import (
     Document,
     build_corpus,
@@ -66,8 +67,8 @@ def test_captions_of_a_patient_are_one_document(shards):
 def test_a_condition_of_the_knowledge_is_a_document():
     knowledge = Knowledge.load()
     found = list(read_documents([], knowledge))
-    assert [document.text for document in found] == knowledge.sentences()
-    told = [name for name in knowledge.conditions if knowledge.sentences_of(name)]
+    assert [document.text for document in found] == knowledge_sentences(knowledge)
+    told = [name for name in knowledge.conditions if sentences_of(name, knowledge)]
     assert len({document.name for document in found}) == len(told)
 
 

@@ -277,7 +277,7 @@ def test_yaml_aliases_are_refused_at_once(tmp_path):
 
 
 def test_a_knowledge_file_of_any_size_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("keepfit_clip.knowledge.conditions._LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr("keepfit_clip.knowledge.files._LARGEST_FILE", 1 << 20)
     (tmp_path / "large.yaml").write_text("a: 1\n" * (1 << 18))
     with pytest.raises(KnowledgeError, match="larger than 1 MiB"):
         Knowledge.load(tmp_path / "large.yaml")

@@ -7,6 +7,7 @@ from keepfit_clip.errors import CategoryError
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.held_out import HeldOut
 from keepfit_clip.knowledge.mentions import find_mentions
+from keepfit_clip.knowledge.templates import knowledge_sentences
 from keepfit_clip.training.hybrid.params import parse_keepfit_args
 from keepfit_clip.training.text_stage.corpus import build_corpus
 
@@ -34,7 +35,7 @@ def test_names_forms_denials_and_descriptions_are_held_out(category, named):
 
 def test_no_sentence_that_remains_names_them():
     held_out = HeldOut(["cataract", "diabetic retinopathy"], KNOWLEDGE)
-    left = held_out.knowledge.sentences()
+    left = knowledge_sentences(held_out.knowledge)
     assert len(left) > 1000
     named = {mention.name for sentence in left for mention in find_mentions(sentence, KNOWLEDGE)}
     assert not named & held_out.conditions

@@ -18,6 +18,7 @@ CONFIGS = [
     "keepfit-v1",
     "keepfit-v2",
     "keepfit-v2-lite",
+    "keepfit-v2-multilingual",
     "keepfit-v2-test",
     "keepfit-v2-vit-b-16",
     "keepfit-v2-vit-l-16",

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from keepfit_clip.data.stream.batch import stable_id
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.knowledge.conditions import Knowledge
-from keepfit_clip.knowledge.relations import follows, image_codes, text_codes
 from keepfit_clip.model.loss import HybridLoss
 from keepfit_clip.model.pairs import implied_pairs
 
@@ -33,12 +32,12 @@ KNOWLEDGE = Knowledge.load()
     ],
 )
 def test_what_follows(text, seen, true):
-    assert follows(text, seen, KNOWLEDGE) == true
+    assert KNOWLEDGE.follows(text, seen) == true
 
 
 def test_what_was_seen_comes_first():
-    assert image_codes(["glaucoma", "diabetic macular edema"], KNOWLEDGE)[:2] == ["glaucoma", "diabetic macular edema"]
-    assert text_codes("no DME", KNOWLEDGE)[0] == "no diabetic macular edema"
+    assert KNOWLEDGE.image_codes(["glaucoma", "diabetic macular edema"])[:2] == ["glaucoma", "diabetic macular edema"]
+    assert KNOWLEDGE.text_codes("no DME")[0] == "no diabetic macular edema"
 
 
 def padded(rows, width):
@@ -115,3 +114,34 @@ def test_captions_are_told_from_each_other_as_before():
 def test_other_ways_are_refused():
     with pytest.raises(ConfigError, match="positive, mask, negative"):
         HybridLoss(implied="maybe")
+
+
+@pytest.mark.parametrize(
+    ("seen", "implied", "excluded"),
+    [
+        (["diabetic macular edema"], {"macular edema", "retinal disease"}, {"normal", "no macular edema"}),
+        (["normal"], {"no glaucoma", "no drusen", "normal"}, {"glaucoma", "drusen", "retinal disease"}),
+        (["no macular edema"], {"no diabetic macular edema"}, {"diabetic macular edema", "macular edema"}),
+        (["no diabetic macular edema"], {"no diabetic macular edema"}, {"diabetic macular edema"}),
+        (["arterial phase"], {"arterial phase"}, set()),
+        (["something new"], {"something new"}, set()),
+    ],
+)
+def test_implied_and_excluded(seen, implied, excluded):
+    assert KNOWLEDGE.implied(seen) >= implied
+    assert KNOWLEDGE.excluded(seen) >= excluded
+    assert KNOWLEDGE.implied(seen).isdisjoint(KNOWLEDGE.excluded(seen))
+
+
+def test_what_is_not_implied_is_not_excluded_either():
+    assert KNOWLEDGE.implied(["no diabetic macular edema"]).isdisjoint({"no macular edema", "normal"})
+    assert "macular edema" not in KNOWLEDGE.excluded(["no diabetic macular edema"])
+    assert "no cataract" not in KNOWLEDGE.implied(["glaucoma"])
+
+
+def test_a_condition_with_several_parents_follows_to_each():
+    assert {"age-related macular degeneration", "choroidal neovascularization"} <= set(
+        KNOWLEDGE.ancestors("neovascular age-related macular degeneration")
+    )
+    assert KNOWLEDGE.follows("diabetic retinopathy", ["diabetic macular edema"])
+    assert KNOWLEDGE.follows("macular edema", ["diabetic macular edema"])

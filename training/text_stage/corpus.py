@@ -33,6 +33,7 @@ from keepfit_clip.data.tars.reader import list_shards, read_shards
 from keepfit_clip.errors import CorpusError, OutputError, ShardError, first_line
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.held_out import HeldOut
+from keepfit_clip.knowledge.templates import sentences_of
 
 __all__ = [
     "Corpus",
@@ -136,7 +137,7 @@ def read_documents(
             spoken = ", ".join(languages)
             raise CorpusError(f"{source}: no sample has a caption in {spoken}: give shards of elite samples")
     for name in knowledge.conditions if knowledge else ():
-        yield from (Document(f"knowledge {name}", sentence) for sentence in knowledge.sentences_of(name))
+        yield from (Document(f"knowledge {name}", sentence) for sentence in sentences_of(name, knowledge, languages))
 
 
 def stamp_sources(sources: Sequence[str | Path]) -> list[tuple[str, int, int]]:

@@ -44,6 +44,7 @@ from keepfit_clip.errors import ConfigError, KeepFITError, MissingWeightsError
 from keepfit_clip.files import WorkFolder, new_folder, require_free, write_json, writing
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.held_out import HeldOut
+from keepfit_clip.knowledge.templates import knowledge_sentences
 from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve_source, unreachable
 from keepfit_clip.registry import list_keepfit_models
@@ -123,7 +124,7 @@ def pretrain_text(
 
 def _work_folder(out: Path, sources, settings: TextPretraining, knowledge: Knowledge | None) -> Path:
     """Where unfinished training is kept; its name tells corpus and settings, so that no other job goes on with it."""
-    known = knowledge.sentences() if knowledge else None
+    known = knowledge_sentences(knowledge, listed(settings.languages)) if knowledge else None
     content = json.dumps([stamp_sources(sources), known, asdict(settings)]).encode()
     return out.parent / f".{out.name}.{hashlib.sha256(content).hexdigest()[:12]}.work"
 

@@ -75,6 +75,9 @@ def build(
         bool, typer.Option("--keep-identifiers", help="keep such captions as they are", rich_help_panel=_PRIVATE)
     ] = False,
     lang: Annotated[str | None, typer.Option(help="language of the captions, e.g. en")] = None,
+    correct_terms: Annotated[
+        str, typer.Option(help="replace the known mistranslations of a data set in its captions: mm-retinal")
+    ] = "",
     samples_per_shard: Annotated[int, typer.Option(help="samples in a tar", rich_help_panel=_WORK)] = 1000,
     workers: Annotated[int | None, typer.Option(min=1, help="processes (all cores)", rich_help_panel=_WORK)] = None,
     engine: Annotated[
@@ -113,6 +116,7 @@ def build(
         near_duplicates=near_duplicates,
         exclude=tuple(str(path) for path in exclude or ()),
         identifiers="redact" if redact else "keep" if keep_identifiers else "refuse",
+        correct_terms=correct_terms,
         keep_blank=keep_blank,
     )
     with StepProgress() as progress:
@@ -133,6 +137,12 @@ def build(
     show_left_out(report.left_out, "rows left out (numbers and reasons are in manifest.json)")
     if report.redacted:
         error_console.print(f"[yellow]something was blacked out in the captions of {report.redacted} samples[/]")
+    if report.silent:
+        error_console.print(
+            f"[yellow]{report.silent} labels tell of the patient or a story, and name nothing to be seen: left out[/]"
+        )
+    if correct_terms:
+        console.print(f"mistranslations replaced in the captions of {report.corrected} samples", soft_wrap=True)
     if report.unresolved:
         names = ", ".join(f"{name} ({count})" for name, count in report.unresolved.most_common(10))
         error_console.print(f"[yellow]categories the knowledge file does not know, kept as written:[/] {escape(names)}")

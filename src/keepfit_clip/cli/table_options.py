@@ -38,6 +38,16 @@ _OPTIONS = {
         ],
         None,
     ),
+    "labels": (
+        Annotated[
+            str, _option("what the labels of a data set mean: rfmid, odir, octdl, ... (`knowledge labels`) or a file")
+        ],
+        "",
+    ),
+    "as_written": (
+        Annotated[bool, _option("keep the labels of tables that are known to be wrong", "--as-written")],
+        False,
+    ),
     "group_pattern": (
         Annotated[str | None, _option("regular expression: patient or eye in the file name, e.g. '[0-9]+'")],
         None,

@@ -11,6 +11,7 @@ from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, n
 from keepfit_clip.errors import CategoryError, MissingClassesError, TableError, first_line
 from keepfit_clip.files import read_json
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
+from keepfit_clip.knowledge.labels import read_label
 
 __all__ = [
     "ClassFile",
@@ -189,7 +190,7 @@ def read_downstream(
     if not records:
         raise nothing_usable(table, rejected)
     if spec is None:
-        spec = sorted({knowledge.canonical(category) for record in records for category in record.categories})
+        spec = sorted({name for r in records for category in r.categories for name in read_label(category, knowledge)})
     if not isinstance(spec, ClassFile):
         spec = ClassFile(Path(table).stem, dict.fromkeys((knowledge.canonical(name) for name in spec), ()))
     if len(spec.classes) < 2:
@@ -224,7 +225,8 @@ def require_images(table: str | Path, options: SourceOptions) -> None:
 
 def _words(labels, knowledge: Knowledge) -> list[str]:
     """The ways a label may stand in `_meaning`."""
-    return [way for label in labels for way in (label.strip().casefold(), knowledge.canonical(label).casefold())]
+    ways = [(label.strip(), *read_label(label, knowledge)) for label in labels]
+    return list(dict.fromkeys(way.casefold() for of_label in ways for way in of_label))
 
 
 def _meaning(spec: ClassFile, knowledge: Knowledge) -> dict[str, int]:
@@ -250,7 +252,7 @@ def _check_classes(
     downstream: DownstreamSet, table: str | Path, records: list[Record], knowledge: Knowledge, empty_classes: bool
 ) -> None:
     if not len(downstream.labels):
-        there = sorted({knowledge.canonical(name) for record in records for name in record.categories})
+        there = sorted({name for r in records for label in r.categories for name in read_label(label, knowledge)})
         raise CategoryError(
             f"{table}: no row belongs to exactly one of the classes {downstream.classes}; the table has {there[:20]}"
         )

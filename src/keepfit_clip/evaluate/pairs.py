@@ -22,6 +22,7 @@ from keepfit_clip.evaluate.metrics.retrieval import score_image_retrieval, score
 from keepfit_clip.extras import require_extra
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.labels import read_label
 from keepfit_clip.knowledge.templates import category_text
 from keepfit_clip.model.tokenization import Tokenizer
 
@@ -160,7 +161,7 @@ def evaluate_retrieval(
     images, image_ids = torch.from_numpy(features.projected), _padded([[key for key, _ in row] for row in image_texts])
     text_features, cut = _encode(loaded, list(texts.values()))
     scores = score_retrieval(images, text_features, image_ids, torch.tensor(list(texts)), chance=True)
-    shown = [[(knowledge.canonical(name),) for name in record.categories] for record in table.records]
+    shown = [[(name,) for name in _categories(record, knowledge)] for record in table.records]
     if not any(shown):
         shown = [[(text,) for text in captions] for captions in table.captions]
     groups = with_copies(groups_of(table.records), features.perceptual_hashes)
@@ -182,7 +183,7 @@ def evaluate_captions(
     Args:
         loaded: the model.
         table: images with captions.
-        knowledge: which conditions and lesions there are.
+        knowledge: which conditions and signs there are.
         cache: where captions are kept, so that an interrupted run goes on where it was.
         progress: wraps the list of images for which a caption is written.
         batch_size: images in a batch.
@@ -219,8 +220,13 @@ def _texts(
     if captions:
         return [((text,), text) for text in captions]
     modality = modality or record.modality
-    names = [knowledge.canonical(name) for name in record.categories]
+    names = _categories(record, knowledge)
     return [((modality, name), category_text([name], modality)) for name in names]
+
+
+def _categories(record: Record, knowledge: Knowledge) -> list[str]:
+    """What the labels of a record stand for."""
+    return list(dict.fromkeys(name for label in record.categories for name in read_label(label, knowledge)))
 
 
 def _padded(keys: Sequence[Sequence[tuple]]) -> Tensor:

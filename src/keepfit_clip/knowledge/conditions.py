@@ -1,34 +1,32 @@
-"""What is known of each retinal condition or sign: its names and how it looks in each modality.
+"""What is known of each retinal condition or sign: its names, how it looks in each modality, and what follows from it.
 
 The file (`knowledge.json` beside this module, or a user's own in JSON or YAML) is a list of conditions, described in
 `knowledge.schema.json`:
 
-    {"name", "kind", "synonyms", "abbreviations", "spellings", "parent", "codes", "source",
-     "findings": {"CFP": [...], ...}}
+    {"name", "kind", "synonyms", "abbreviations", "spellings", "labels", "parents", "codes", "source", "unreviewed",
+     "findings": {"CFP": [...], ...}, "absent": {"CFP": [...], ...}, "languages": {"zh": {"names", ...}}}
 
 A negation ("no X") is derived from X and needs no entry.
 """
 
 import difflib
-import json
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import jsonschema
-import yaml
+from keepfit_clip.errors import KnowledgeError
+from keepfit_clip.knowledge.files import problem_report, read_knowledge_file, shipped_entries
+from keepfit_clip.knowledge.terms import normal_form, readings, tidied
 
-from keepfit_clip.errors import KnowledgeError, first_line
-from keepfit_clip.files import parse_json
-
-__all__ = ["MODALITIES", "Code", "Condition", "Knowledge", "Term"]
+__all__ = ["MODALITIES", "Code", "Condition", "Knowledge", "Term", "Wording"]
 
 MODALITIES = ("CFP", "FFA", "OCT")
-_PROBLEMS_SHOWN = 10
-_LARGEST_FILE = 16 << 20  # bytes
-_NEGATION = re.compile(r"^(?:no|without|absence of|absent)\s+(?P<term>.+)$")
+NORMAL, ANY_DISEASE = "normal", "retinal disease"
+_NO_DISEASE = {
+    NORMAL, "normal macula", "normal optic disc", "normal retinal vessels",
+    "intraocular lens", "scleral buckle", "gas-filled eye", "silicone oil-filled eye",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,35 +45,82 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """What a condition is called and how it looks, in a language other than English.
+
+    Args:
+        names: the usual name first.
+        findings: modality -> visible findings.
+        absent: modality -> what is seen where it is not.
+    """
+
+    names: tuple[str, ...] = ()
+    findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    absent: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Condition:
     """One condition or sign.
 
     Args:
         name: canonical name.
-        kind: "condition", a disease or state of the eye, or "lesion", a visible sign.
+        kind: "condition", a disease or state of the eye; "sign", something visible; "quality" of an image; or "phase"
+            of an angiogram.
         synonyms: other names, spelled out.
         abbreviations: as clinicians write them; recognised, never used in a text.
         spellings: other ways tables write it; recognised, never used in a text.
-        parent: canonical name of a broader condition, or None.
+        labels: words that mean it as a whole label only, not inside a sentence ("abnormal").
+        parents: canonical names of broader conditions; of a sign, also what it is a sign of.
         codes: what classifications call it.
         source: the medical source of the findings.
         findings: modality -> visible findings, each a phrase that fits behind "showing".
+        absent: modality -> what is seen where the condition is not, as such phrases.
+        unreviewed: what a clinician has still to look at; empty where nothing is open.
+        languages: language -> its names and findings in it.
     """
 
     name: str
     synonyms: tuple[str, ...] = ()
     abbreviations: tuple[str, ...] = ()
     spellings: tuple[str, ...] = ()
-    parent: str | None = None
+    labels: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
     codes: tuple[Code, ...] = ()
     source: str = ""
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    absent: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unreviewed: str = ""
+    languages: dict[str, Wording] = field(default_factory=dict)
     kind: str = "condition"
+
+    @classmethod
+    def from_entry(cls, entry: dict) -> "Condition":
+        """The condition that an entry of a file of the present schema describes."""
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        fields["codes"] = tuple(Code(**code) for code in entry.get("codes", ()))
+        for key in ("findings", "absent"):
+            fields[key] = _by_modality(entry.get(key, {}))
+        fields["languages"] = {
+            language: Wording(
+                tuple(wording.get("names", ())),
+                _by_modality(wording.get("findings", {})),
+                _by_modality(wording.get("absent", {})),
+            )
+            for language, wording in entry.get("languages", {}).items()
+        }
+        return cls(**fields)
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Everything it is recognised by."""
-        return (self.name, *self.synonyms, *self.abbreviations, *self.spellings)
+        """Everything it is recognised by, in a sentence too."""
+        foreign = (name for wording in self.languages.values() for name in wording.names)
+        return (self.name, *self.synonyms, *self.abbreviations, *self.spellings, *foreign)
+
+    @property
+    def is_disease(self) -> bool:
+        """Whether it tells of an ill eye: false of what is normal, of phases, of image quality and of implants."""
+        return self.kind in ("condition", "sign") and self.name not in _NO_DISEASE
 
 
 @dataclass(frozen=True)
@@ -96,17 +141,14 @@ class Term:
     def names(self) -> list[str]:
         """Every way to spell it out, the canonical one first."""
         if self.denies:
-            return [self.name, f"absence of {self.condition.name}", f"absent {self.condition.name}"]
+            return [self.name, f"absence of {self.condition.name}"]
         return [self.name, *(self.condition.synonyms if self.condition else ())]
 
-    @property
-    def statement(self) -> str:
-        """The category as a report states it: "glaucoma is present"."""
-        return f"{self.condition.name} is absent" if self.denies else f"{self.name} is present"
-
     def findings(self, modality: str | None) -> list[str]:
-        """What of it can be seen in a modality; empty for negations and unknown words."""
-        return [] if self.denies or self.condition is None else list(self.condition.findings.get(modality, ()))
+        """What can be seen of it in a modality, or instead of it where it is denied; empty for unknown words."""
+        if self.condition is None:
+            return []
+        return list((self.condition.absent if self.denies else self.condition.findings).get(modality, ()))
 
 
 class Knowledge:
@@ -125,22 +167,23 @@ class Knowledge:
         self._by_term: dict[str, str] = {}
         problems = [*self._take(conditions), *self._parent_problems()]
         if problems:
-            raise KnowledgeError(_report(name, problems))
+            raise KnowledgeError(problem_report(name, problems))
 
-    def _take(self, conditions: Iterable[Condition]) -> Iterable[str]:
+    def _take(self, conditions: Iterable[Condition]) -> Iterator[str]:
         for condition in conditions:
             if condition.name in self.conditions:
                 yield f"{condition.name!r} stands there twice"
             self.conditions[condition.name] = condition
-            for term in condition.terms:
-                other = self._by_term.setdefault(_normal(term), condition.name)
+            for term in (*condition.terms, *condition.labels):
+                other = self._by_term.setdefault(normal_form(term), condition.name)
                 if other != condition.name:
                     yield f"{term!r} names both {other!r} and {condition.name!r}"
 
-    def _parent_problems(self) -> Iterable[str]:
+    def _parent_problems(self) -> Iterator[str]:
         for condition in self.conditions.values():
-            if condition.parent is not None and condition.parent not in self.conditions:
-                yield f"{condition.name!r} has the unknown parent {condition.parent!r}"
+            unknown = [parent for parent in condition.parents if parent not in self.conditions]
+            if unknown:
+                yield f"{condition.name!r} has the unknown parent {unknown[0]!r}"
             elif condition.name in self.ancestors(condition.name):
                 yield f"{condition.name!r} is among its own parents"
 
@@ -153,53 +196,37 @@ class Knowledge:
         """
         if path is None:
             return _shipped()
-        path = Path(path)
-        content = _read(path)
-        conditions = {}
-        if content.get("extends"):
-            conditions.update(_shipped().conditions)
-        own = [_condition(entry) for entry in content["conditions"]]
+        content = read_knowledge_file(path)
+        conditions = dict(_shipped().conditions) if content.get("extends") else {}
+        own = [Condition.from_entry(entry) for entry in content["conditions"]]
         return cls([*(c for n, c in conditions.items() if n not in {o.name for o in own}), *own], name=str(path))
 
-    def ancestors(self, name: str) -> list[str]:
-        """Canonical names of what a condition is a form of, the nearest first."""
-        names: list[str] = []
-        condition = self.conditions.get(name)
-        while condition is not None and condition.parent is not None and condition.parent not in names:
-            names.append(condition.parent)
-            condition = self.conditions.get(condition.parent)
-        return names
-
-    def children(self, name: str) -> list[str]:
-        """Canonical names of the conditions whose parent this is."""
-        return [other.name for other in self.conditions.values() if other.parent == name]
-
-    def around(self, terms: Iterable[str]) -> "Knowledge":
-        """What is known of some conditions, of what they are forms of and of their own forms.
-
-        Args:
-            terms: any names of theirs; a negation stands for what it denies.
-        """
-        wanted = {self.denied(term) or self.canonical(term) for term in terms}
-        wanted |= {ancestor for name in wanted for ancestor in self.ancestors(name)}
-        kept = [c for c in self.conditions.values() if c.name in wanted or wanted.intersection(self.ancestors(c.name))]
-        return Knowledge(kept)
-
-    def similar(self, term: str, count: int = 5) -> list[str]:
-        """Known terms that are written like an unknown one."""
-        return difflib.get_close_matches(_normal(term), self._by_term, count, cutoff=0.6)
+    # ---- names
 
     def look_up(self, word: str) -> Term:
-        """What a name, synonym, abbreviation or spelling stands for.
+        """What a name, synonym, abbreviation, spelling or label stands for.
 
-        "no X" and the like deny X, unless the whole is a name itself.
+        Case, hyphens, plurals, British spelling and typographic characters do not matter; brackets and numbers around
+        a name may be left out; "no X", "non-X", "X negative" and the like deny X, unless the whole is a name itself.
+        The name of what is found is found again: `look_up(look_up(word).name)` is the same term.
         """
-        normal = _normal(word)
-        negation = None if normal in self._by_term else _NEGATION.match(normal)
-        name = self._by_term.get(negation["term"] if negation else normal)
-        if name is None:
-            return Term(" ".join(word.split()).lower())
-        return Term(f"no {name}" if negation else name, self.conditions[name], denies=bool(negation))
+        return _look_up(self, word)
+
+    def _find(self, word: str) -> Term:
+        for text, denied in readings(word):
+            name = self._by_term.get(normal_form(text))
+            if name is not None:
+                return self._denial(name) if denied else Term(name, self.conditions[name])
+        return Term(tidied(word))
+
+    def _denial(self, name: str) -> Term:
+        if name == NORMAL:  # "not normal"
+            name, denied = ANY_DISEASE, name
+            return Term(name, self.conditions[name]) if name in self.conditions else Term(f"no {denied}")
+        whole = self._by_term.get(normal_form(f"no {name}"))  # "no retinal disease" is a name of "normal"
+        if whole is not None:
+            return Term(whole, self.conditions[whole])
+        return Term(f"no {name}", self.conditions[name], denies=True)
 
     def resolve(self, term: str) -> str | None:
         """Canonical name of a name, synonym or abbreviation; None if the term is not known."""
@@ -220,98 +247,105 @@ class Knowledge:
         return match.condition.name if match.denies else None
 
     def findings(self, term: str, modality: str | None) -> list[str]:
-        """What of a category can be seen in a modality; empty for negations and unknown terms."""
+        """What can be seen of a category in a modality, see `Term.findings`."""
         return self.look_up(term).findings(modality)
 
-    def sentences(self) -> list[str]:
-        """The whole knowledge as plain sentences, for textual pretraining."""
-        return [sentence for name in self.conditions for sentence in self.sentences_of(name)]
+    def similar(self, term: str, count: int = 5) -> list[str]:
+        """Known terms that are written like an unknown one."""
+        return difflib.get_close_matches(normal_form(term), self._by_term, count, cutoff=0.6)
 
-    def sentences_of(self, name: str) -> list[str]:
-        """What is known of one condition, by its canonical name, as plain sentences."""
-        modality_names = {
-            "CFP": "color fundus photography",
-            "FFA": "fluorescein angiography",
-            "OCT": "optical coherence tomography",
-        }
-        condition = self.conditions[name]
-        lines = [f"{name} is also called {synonym}." for synonym in (*condition.synonyms, *condition.abbreviations)]
-        if condition.parent:
-            lines.append(f"{name} is a form of {condition.parent}.")
-        for modality, findings in condition.findings.items():
-            lines += [f"{name} on {modality_names[modality]}: {finding}." for finding in findings]
-        return lines
+    # ---- relations
+
+    def ancestors(self, name: str) -> list[str]:
+        """Canonical names of what a condition is a form or sign of, the nearest first."""
+        names: dict[str, None] = {}
+        level = self.conditions[name].parents if name in self.conditions else ()
+        while level:
+            names.update(dict.fromkeys(level))
+            above = (parent for broader in level for parent in self._parents_of(broader))
+            level = tuple(dict.fromkeys(parent for parent in above if parent not in names))
+        return list(names)
+
+    def _parents_of(self, name: str) -> tuple[str, ...]:
+        return self.conditions[name].parents if name in self.conditions else ()
+
+    def children(self, name: str) -> list[str]:
+        """Canonical names of the conditions that have this among their parents."""
+        return [other.name for other in self.conditions.values() if name in other.parents]
+
+    def implied(self, categories: Iterable[str]) -> set[str]:
+        """All that is true of an image, as canonical names, if these categories are.
+
+        From a condition follow those it is a form or sign of, and from any disease "retinal disease"; from "normal"
+        that no disease is there, whichever; from the absence of a condition the absence of its forms. A category that
+        is not known follows from itself.
+
+        Args:
+            categories: any names of what was seen, negations among them.
+        """
+        seen = set(self.image_codes(categories))
+        every = [*self.conditions, *(self._denial(name).name for name in self.conditions)]
+        return seen | {name for name in every if not seen.isdisjoint(self.text_codes(name))}
+
+    def excluded(self, categories: Iterable[str]) -> set[str]:
+        """All that cannot be true of an image, as canonical names, if these categories are: see `implied`."""
+        implied = self.implied(categories)
+        diseased = any(name in self.conditions and self.conditions[name].is_disease for name in implied)
+        denials = {name: self._denial(name).name for name in self.conditions if self.conditions[name].is_disease}
+        excluded = {name for name, denial in denials.items() if denial in implied}
+        excluded |= {denial for name, denial in denials.items() if name in implied}
+        return excluded | ({NORMAL} if diseased else set())
+
+    def follows(self, category: str, categories: Iterable[str]) -> bool:
+        """Whether a category is true of an image of which some are known to be."""
+        return not set(self.text_codes(category)).isdisjoint(self.image_codes(categories))
+
+    def image_codes(self, categories: Iterable[str]) -> list[str]:
+        """A few names that tell what is true of an image, what was seen first.
+
+        A text is true of it where `image_codes` and `text_codes` share one: so a batch finds all that follows without
+        this file.
+        """
+        terms = [self.look_up(category) for category in categories]
+        codes = dict.fromkeys(term.name for term in terms)
+        present = [term.condition for term in terms if term.condition is not None and not term.denies]
+        for condition in present:
+            codes.update(dict.fromkeys(self.ancestors(condition.name)))
+        if any(condition.is_disease for condition in present):
+            codes[ANY_DISEASE] = None
+        return list(codes)
+
+    def text_codes(self, category: str) -> list[str]:
+        """Names of what makes a text true that names one category; the first is the category itself."""
+        term = self.look_up(category)
+        if not term.denies:
+            return [term.name]
+        denied = [term.name, *(f"no {name}" for name in self.ancestors(term.condition.name))]
+        return [*denied, NORMAL] if term.condition.is_disease else denied
+
+    def around(self, terms: Iterable[str]) -> "Knowledge":
+        """What is known of some conditions, of what they are forms of and of their own forms.
+
+        Args:
+            terms: any names of theirs; a negation stands for what it denies.
+        """
+        wanted = {self.denied(term) or self.canonical(term) for term in terms}
+        wanted |= {ancestor for name in wanted for ancestor in self.ancestors(name)}
+        kept = {n for n in self.conditions if n in wanted or wanted.intersection(self.ancestors(n))}
+        kept |= {ancestor for name in kept for ancestor in self.ancestors(name)}
+        return Knowledge(condition for name, condition in self.conditions.items() if name in kept)
 
 
-def _normal(term: str) -> str:
-    return " ".join(re.sub(r"[-_\s]+", " ", term).casefold().strip(" .,;:").split())
+@lru_cache(maxsize=1 << 14)
+def _look_up(knowledge: Knowledge, word: str) -> Term:
+    """A data set has few words, and each comes up for each of its images."""
+    return knowledge._find(word)
 
 
 @lru_cache(maxsize=1)
 def _shipped() -> Knowledge:
-    path = Path(__file__).with_name("knowledge.json")  # checked against the schema by the tests, not at each start
-    entries = json.loads(path.read_text(encoding="utf-8"))["conditions"]
-    return Knowledge([_condition(entry) for entry in entries], name=path.name)
+    return Knowledge(map(Condition.from_entry, shipped_entries()), name="knowledge.json")
 
 
-def _read(path: Path) -> dict:
-    """The content of a file, checked against the schema."""
-    try:
-        text = _read_bounded(path)
-        content = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else parse_json(text)
-    except OSError as error:
-        raise KnowledgeError(f"{path}: cannot be read ({first_line(error)})") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise KnowledgeError(f"{path}: neither JSON nor YAML ({' '.join(str(error).split())})") from error
-    schema = json.loads(Path(__file__).with_name("knowledge.schema.json").read_text(encoding="utf-8"))
-    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(content), key=lambda e: list(map(str, e.path)))
-    if errors:
-        raise KnowledgeError(_report(str(path), [_problem(error, content) for error in errors]))
-    return content
-
-
-def _read_bounded(path: Path) -> str:
-    with open(path, "rb") as file:
-        content = file.read(_LARGEST_FILE + 1)
-    if len(content) > _LARGEST_FILE:
-        raise ValueError(f"larger than {_LARGEST_FILE >> 20} MiB")
-    return content.decode("utf-8-sig")
-
-
-class _NoAliases(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them stand for gigabytes once somebody walks through what they name."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.YAMLError(f"an alias (*NAME) in line {mark.line + 1}: write out what it stands for")
-        return super().compose_node(parent, index)
-
-
-def _parse_yaml(text: str):
-    return yaml.load(text, Loader=_NoAliases)
-
-
-def _problem(error: jsonschema.ValidationError, content) -> str:
-    """A breach of the schema, with the name of its entry and the path in it."""
-    path = list(error.absolute_path)
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".") or "the file"
-    if path[:1] == ["conditions"] and len(path) > 1:
-        entry = content["conditions"][path[1]]
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            where += f" ({entry['name']})"
-    message = error.message if len(error.message) < 160 else f"{error.message[:160]}..."
-    return f"{where}: {message}"
-
-
-def _report(name: str, problems: list[str]) -> str:
-    shown = "; ".join(problems[:_PROBLEMS_SHOWN])
-    more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
-    return f"{name}: {shown}{more}"
-
-
-def _condition(entry: dict) -> Condition:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-    fields["codes"] = tuple(Code(**code) for code in entry.get("codes", ()))
-    fields["findings"] = {modality: tuple(texts) for modality, texts in entry.get("findings", {}).items()}
-    return Condition(**fields)
+def _by_modality(texts: dict) -> dict[str, tuple[str, ...]]:
+    return {modality: tuple(phrases) for modality, phrases in texts.items()}

@@ -3,22 +3,34 @@
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from keepfit_clip.knowledge.conditions import Knowledge, Term
+from keepfit_clip.knowledge.grammar import article, in_image, is_plural, statement
 
-__all__ = ["category_text", "class_texts", "classes_texts", "draw_text", "mentions_place", "modality_text"]
+__all__ = [
+    "LANGUAGES", "category_text", "class_texts", "classes_texts", "draw_text", "knowledge_sentences", "mentions_place",
+    "modality_text", "sentences_of",
+]  # fmt: skip
 
-# Modality -> (article, noun)
+# Modality -> noun
 _IMAGES = {
-    "CFP": ("a", "fundus photograph"),
-    "FFA": ("a", "fluorescein angiogram"),
-    "OCT": ("an", "optical coherence tomography scan"),
-    None: ("a", "retinal image"),
+    "CFP": "fundus photograph",
+    "FFA": "fluorescein angiogram",
+    "OCT": "optical coherence tomography scan",
+    None: "retinal image",
 }
+_EXAMINATIONS = {
+    "CFP": "color fundus photography",
+    "FFA": "fluorescein angiography",
+    "OCT": "optical coherence tomography",
+}
+LANGUAGES = ("en", "zh")
 
 _LOCATION = re.compile(
     r"\b(left|right|od|os|ou|oi|nasal\w*|temporal\w*|superior\w*|inferior\w*|supero\w*|infero\w*|upper|lower|"
-    r"quadrants?|o'?clock|hemifield|above|below|bilateral\w*|unilateral\w*)\b",
+    r"quadrants?|o'?clock|hemifield|above|below|bilateral\w*|unilateral\w*)\b"
+    r"|[左右上下]|双眼|鼻侧|颞侧|象限|点钟|点位",
     re.IGNORECASE,
 )
 
@@ -32,16 +44,25 @@ def category_text(names: Sequence[str], modality: str | None, attributes: Sequen
     """The plain text of an image: "A [attributes] fundus photograph of [names]".
 
     Args:
-        names: names of what the image shows, at least one.
+        names: names of what the image shows or, behind "no", does not show; at least one.
         modality: CFP, FFA, OCT or None.
         attributes: words of the image itself, such as its quality.
     """
-    return f"{_image_of(modality, attributes)} of {_listed(names)}"
+    return in_image(names, _noun(modality, attributes))
 
 
 def modality_text(modality: str | None) -> str:
     """What an image of a modality is, and no more: "A fundus photograph"."""
     return _image_of(modality)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """All texts of one category in one modality and language."""
+
+    named: list[str]
+    stated: str
+    seen: list[str]
 
 
 def draw_text(
@@ -51,6 +72,7 @@ def draw_text(
     rng: random.Random,
     attributes: Sequence[str] = (),
     eye: str | None = None,
+    languages: Sequence[str] = ("en",),
 ) -> tuple[str, str]:
     """Draws a text for an image: one of its categories, by name, as a statement or by a visible finding.
 
@@ -61,21 +83,24 @@ def draw_text(
         rng: decides.
         attributes: words of the image itself, used half of the time.
         eye: left, right or None; named a quarter of the time, because an image whose eye is named is not mirrored.
+        languages: one of them is drawn; English where the knowledge has no words for the category in it.
 
     Returns:
         The text and the category it speaks of.
     """
     category = rng.choice(list(categories))
     used_attributes = list(attributes) if rng.random() < 0.5 else []
-    if eye is not None and rng.random() < 0.25:
-        used_attributes.append(f"{eye} eye")
+    named_eye = eye if eye is not None and rng.random() < 0.25 else None
     term = knowledge.look_up(category)
-    findings = term.findings(modality)
-    if findings and rng.random() < 0.5:
-        return f"{_image_of(modality, used_attributes)} showing {rng.choice(findings)}", category
-    if rng.random() < 0.5:
-        return f"{_image_of(modality, used_attributes)}: {term.statement}", category
-    return category_text([rng.choice(term.names)], modality, used_attributes), category
+    language = languages[0] if len(languages) == 1 else rng.choice(list(languages))
+    texts = _chinese(term, modality, named_eye) if language == "zh" else None
+    if texts is None:
+        if named_eye:
+            used_attributes.append(f"{named_eye} eye")
+        texts = _english(term, modality, used_attributes)
+    if texts.seen and rng.random() < 0.5:
+        return rng.choice(texts.seen), category
+    return (texts.stated if rng.random() < 0.5 else rng.choice(texts.named)), category
 
 
 def class_texts(category: str, modality: str | None, knowledge: Knowledge, descriptions: bool = True) -> list[str]:
@@ -87,11 +112,8 @@ def class_texts(category: str, modality: str | None, knowledge: Knowledge, descr
         knowledge: where names and findings come from.
         descriptions: False gives the canonical name alone.
     """
-    term = knowledge.look_up(category)
-    if not descriptions:
-        return [category_text([term.name], modality)]
-    named, seen = _texts_of(term, modality)
-    return named + seen
+    texts = _english(knowledge.look_up(category), modality)
+    return [*texts.named, texts.stated, *texts.seen] if descriptions else texts.named[:1]
 
 
 def classes_texts(
@@ -99,30 +121,102 @@ def classes_texts(
 ) -> list[list[str]]:
     """`class_texts` of classes that are compared with each other: on equal terms.
 
-    Visible findings count only where each class has some: a class that has none, such as a denial, would be judged by
-    its name alone beside others that are judged by how they look.
+    What is visible counts only where each class has some: a class that has none would be judged by its name alone
+    beside others that are judged by how they look.
     """
-    terms = [knowledge.look_up(category) for category in categories]
-    if descriptions and not all(term.findings(modality) for term in terms):
-        return [_texts_of(term, modality)[0] for term in terms]
-    return [class_texts(category, modality, knowledge, descriptions) for category in categories]
+    of_classes = [_english(knowledge.look_up(category), modality) for category in categories]
+    if not descriptions:
+        return [texts.named[:1] for texts in of_classes]
+    with_seen = all(texts.seen for texts in of_classes)
+    return [[*texts.named, texts.stated, *(texts.seen if with_seen else ())] for texts in of_classes]
 
 
-def _texts_of(term: Term, modality: str | None) -> tuple[list[str], list[str]]:
-    """What names a category, and what tells how it looks."""
-    image = _image_of(modality)
-    named = [category_text([name], modality) for name in term.names]
-    return [*named, f"{image}: {term.statement}"], [f"{image} showing {seen}" for seen in term.findings(modality)]
+def knowledge_sentences(knowledge: Knowledge, languages: Sequence[str] = ("en",)) -> list[str]:
+    """The whole knowledge as plain sentences, for textual pretraining."""
+    return [sentence for name in knowledge.conditions for sentence in sentences_of(name, knowledge, languages)]
+
+
+def sentences_of(name: str, knowledge: Knowledge, languages: Sequence[str] = ("en",)) -> list[str]:
+    """What is known of one condition, by its canonical name, as plain sentences."""
+    condition = knowledge.conditions[name]
+    lines = []
+    if "en" in languages:
+        be = "are" if is_plural(name) else "is"
+        lines += [f"{name} {be} also called {other}." for other in (*condition.synonyms, *condition.abbreviations)]
+        lines += [f"{name} {be} {_relation(name, parent, knowledge)} {parent}." for parent in condition.parents]
+        for modality, texts in condition.findings.items():
+            lines += [f"{name} on {_EXAMINATIONS[modality]}: {finding}." for finding in texts]
+        for modality, texts in condition.absent.items():
+            lines += [f"{_EXAMINATIONS[modality]} without {name}: {finding}." for finding in texts]
+    if "zh" in languages and "zh" in condition.languages:
+        lines += _chinese_sentences(name, knowledge)
+    return lines
+
+
+def _relation(name: str, parent: str, knowledge: Knowledge) -> str:
+    """How a condition is related to a broader one: a sign of a disease, or a form."""
+    plural = is_plural(name)
+    kinds = knowledge.conditions[name].kind, knowledge.conditions[parent].kind
+    if kinds == ("sign", "condition"):
+        return "signs of" if plural else "a sign of"
+    return "forms of" if plural else "a form of"
+
+
+def _english(term: Term, modality: str | None, attributes: Sequence[str] = ()) -> _Texts:
+    image = _image_of(modality, attributes)
+    named = list(dict.fromkeys(category_text([name], modality, attributes) for name in term.names))
+    return _Texts(
+        named, f"{image}: {statement(term.name)}", [f"{image} showing {seen}" for seen in term.findings(modality)]
+    )
+
+
+def _noun(modality: str | None, attributes: Sequence[str] = ()) -> str:
+    return f"{', '.join(attributes)} {_IMAGES[modality]}" if attributes else _IMAGES[modality]
 
 
 def _image_of(modality: str | None, attributes: Sequence[str] = ()) -> str:
-    article, noun = _IMAGES[modality]
-    if attributes:
-        noun = f"{', '.join(attributes)} {noun}"
-        article = "an" if noun[0].lower() in "aeio" else "a"
-    return f"{article.capitalize()} {noun}"
+    noun = _noun(modality, attributes)
+    return f"{article(noun).capitalize()} {noun}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+# ---- Chinese
+
+_CHINESE_IMAGES = {"CFP": "眼底彩照", "FFA": "荧光素眼底血管造影", "OCT": "光学相干断层扫描", None: "眼底图像"}
+_CHINESE_EYES = {"left": "左眼", "right": "右眼"}
+
+
+def _chinese(term: Term, modality: str | None, eye: str | None = None) -> _Texts | None:
+    """The texts of a category in Chinese; None where the knowledge has no name for it."""
+    wording = term.condition.languages.get("zh") if term.condition else None
+    if wording is None or not wording.names:
+        return None
+    image = _CHINESE_EYES.get(eye, "") + _CHINESE_IMAGES[modality]
+    names, name = wording.names, wording.names[0]
+    if term.denies:
+        seen = wording.absent.get(modality, ())
+        named, stated = [f"{image}未见{other}" for other in names], f"{image}：无{name}"
+    else:
+        seen = wording.findings.get(modality, ())
+        named, stated = [f"{image}示{other}" for other in names], f"{image}：可见{name}"
+        if term.condition.kind not in ("condition", "sign") or not term.condition.is_disease:
+            stated = f"{image}：{name}"
+    return _Texts(named, stated, [f"{image}可见{finding}" for finding in seen])
+
+
+def _chinese_sentences(name: str, knowledge: Knowledge) -> list[str]:
+    condition = knowledge.conditions[name]
+    wording = condition.languages["zh"]
+    if not wording.names:
+        return []
+    first, *others = wording.names
+    lines = [f"{first}又称{other}。" for other in others]
+    for parent in condition.parents:
+        above = knowledge.conditions[parent].languages.get("zh")
+        if above and above.names:
+            is_sign = condition.kind == "sign" and knowledge.conditions[parent].kind == "condition"
+            lines.append(f"{first}是{above.names[0]}的{'体征' if is_sign else '一种'}。")
+    for modality, texts in wording.findings.items():
+        lines += [f"{first}在{_CHINESE_IMAGES[modality]}上表现为{finding}。" for finding in texts]
+    for modality, texts in wording.absent.items():
+        lines += [f"无{first}时{_CHINESE_IMAGES[modality]}可见{finding}。" for finding in texts]
+    return lines

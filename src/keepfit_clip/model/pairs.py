@@ -24,7 +24,7 @@ def positive_pairs(category_ids: Tensor, text_id: Tensor) -> Tensor:
 
 
 def implied_pairs(image_codes: Tensor, text_codes: Tensor) -> Tensor:
-    """Which texts follow from what is known of which images, see `keepfit_clip.knowledge.relations`.
+    """Which texts follow from what is known of which images, see `keepfit_clip.knowledge.Knowledge.implied`.
 
     Args:
         image_codes: (I, W) ids of what is true of each image; unused slots hold -1.

@@ -12,6 +12,7 @@ from pathlib import Path
 import regex
 
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.terms import normal_form
 
 __all__ = ["name_spans"]
 
@@ -208,7 +209,8 @@ def _is_medical(word: str) -> bool:
     """Whether captions use a capitalised word for anything but a person; one part of a double name is enough."""
     whole = _POSSESSIVE.sub("", word.casefold().replace("’", "'"))
     known = _vocabulary()
-    return whole in known or any(part in known for part in whole.split("-")) or bool(_STEMS.search(whole))
+    forms = (whole, normal_form(whole), *whole.split("-"))
+    return any(form in known for form in forms) or bool(_STEMS.search(whole))
 
 
 @lru_cache(maxsize=1)
@@ -216,10 +218,11 @@ def _vocabulary() -> frozenset[str]:
     """The words of the shipped knowledge file and of `caption_words.txt`."""
     words = set(_word_lists()[0])
     for condition in Knowledge.load().conditions.values():
-        texts = [condition.name, *condition.synonyms, *condition.abbreviations, *condition.spellings, condition.source]
-        texts += [finding for findings in condition.findings.values() for finding in findings]
+        seen = (*condition.findings.values(), *condition.absent.values())
+        texts = (*condition.terms, *condition.labels, condition.source, *(text for texts in seen for text in texts))
         for text in texts:
-            words.update(regex.findall(r"[\p{L}\p{M}'-]{2,}", text.casefold()))
+            found = [_POSSESSIVE.sub("", word) for word in regex.findall(r"[\p{L}\p{M}'-]{2,}", text.casefold())]
+            words.update(found, map(normal_form, found))
     return frozenset(words)
 
 

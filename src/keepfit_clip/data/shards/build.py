@@ -36,6 +36,7 @@ from keepfit_clip.data.tars.reader import list_shards
 from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerError
 from keepfit_clip.files import WorkFolder, put_in_place, read_json, require_free, write_json, writing
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.labels import read_label
 
 __all__ = ["build_shards"]
 
@@ -277,7 +278,7 @@ class _Build:
                 plan.register_patient(record)
 
     def _content_of(self, record) -> str:
-        categories = [self.knowledge.canonical(category) for category in record.categories]
+        categories = [name for category in record.categories for name in read_label(category, self.knowledge)]
         return json.dumps([record.captions, categories, record.modality, record.eye])
 
     def _nothing_left(self, left_out: list[LeftOut], part: str = "") -> ShardError:
@@ -373,5 +374,7 @@ class _Build:
             "modalities": dict(report.modalities.most_common()),
             "unresolved_categories": dict(report.unresolved.most_common()),
             "redacted": report.redacted,
+            "corrected": report.corrected,
+            "silent_labels": report.silent,
             "rejected": [row.without_names() for row in sorted(report.left_out)],
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from keepfit_clip.data.description import KINDS
 from keepfit_clip.errors import ShardError
 from keepfit_clip.knowledge.conditions import MODALITIES
+from keepfit_clip.knowledge.corrections import corrections_of
 
 __all__ = ["ShardOptions"]
 
@@ -30,10 +31,12 @@ class ShardOptions:
         exclude: sets whose images must not be in the shards, see `ImageIndex.of`.
         identifiers: what becomes of captions that seem to hold a name, date or record number: refuse the row, redact
             the place, or keep it.
+        correct_terms: name of the data set whose known mistranslations are replaced in captions; "" replaces none.
         keep_blank: keep pictures that are even or nearly black, which are left out otherwise.
 
     Raises:
         ShardError: a value that cannot be used.
+        ConfigError: there are no corrections of that name.
     """
 
     kind: str
@@ -48,6 +51,7 @@ class ShardOptions:
     near_duplicates: str | None = None
     exclude: tuple[str, ...] = ()
     identifiers: str = "refuse"
+    correct_terms: str = ""
     keep_blank: bool = False
 
     def __post_init__(self):
@@ -55,6 +59,8 @@ class ShardOptions:
         self._one_of("modality", self.modality, (None, *MODALITIES))
         self._one_of("near_duplicates", self.near_duplicates, (None, "ignore", "together", "drop"))
         self._one_of("identifiers", self.identifiers, ("refuse", "redact", "keep"))
+        if self.correct_terms:
+            corrections_of(self.correct_terms)
         if self.size is not None and self.size < 16:
             raise ShardError(f"the size is {self.size} pixels; it must be at least 16")
         if self.samples_per_shard < 1:

@@ -28,6 +28,8 @@ class _Counts:
     unresolved: Counter = field(default_factory=Counter)
     left_out: list[LeftOut] = field(default_factory=list)
     redacted: int = 0
+    corrected: int = 0
+    silent: int = 0
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -56,6 +58,8 @@ class ShardResult(_Counts):
         unresolved: counts of categories that the knowledge file does not know (kept as written).
         left_out: the rows that are not in it.
         redacted: samples in whose captions something was blacked out.
+        silent: labels that stand for nothing to be seen: they tell of the patient, or a story.
+        corrected: samples in whose captions a mistranslation was replaced.
         sha256: of the tar, None where no sample was left for it.
     """
 
@@ -74,7 +78,7 @@ class ShardReport(_Counts):
     """What was built: the sum of the results of its shards.
 
     Args:
-        samples, categories, modalities, unresolved, left_out, redacted: see `ShardResult`.
+        samples, categories, modalities, unresolved, left_out, redacted, corrected, silent: see `ShardResult`.
         shards: name -> {"sha256", "samples"} of each tar; with a split the name begins with its part.
         told: which columns were taken for what, for the terminal only.
     """
@@ -86,6 +90,8 @@ class ShardReport(_Counts):
         """Counts a shard in."""
         self.samples += result.samples
         self.redacted += result.redacted
+        self.corrected += result.corrected
+        self.silent += result.silent
         self.left_out += result.left_out
         for counter in _COUNTERS:
             getattr(self, counter).update(getattr(result, counter))

@@ -29,6 +29,8 @@ from keepfit_clip.images.field_of_view import crop_field_of_view
 from keepfit_clip.images.metadata import without_metadata
 from keepfit_clip.images.reading import BLANK, encode_jpeg, fit_within, image_bytes, image_name, open_image
 from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.corrections import corrections_of
+from keepfit_clip.knowledge.labels import read_label
 
 __all__ = ["EXCLUDED", "ShardJob", "describe", "write_shard"]
 
@@ -92,7 +94,8 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
     try:
         for record, patient in read_rows(job.plan, job.part, job.start, job.stop):
             try:
-                sample, description, redacted = _sample(record, patient, job)
+                corrected = _corrected(record, job.options)
+                sample, description, redacted = _sample(corrected, patient, job)
                 first = first_rows.setdefault(sample["__key__"], record.row)
                 if first != record.row:
                     raise TableError(f"the same picture and text as row {first}", record.row)
@@ -106,6 +109,8 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
                 result.left_out.append(LeftOut(record.row, reason, printable(f"row {record.row}: {error}")))
             else:
                 result.redacted += redacted
+                result.corrected += corrected is not record
+                result.silent += sum(not read_label(label, job.knowledge) for label in record.categories)
                 result.count(description, job.knowledge)
             if on_row is not None:
                 on_row()
@@ -132,7 +137,7 @@ def describe(record: Record, options: ShardOptions, knowledge: Knowledge, patien
     Raises:
         TableError: the record lacks what its kind needs, or has what no sample may.
     """
-    categories = tuple(dict.fromkeys(knowledge.canonical(c) for c in record.categories))
+    categories = tuple(dict.fromkeys(name for c in record.categories for name in read_label(c, knowledge)))
     if options.kind == "public" and not categories:
         raise TableError("has no category, which public shards need", record.row)
     if options.kind == "elite" and not record.captions:
@@ -159,6 +164,17 @@ def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, D
     suffix, image = _image(record, description.modality, job)
     sample = {"__key__": description.key(image), suffix: image, "json": description.to_json()}
     return {**sample, "txt": description.text.encode()}, description, redacted
+
+
+def _corrected(record: Record, options: ShardOptions) -> Record:
+    """The record with the right terms in its captions; itself where nothing is to be corrected."""
+    if not options.correct_terms:
+        return record
+    corrections = corrections_of(options.correct_terms)
+    captions = tuple(
+        c._replace(text=corrections.apply(c.text)) if c.lang == corrections.lang else c for c in record.captions
+    )
+    return record if captions == record.captions else replace(record, captions=captions)
 
 
 def _private(record: Record, job: ShardJob) -> tuple[Record, bool]:

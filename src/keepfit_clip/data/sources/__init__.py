@@ -9,6 +9,7 @@ from pathlib import Path
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources import folder, jsonl, parquet, shards, studies, table
 from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES
+from keepfit_clip.data.sources.labels import SourceLabels
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
@@ -109,12 +110,14 @@ def read_records(
 
     Raises:
         TableError: no such source, an empty one, no usable columns; or a row cannot be used (see `on_reject`).
+        CategoryError: there is no such label map as the options name.
     """
-    options = options or SourceOptions()
+    options, notes = options or SourceOptions(), notes or SourceNotes()
     module = SOURCES[find_source(source, options.source)]
-    for item in module.read(Path(source), images, options, notes):
+    labels = SourceLabels(source, options, notes)
+    for item in module.read(Path(source), images, labels.options, notes):
         if isinstance(item, Record):
-            yield item
+            yield labels.read(item)
         elif on_reject is None or item.row is None:
             raise item
         else:

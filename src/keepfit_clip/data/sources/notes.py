@@ -18,12 +18,16 @@ class SourceNotes:
         guessed: names of those that nobody named: they were found by their usual names.
         ignored: (role, column) -> cells that make no sense for it, and were passed over.
         half_characters: texts that held halves of characters.
+        repaired: (table, what is wrong in it) -> rows whose labels were repaired.
+        silent: labels that stand for nothing to be seen, by the data set's own map.
     """
 
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     guessed: set[str] = field(default_factory=set)
     ignored: Counter = field(default_factory=Counter)
     half_characters: int = 0
+    repaired: Counter = field(default_factory=Counter)
+    silent: Counter = field(default_factory=Counter)
 
     def take(self, role: str, columns: tuple[str, ...], guessed: bool) -> None:
         """Notes columns taken for a role."""
@@ -48,4 +52,9 @@ class SourceNotes:
                 f"{self.half_characters} texts hold halves of characters, such as a cut emoji leaves; each half became "
                 "'?'"
             )
+        for (table, why), count in self.repaired.items():
+            lines.append(f"{table}: labels of {count} rows repaired: {why} (--as-written keeps them)")
+        if self.silent:
+            told = ", ".join(f"{label} ({count})" for label, count in self.silent.most_common(10))
+            lines.append(f"labels that say nothing to be seen, by --labels: {told}")
         return lines

@@ -22,6 +22,8 @@ class SourceOptions:
         caption_columns, category_columns: names of columns, each maybe several.
         label_names: what a label stands for where the source writes a number or a code, e.g. {"0": "normal"}; of one
             column alone, e.g. {"Retinopathy grade:1": "mild NPDR"}, also of one of eyes or modalities.
+        labels: name of a shipped label map, or a file of one, that says what the labels of a data set mean.
+        as_written: whether the labels of tables that are known to be wrong stay as they are.
         known_labels: numbers that are named elsewhere, such as in a class file, and pass as labels.
         group_pattern: regular expression on an image's file name; its first group, or else the whole match, names the
             patient or eye where no column does.
@@ -44,6 +46,8 @@ class SourceOptions:
     eye_column: str | None = None
     dataset_column: str | None = None
     label_names: Mapping[str, str] = field(default_factory=dict)
+    labels: str = ""
+    as_written: bool = False
     known_labels: tuple[str, ...] = ()
     group_pattern: str | None = None
     images_only: bool = False

@@ -8,7 +8,7 @@
     text_id       (B,)     what the text says: public, modality and the category drawn; elite, its caption
     category_ids  (B, 16)  what is true of the image: public, all its categories; elite, its captions; -1 where unused
     image_codes   (B, 48)  ids of what is true of the image and what follows from it; -1 where unused
-    text_codes    (B, 8)   ids of what makes the text true; -1 where unused (see keepfit_clip.knowledge.relations)
+    text_codes    (B, 8)   ids of what makes the text true; -1 where unused (see `Knowledge.text_codes`)
     sample_key    (B, 32)  uint8, the sample's key, so that a report of trouble can name it
 """
 

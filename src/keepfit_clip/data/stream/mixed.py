@@ -26,8 +26,7 @@ from keepfit_clip.data.tars.reader import ShardSample, read_shards
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.held_out import HeldOut
-from keepfit_clip.knowledge.mentions import find_mentions
-from keepfit_clip.knowledge.relations import image_codes, text_codes
+from keepfit_clip.knowledge.mentions import stated
 from keepfit_clip.knowledge.templates import draw_text, mentions_place
 from keepfit_clip.model.tokenization import Tokenizer
 
@@ -290,12 +289,14 @@ def draw_sample(
         text = rng.choice(captions)
         text_id, category_ids = stable_id(text), [stable_id(caption) for caption in captions]
         stated = [name for caption in description.captions for name in _stated(caption.text, knowledge)]
-        of_image, of_text = image_codes([*categories, *stated], knowledge), _stated(text, knowledge)
+        of_image, of_text = knowledge.image_codes([*categories, *stated]), _stated(text, knowledge)
     else:
-        text, category = draw_text(categories, modality, knowledge, rng, description.attributes, description.eye)
+        text, category = draw_text(
+            categories, modality, knowledge, rng, description.attributes, description.eye, languages
+        )
         text_id = stable_id(modality, category)
         category_ids = [stable_id(modality, category) for category in categories]
-        of_image, of_text = image_codes(categories, knowledge), text_codes(category, knowledge)
+        of_image, of_text = knowledge.image_codes(categories), knowledge.text_codes(category)
     pixels = augment(pixels, rng, not mentions_place(text), augmentation, coloured=modality in (None, "CFP"))
     return TrainingSample(
         sample.key,
@@ -319,5 +320,4 @@ def _is_named(category: str, held_out: HeldOut) -> bool:
 @lru_cache(maxsize=4096)
 def _stated(caption: str, knowledge: Knowledge) -> tuple[str, ...]:
     """Canonical names of what a caption states, with "no" before what it denies."""
-    mentions = sorted(find_mentions(caption, knowledge))
-    return tuple(mention.name if mention.present else f"no {mention.name}" for mention in mentions)
+    return tuple(sorted(stated(caption, knowledge)))

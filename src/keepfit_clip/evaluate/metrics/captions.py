@@ -1,4 +1,4 @@
-"""How good captions are: BLEU, ROUGE-L, CIDEr and chrF, and whether they name the right conditions and lesions.
+"""How good captions are: BLEU, ROUGE-L, CIDEr and chrF, and whether they name the right conditions and signs.
 
 The first three come from pycocoevalcap, the code of the COCO captions (extra `captions`), chrF from torchmetrics.
 COCO's tokenizer is a Java program; here words are runs of letters and digits in small letters, punctuation is left out.
@@ -60,27 +60,27 @@ def score_captions(written: Sequence[str], references: Sequence[Sequence[str]]) 
 def score_mentions(
     written: Sequence[str], references: Sequence[Sequence[str]], knowledge: Knowledge
 ) -> dict[str, float]:
-    """Whether captions name the conditions and lesions that the experts name, and deny those that they deny.
+    """Whether captions name the conditions and signs that the experts name, and deny those that they deny.
 
     Args:
         written: N captions.
         references: of each, the experts' captions, which are taken together.
-        knowledge: the names, and which of them are lesions.
+        knowledge: the names, and which of them are signs.
 
     Returns:
-        For `condition` and `lesion` each: `_exact`, the share of images of which all are named and no other, of those
+        For `condition` and `sign` each: `_exact`, the share of images of which all are named and no other, of those
         whose expert names any; `_constant`, what the best answer that is always the same would reach of it;
         `_precision`, `_recall` and `_f1` of all mentions; `_images`, how many images these are. NaN where there is
         nothing to judge.
     """
     pairs = [
-        (find_mentions(text, knowledge), set().union(*(find_mentions(truth, knowledge) for truth in truths)))
+        (_said(text, knowledge), set().union(*(_said(truth, knowledge) for truth in truths)))
         for text, truths in zip(written, references, strict=True)
     ]
     scores = {}
-    for kind in ("condition", "lesion"):
+    for kind in ("condition", "sign"):
         of_kind = [
-            tuple({m for m in mentions if knowledge.conditions[m.name].kind == kind} for mentions in pair)
+            tuple({said for said in mentions if knowledge.conditions[said[0]].kind == kind} for mentions in pair)
             for pair in pairs
         ]
         judged = [(pred, true) for pred, true in of_kind if true]
@@ -95,6 +95,11 @@ def score_mentions(
         scores[f"{kind}_f1"] = 2 * right / (named + wanted) if wanted else math.nan
         scores[f"{kind}_images"] = len(judged)
     return scores
+
+
+def _said(text: str, knowledge: Knowledge) -> set[tuple[str, str]]:
+    """Names that a text has, each with its status."""
+    return {(mention.name, mention.status) for mention in find_mentions(text, knowledge)}
 
 
 def _words(text: str) -> str:
