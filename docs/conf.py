@@ -1,7 +1,10 @@
 """The site: `make docs` builds it into runs/docs, and fails at a warning."""
 
 import pkgutil
+import sys
 from importlib import import_module
+from pathlib import Path
+from subprocess import DEVNULL, run
 
 import keepfit_clip
 
@@ -53,6 +56,18 @@ def fill_in_modules(app, name, source):
     source[0] = source[0].replace("MODULES", "\n\n".join(parts))
 
 
+def write_knowledge(app, error):
+    """Puts the page of the whole knowledge file beside the others."""
+    if error is None and app.builder.name == "html":
+        page = Path(app.outdir) / "knowledge.html"
+        run(
+            [sys.executable, "-m", "keepfit_clip", "knowledge", "report", "--out", str(page)],
+            check=True,
+            stdout=DEVNULL,
+        )
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("source-read", fill_in_modules)
+    app.connect("build-finished", write_knowledge)

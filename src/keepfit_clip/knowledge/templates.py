@@ -30,7 +30,7 @@ LANGUAGES = ("en", "zh")
 _LOCATION = re.compile(
     r"\b(left|right|od|os|ou|oi|nasal\w*|temporal\w*|superior\w*|inferior\w*|supero\w*|infero\w*|upper|lower|"
     r"quadrants?|o'?clock|hemifield|above|below|bilateral\w*|unilateral\w*)\b"
-    r"|[左右上下]|双眼|鼻侧|颞侧|象限|点钟|点位",
+    r"|[左右]|双眼|[鼻颞][侧上下]|[上下][方半]|象限|点钟|点位",
     re.IGNORECASE,
 )
 
