@@ -40,6 +40,7 @@ SINGULAR = [
 WRONG = [
     (r"\b(?:of|without|showing) (?:no|absent|absence of|within|image)\b|\bof normal$", "of no X"),
     (r"\b(\w+) \1\b", "a word twice"),
+    (r"\babsence\b|\bwithout .*\bwithout\b(?! pressure)", "denied twice"),
     (r"\b[Aa] (?=[aeio])", "a before a vowel"),
     (r"\b[Aa]n (?=[bcdfgjklmnpqrstvwxyz])", "an before a consonant"),
     (r"  |\s[.,]|^\s|\s$", "spaces"),
@@ -86,6 +87,7 @@ def test_findings_say_what_is_there():
         (["ungradable image"], "An ungradable fundus photograph"),
         (["good image quality"], "A fundus photograph of good image quality"),
         (["late phase", "macular edema"], "A fundus photograph of macular edema in the late phase"),
+        (["no late phase"], "A fundus photograph without late phase"),
     ],
 )  # fmt: skip
 def test_images(names, text):
@@ -105,6 +107,8 @@ def test_images(names, text):
         ("ungradable image", "the image is ungradable"),
         ("good image quality", "the image quality is good"),
         ("arterial phase", "the arterial phase is shown"),
+        ("no arterial phase", "the arterial phase is not shown"),
+        ("no ungradable image", "the image is not ungradable"),
     ],
 )
 def test_statements(name, text):

@@ -33,6 +33,8 @@ def listed(words: list[str] | tuple[str, ...]) -> str:
 def statement(name: str) -> str:
     """A category as a report states it: "glaucoma is present", "the macula is normal"."""
     if denied := _denied(name):
+        if denied.endswith(" phase"):
+            return f"the {denied} is not shown"
         quality = _quality(denied)
         return f"the image is not {quality}" if quality and " " not in quality else f"{denied} {_be(denied)} absent"
     if quality := _quality(name):
@@ -58,7 +60,7 @@ def in_image(names: list[str] | tuple[str, ...], image: str) -> str:
     adjectives = [quality for name in names if (quality := _quality(name)) and " " not in quality]
     shown = [_shown(name) for name in names if not (_denied(name) or name.endswith(" phase") or _quality(name))]
     shown += [quality for name in names if (quality := _quality(name)) and " " in quality]
-    phases = [f"the {name}" for name in names if name.endswith(" phase")]
+    phases = [f"the {name}" for name in names if name.endswith(" phase") and not _denied(name)]
     denied = [word for name in names if (word := _denied(name))]
     unlike = [quality for word in denied if (quality := _quality(word)) and " " not in quality]
     denied = [word for word in denied if _quality(word) not in unlike]
