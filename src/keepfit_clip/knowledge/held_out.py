@@ -38,9 +38,17 @@ class HeldOut:
         return any(mention.name in self.conditions for mention in find_mentions(text, self._all))
 
     def _without(self, condition: Condition) -> Condition:
-        """A condition without the findings that name one of those held out."""
-        kept = {m: tuple(f for f in texts if not self.named_in(f)) for m, texts in condition.findings.items()}
-        return replace(condition, findings={modality: texts for modality, texts in kept.items() if texts})
+        """A condition without the texts that name one of those held out, in any language."""
+        languages = {
+            language: replace(w, findings=self._kept(w.findings), absent=self._kept(w.absent))
+            for language, w in condition.languages.items()
+        }
+        seen, absent = self._kept(condition.findings), self._kept(condition.absent)
+        return replace(condition, findings=seen, absent=absent, languages=languages)
+
+    def _kept(self, by_modality: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        kept = {m: tuple(text for text in texts if not self.named_in(text)) for m, texts in by_modality.items()}
+        return {modality: texts for modality, texts in kept.items() if texts}
 
 
 def _condition(category: str, knowledge: Knowledge) -> Condition:
