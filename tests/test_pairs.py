@@ -84,7 +84,7 @@ def test_commands_write_what_they_print(exported, pictures, tmp_path):
     assert result.exit_code == 0, result.exception
     scores = json.loads((tmp_path / "r.json").read_text())
     assert scores["images"] == 17  # the one without a caption has categories
-    assert scores["not_used"] == [{"row": 17, "reason": "not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM)"}]
+    assert scores["not_used"] == [{"row": 17, "reason": "not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM, DICOM)"}]
     assert "image to image" in result.output
     result = command(
         "evaluate-captions", table, *common, "--json", tmp_path / "c.json", "--captions", tmp_path / "c.csv",
@@ -111,7 +111,9 @@ def test_a_damaged_image_in_shards_is_counted(loaded, shards, tmp_path):
                 content = b"x" * len(content)
             target.addfile(member, io.BytesIO(content))
     found = evaluate_retrieval(loaded, read_pairs(tmp_path / "000000.tar", None))
-    assert [left_out.reason for left_out in found.table.left_out] == ["not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM)"]
+    assert [left_out.reason for left_out in found.table.left_out] == [
+        "not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM, DICOM)"
+    ]
 
 
 def test_tables_and_models_that_cannot_be_used(loaded, pictures, tmp_path, monkeypatch):

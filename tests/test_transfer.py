@@ -482,7 +482,7 @@ def test_the_command_is_the_same_twice(exported, coloured, tmp_path):
     ]
     assert results["images"] == 45
     assert results["by_patient"]
-    assert results["not_used"] == [{"row": 46, "reason": "not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM)"}]
+    assert results["not_used"] == [{"row": 46, "reason": "not an image (JPEG, PNG, TIFF, WEBP, BMP, PPM, DICOM)"}]
     assert results["outcomes"][2]["aca"]["mean"] > 0.9  # colour alone tells them apart, even for random weights
     plots = {path.name: path.read_text() for path in (tmp_path / "one" / "plots").iterdir()}
     assert plots.keys() == {"zero-shot.svg", "linear-probe-1.svg", "linear-probe-60-percent.svg", "tip-adapter-1.svg",

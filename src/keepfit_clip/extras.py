@@ -36,6 +36,8 @@ EXTRAS = {
     "captions": Extra("pycocoevalcap", "evaluate-captions"),
     "explain": Extra("pytorch_grad_cam", "Grad-CAM of explain, app and report"),
     "app": Extra("gradio", "app"),
+    "clinical": Extra("pydicom", "DICOM files"),
+    "workbooks": Extra("openpyxl", "data sets whose labels are in a workbook (.xlsx)"),
     "parquet": Extra("pyarrow", "shards build from Parquet"),
     "remote": Extra("s3fs", "shards at s3:// and gs://"),
     "ray": Extra("ray", "shards build on a cluster"),

@@ -13,6 +13,7 @@ from keepfit_clip.cli import (
     app_page,
     caption,
     classify,
+    datasets,
     demo,
     doctor,
     draw,
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(shards.app, name="shards", rich_help_panel=DATA)
+app.add_typer(datasets.app, name="datasets", rich_help_panel=DATA)
 app.add_typer(knowledge.app, name="knowledge", rich_help_panel=DATA)
 _IN_ORDER = (draw, demo, train, import_weights, export, models, classify, caption, explain, app_page,
              evaluate, transfer, report, run, doctor)  # fmt: skip

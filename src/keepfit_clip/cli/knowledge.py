@@ -30,7 +30,8 @@ def lookup(
     condition = match.condition
     if condition is None:
         similar = ", ".join(known.similar(term))
-        raise CategoryError(f"{term!r} is not known{f'; written like it: {similar}' if similar else ''}")
+        shown = term if len(term) <= 60 else f"{term[:60]}..."
+        raise CategoryError(f"{shown!r} is not known{f'; written like it: {similar}' if similar else ''}")
     chinese = condition.languages.get("zh")
     rows = [
         ("name", f"{match.name} (the absence of what follows)" if match.denies else match.name),
@@ -99,10 +100,12 @@ def migrate(
 ) -> None:
     """Write a knowledge file in the present schema. Older ones are read too, but new fields need it."""
     from keepfit_clip.files import write_text
+    from keepfit_clip.knowledge.conditions import Knowledge
     from keepfit_clip.knowledge.files import SCHEMA, read_knowledge_file
 
     if out.exists():
         raise ConfigError(f"{out} exists: choose a new name with --out")
+    Knowledge.load(file)  # what is wrong in it is told before anything is written
     content = read_knowledge_file(file)
     write_text(out, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     console.print(f"{out}: schema {SCHEMA}, {len(content['conditions'])} conditions", soft_wrap=True)

@@ -50,7 +50,9 @@ def build(
     ] = False,
     split: Annotated[
         str | None,
-        typer.Option(help="parts by patient, e.g. train=0.8,val=0.2", rich_help_panel=_PRIVATE),
+        typer.Option(
+            help="parts by patient, train=0.8,val=0.2, or those that the set gives: given", rich_help_panel=_PRIVATE
+        ),
     ] = None,
     near_duplicates: Annotated[
         str | None,
@@ -112,7 +114,7 @@ def build(
         quality=quality,
         crop=crop,
         originals=originals,
-        split=name_value_pairs("--split", split.split(","), float) if split else None,
+        split=split if split in (None, "given") else name_value_pairs("--split", split.split(","), float),
         near_duplicates=near_duplicates,
         exclude=tuple(str(path) for path in exclude or ()),
         identifiers="redact" if redact else "keep" if keep_identifiers else "refuse",

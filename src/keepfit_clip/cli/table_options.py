@@ -22,7 +22,16 @@ def _option(help: str, *names: str):
 
 # Name of the parameter -> its annotation and default.
 _OPTIONS = {
-    "source_kind": (Annotated[str, _option("table, jsonl, studies, parquet, folder or shards", "--source")], "auto"),
+    "source_kind": (
+        Annotated[str, _option("table, jsonl, studies, parquet, folder, shards or layout", "--source")],
+        "auto",
+    ),
+    "layout": (
+        Annotated[
+            str, _option("the source is the unpacked folder of this data set: `datasets list`, or a layout file")
+        ],
+        "",
+    ),
     "image_column": (Annotated[str | None, _option("column of the images")], None),
     "caption_column": (Annotated[list[str] | None, _option("column of captions; may be repeated")], None),
     "category_column": (Annotated[list[str] | None, _option("column of labels; may be repeated")], None),
@@ -30,6 +39,7 @@ _OPTIONS = {
     "modality_column": (Annotated[str | None, _option(f"CFP, FFA or OCT; {_OFF}")], None),
     "patient_column": (Annotated[str | None, _option(f"whose images belong together; {_OFF}")], None),
     "eye_column": (Annotated[str | None, _option(f"left or right; {_OFF}")], None),
+    "volume_column": (Annotated[str | None, _option(f"of which volume an image is a slice; {_OFF}")], None),
     "dataset_column": (Annotated[str | None, _option(f"name of the data set of each row; {_OFF}")], None),
     "label_name": (
         Annotated[
@@ -47,6 +57,10 @@ _OPTIONS = {
     "as_written": (
         Annotated[bool, _option("keep the labels of tables that are known to be wrong", "--as-written")],
         False,
+    ),
+    "frames": (
+        Annotated[str, _option("of a DICOM file of several pictures: middle, all, or every:N for every Nth")],
+        "middle",
     ),
     "group_pattern": (
         Annotated[str | None, _option("regular expression: patient or eye in the file name, e.g. '[0-9]+'")],

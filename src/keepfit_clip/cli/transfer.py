@@ -54,6 +54,9 @@ def transfer(
         str, typer.Option(help="images per class (1,5,10) or shares (20%,80%)", rich_help_panel=_LEARNING)
     ] = "80%",
     folds: Annotated[int, typer.Option(help="parts; each is tested once", rich_help_panel=_LEARNING)] = 5,
+    split: Annotated[
+        str, typer.Option(help="folds, or given: the test part that comes with the set", rich_help_panel=_LEARNING)
+    ] = "folds",
     seed: Annotated[int, typer.Option(help="of folds, shots and adapters", rich_help_panel=_LEARNING)] = 0,
     epochs: Annotated[int, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 10,
     batch_size: Annotated[int, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 16,
@@ -108,7 +111,10 @@ def transfer(
         _thresholds(threshold),
         seed,
         finetune=FinetuneOptions(epochs, batch_size, lr),
+        given_split=split == "given",
     )
+    if split not in ("folds", "given"):
+        raise ConfigError(f"--split {split}: folds or given")
     if domain_shift_images is not None and domain_shift is None:
         raise ConfigError("--domain-shift-images without --domain-shift")
     names = [table.stem for table in tables]

@@ -219,7 +219,7 @@ def read_downstream(
 
 def require_images(table: str | Path, options: SourceOptions) -> None:
     """Raises TableError where the images of a source lie elsewhere, and nobody said where."""
-    if find_source(table, options.source) not in ("shards", "folder"):
+    if not options.layout and find_source(table, options.source) not in ("shards", "folder", "layout"):
         raise TableError(f"{table}: say which folder its image names are relative to, with --images")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from keepfit_clip.errors import TableError
-from keepfit_clip.images.reading import FileSlice
+from keepfit_clip.images.reading import FileSlice, Frame
 
 __all__ = ["Caption", "LeftOut", "Record"]
 
@@ -28,7 +28,7 @@ class Record:
 
     Args:
         row: its number in the source, from 1.
-        image: where the encoded image is: a file, a part of one, or the bytes themselves.
+        image: where the encoded image is: a file, a part or a frame of one, or the bytes themselves.
         captions: an expert's captions, maybe none.
         categories: what the image shows, as written.
         attributes: words about the image itself, as written.
@@ -36,10 +36,12 @@ class Record:
         patient: identifier of the patient or study, or None. For grouping only; it must not leave the program.
         eye: left, right or None.
         dataset: name of the data set the source gives, or None.
+        volume: identifier of the volume that the image is a slice of, or None; it must not leave the program either.
+        split: train, val, test or another part that the source gives, or None.
     """
 
     row: int
-    image: Path | FileSlice | bytes
+    image: Path | FileSlice | Frame | bytes
     captions: tuple[Caption, ...] = ()
     categories: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
@@ -47,6 +49,8 @@ class Record:
     patient: str | None = None
     eye: str | None = None
     dataset: str | None = None
+    split: str | None = None
+    volume: str | None = None
 
     @property
     def caption_texts(self) -> list[str]:

@@ -26,7 +26,7 @@ from keepfit_clip.files import file_sha256
 from keepfit_clip.finite import finite_rows
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, require_model
-from keepfit_clip.images.reading import FileSlice
+from keepfit_clip.images.reading import FileSlice, Frame
 
 __all__ = ["FeatureCache", "ImageFeatures", "ImageRow", "image_features", "once_each", "unreadable_rows"]
 
@@ -288,6 +288,8 @@ def _content_hash(record: Record, number: int, unreadable: dict[int, ImageError]
     try:
         if isinstance(record.image, Path):
             return file_sha256(record.image)
+        if isinstance(record.image, Frame):
+            return f"{file_sha256(record.image.path)}-{record.image.number}"
         content = record.image.read() if isinstance(record.image, FileSlice) else record.image
         return hashlib.sha256(content).hexdigest()
     except OSError as error:

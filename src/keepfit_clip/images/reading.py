@@ -11,11 +11,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from keepfit_clip.errors import ImageError, first_line
+from keepfit_clip.errors import ImageError, MissingExtraError, first_line
 from keepfit_clip.images.depth import is_blank, to_8_bit
+from keepfit_clip.images.dicom import dicom_picture, is_dicom
 from keepfit_clip.images.tiff import TiffPage, read_tiff_pages
 
-__all__ = ["BLANK", "MAX_IMAGE_BYTES", "FileSlice", "encode_jpeg", "fit_within", "image_bytes", "image_name",
+__all__ = ["BLANK", "MAX_IMAGE_BYTES", "FileSlice", "Frame", "encode_jpeg", "fit_within", "image_bytes", "image_name",
            "in_mebibytes", "open_image"]  # fmt: skip
 
 MAX_IMAGE_BYTES = 256 << 20  # of an encoded image
@@ -24,6 +25,18 @@ BLANK = "the picture shows nothing: it is even or nearly black"
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 _ORIENTATION = 0x0112
 _MULTI_FRAME = "Multi-Frame Image"  # of MPO: pictures in their own right, not a preview or a gain map of the first
+
+
+class Frame(NamedTuple):
+    """One picture of a DICOM file that holds several.
+
+    Args:
+        path: the file.
+        number: of the frame, from 0.
+    """
+
+    path: Path
+    number: int
 
 
 class FileSlice(NamedTuple):
@@ -61,7 +74,8 @@ def open_image(
     """Reads an image as upright 8-bit RGB, without any metadata.
 
     Args:
-        source: path, a part of a file, or the content itself.
+        source: path, a part of a file, a frame, or the content itself. Of a DICOM file of several frames the middle
+            one is taken.
         name: what to call it in the error; the path by default.
         max_pixels: a limit of one's own below Pillow's; looked at before anything is decoded.
         blank: whether a picture that shows nothing is taken.
@@ -71,7 +85,7 @@ def open_image(
             Pillow's limit against decompression bombs; or it shows nothing (see `blank`).
     """
     name = name or image_name(source)
-    if isinstance(source, FileSlice):
+    if isinstance(source, (FileSlice, Frame)):
         source = image_bytes(source)
     if max_pixels is None or max_pixels > Image.MAX_IMAGE_PIXELS:
         max_pixels = Image.MAX_IMAGE_PIXELS
@@ -85,7 +99,7 @@ def open_image(
         raise ImageError(name, f"the image file cannot be read ({first_line(error)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(name, _too_large(max_pixels)) from error
-    except (MemoryError, ImageError):
+    except (MemoryError, ImageError, MissingExtraError):
         raise
     except Exception as error:  # decoders raise many kinds for damaged files
         raise ImageError(name, "the image is truncated or damaged") from error
@@ -110,17 +124,24 @@ def _read(source: str | Path | bytes, name: str, max_pixels: int) -> Image.Image
                     return _rgb(_turned(_deep_colours(source, name, page), orientation))
                 return _rgb(_upright(_at_8_bit(image, source, page)))
         except UnidentifiedImageError as error:
+            if is_dicom(source):
+                return _rgb(dicom_picture(source, name, max_pixels))
             return _rgb(_unknown_to_pillow(source, name, max_pixels, error))
 
 
-def image_bytes(image: Path | FileSlice | bytes) -> bytes:
-    """The encoded image of a record.
+def image_bytes(image: Path | FileSlice | Frame | bytes) -> bytes:
+    """The encoded image of a record; a frame of a file of several as PNG.
 
     Raises:
         ImageError: it cannot be read, or is larger than `MAX_IMAGE_BYTES`.
     """
     if isinstance(image, bytes):
         return image
+    if isinstance(image, Frame):
+        buffer = io.BytesIO()
+        content = image_bytes(image.path)
+        dicom_picture(content, image_name(image), Image.MAX_IMAGE_PIXELS, image.number).save(buffer, format="PNG")
+        return buffer.getvalue()
     try:
         size = image.size if isinstance(image, FileSlice) else os.path.getsize(image)
         if size > MAX_IMAGE_BYTES:
@@ -134,8 +155,10 @@ def image_bytes(image: Path | FileSlice | bytes) -> bytes:
         raise ImageError(image_name(image), f"the image file cannot be read ({first_line(error)})") from error
 
 
-def image_name(image: str | Path | FileSlice | bytes) -> str:
+def image_name(image: str | Path | FileSlice | Frame | bytes) -> str:
     """What to call an image at the terminal."""
+    if isinstance(image, Frame):
+        return f"{image.path}, frame {image.number}"
     if isinstance(image, FileSlice):
         return f"{image.path} at byte {image.offset}"
     return "image" if isinstance(image, bytes) else str(image)
@@ -235,7 +258,7 @@ def _unknown_to_pillow(source: str | Path | bytes, name: str, max_pixels: int, e
         pixels = _decode_unchanged(source)
         if pixels is not None:
             return Image.fromarray(_colours_at_8_bit(pixels, _bits(source, pages[0])))
-    reason = f"not an image ({', '.join(_FORMATS)})" if size else "the image file is empty"
+    reason = f"not an image ({', '.join(_FORMATS)}, DICOM)" if size else "the image file is empty"
     raise ImageError(name, reason) from error
 
 

@@ -1,7 +1,7 @@
 """The protocol: every method, every number of shots, every fold of a data set, from features computed once."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -26,7 +26,7 @@ from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 from keepfit_clip.transfer.finetune import FINETUNE, FinetuneOptions, LabelledImages, TowerImages
 from keepfit_clip.transfer.methods import METHODS, Features, Fold, Method, TextClasses, probe_out_of_fold
-from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of
+from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, given_fold
 
 __all__ = ["METRICS", "Encoded", "Outcome", "TransferOptions", "encode_set", "run_transfer"]
 
@@ -43,6 +43,7 @@ class TransferOptions:
         methods: names out of `METHODS`, or "finetune".
         shots: how much each method that learns may learn from.
         folds: number of parts, each of which is tested once.
+        given_split: whether the split that comes with the set is the only fold.
         modality: CFP, FFA or OCT, instead of what class file and table tell.
         descriptions: classes are compared with all that the knowledge file says of them, not their names alone.
         thresholds: from which probability on an image has a class, where it may have several: one for all, or one
@@ -61,6 +62,7 @@ class TransferOptions:
     seed: int = 0
     resamples: int = 500
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
+    given_split: bool = False
 
     def __post_init__(self):
         unknown = [name for name in self.methods if name not in _METHODS]
@@ -70,7 +72,7 @@ class TransferOptions:
             raise ConfigError(f"--folds {self.folds}: at least two are needed")
         if self.thresholds is not None and not all(0 < value < 1 for value in self.thresholds):
             raise ConfigError(f"--threshold {','.join(map(str, self.thresholds))}: between 0 and 1")
-        left = 1 - 1 / self.folds
+        left = 1.0 if self.given_split else 1 - 1 / self.folds
         too_many = [str(shots) for shots in self.shots if shots.share and shots.share > left + 1e-9]
         if too_many and any(_METHODS[name].learns for name in self.methods):
             raise ConfigError(
@@ -247,7 +249,7 @@ def run_transfer(
         for name, shots in product(options.methods, options.shots)
         if _METHODS[name].learns or shots == options.shots[0]
     ]
-    folds = list(folds_of(encoded.labels, options.folds, encoded.groups, options.seed, encoded.downstream.classes))
+    folds = list(_folds(encoded, options))
     outcomes = []
     for number, (method, shots) in enumerate(planned):
         parts = []
@@ -359,6 +361,15 @@ class _Run:
                 scale = float(self.loaded.model.logit_scale.exp())
             self._texts[descriptions] = TextClasses(present, scale, absent)
         return self._texts[descriptions]
+
+
+def _folds(encoded: Encoded, options: TransferOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images to learn from and to test, for each fold."""
+    if options.given_split:
+        yield given_fold([record.split for record in encoded.downstream.records])
+    else:
+        classes = encoded.downstream.classes
+        yield from folds_of(encoded.labels, options.folds, encoded.groups, options.seed, classes)
 
 
 def _check(options: TransferOptions, encoded: Encoded, shifted: Encoded | None) -> None:

@@ -9,7 +9,7 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from keepfit_clip.errors import CategoryError, ConfigError
 
-__all__ = ["Shots", "choose_shots", "folds_of", "parse_shots"]
+__all__ = ["Shots", "choose_shots", "folds_of", "given_fold", "parse_shots"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,23 @@ def folds_of(
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         parts = list(splitter.split(strata, strata, groups))
     yield from parts
+
+
+def given_fold(splits: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+    """The one fold of a set that comes with a split: indices of its test part, and of all others to learn from.
+
+    Args:
+        splits: the part of each image: "test" is tested; None is neither tested nor learnt from.
+
+    Raises:
+        ConfigError: the source gives no test part, or nothing beside it.
+    """
+    parts = np.array([split or "" for split in splits])
+    test, learnt = np.flatnonzero(parts == "test"), np.flatnonzero((parts != "test") & (parts != ""))
+    if not len(test) or not len(learnt):
+        have = ", ".join(sorted(set(parts) - {""})) or "none"
+        raise ConfigError(f"--split given needs a part 'test' and another; the source gives {have}")
+    return learnt, test
 
 
 def _rarest(labels: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options:
     learnt_from = f" (learnt from {downstream.learnt_from})" if downstream.learnt_from else ""
     lines = [
         f"{downstream.spec.title}{learnt_from}: {len(downstream.records)} images of {len(downstream.classes)} classes, "
-        f"{options.folds} folds{_kept_together(downstream)}; mean ± standard deviation over the folds, "
+        f"{_parted(options, downstream)}; mean ± standard deviation over the folds, "
         f"[95 % interval over {drawn}], in percent.",
         "",
         "| method | shots | " + " | ".join(_TITLES[metric] for metric in shown) + " |",
@@ -35,6 +35,20 @@ def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options:
         cells = [_cell(outcome, metric) for metric in shown]
         lines.append(f"| {outcome.method} | {outcome.shots or ''} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _parted(options: TransferOptions, downstream: DownstreamSet) -> str:
+    if options.given_split:
+        shared = downstream.groups is not None and _shared_groups(downstream)
+        note = f" ({shared} groups of it are learnt from too)" if shared else ""
+        return f"tested on the test part that the set gives{note}"
+    return f"{options.folds} folds{_kept_together(downstream)}"
+
+
+def _shared_groups(downstream: DownstreamSet) -> int:
+    """Patients, or images with near copies, on both sides of a given split."""
+    tested = np.array([record.split == "test" for record in downstream.records])
+    return len(np.intersect1d(downstream.groups[tested], downstream.groups[~tested]))
 
 
 def _kept_together(downstream: DownstreamSet) -> str:

@@ -26,7 +26,7 @@ from keepfit_clip.data.description import DATA_SCHEMA
 from keepfit_clip.data.duplicates import NEAR_BITS, ImageIndex
 from keepfit_clip.data.engines import require_engine, run_jobs
 from keepfit_clip.data.records import LeftOut
-from keepfit_clip.data.shards.options import ShardOptions
+from keepfit_clip.data.shards.options import GIVEN, ShardOptions
 from keepfit_clip.data.shards.plan import Plan
 from keepfit_clip.data.shards.report import ShardReport, ShardResult, reading_leftovers
 from keepfit_clip.data.shards.writer import EXCLUDED, ShardJob, write_shard
@@ -252,7 +252,11 @@ class _Build:
             plan.step("hashes", lambda: plan.hash_pictures(workers, on_rows))
             if options.nearness == "drop":
                 plan.step("near duplicates", lambda: plan.drop_near_duplicates(NEAR_BITS))
-        if options.split:
+        if options.split == GIVEN:
+            plan.step("split", plan.split_as_given)
+            if not plan.count():
+                raise self._nothing_left(list(plan.left_out()))
+        elif options.split:
             bits = NEAR_BITS if options.nearness == "together" else None
             plan.step("teams", lambda: plan.make_groups(bits))
             plan.step("split", lambda: plan.split(options.split, _SEED))
@@ -286,10 +290,14 @@ class _Build:
         where = f" for {part}" if part else ""
         return ShardError(f"{self.source}: none of its rows could be used{where} ({len(left_out)} rejected).{first}")
 
+    def _parts(self, plan: Plan) -> list[str]:
+        """Names of the parts, in the order in which somebody named them; "" where there is no split."""
+        return list(self.options.split) if isinstance(self.options.split, dict) else plan.parts()
+
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def _jobs(self, plan: Plan) -> Iterator[ShardJob]:
-        for part in self.options.split or [""]:
+        for part in self._parts(plan):
             (self.shards / part).mkdir(exist_ok=True)
             count, size = plan.count(part), self.options.samples_per_shard
             for number, start in enumerate(range(0, count, size)):
@@ -331,7 +339,9 @@ class _Build:
     def _finish(self, plan: Plan, jobs: list[ShardJob]) -> ShardReport:
         """Writes the lists beside the tars."""
         whole = ShardReport(told=read_json(self.work / _NOTES), left_out=list(plan.left_out()))
-        parts = {part: ShardReport() for part in self.options.split or [""]}
+        parts = {part: ShardReport() for part in self._parts(plan)}
+        if self.options.split == GIVEN and (shared := plan.patients_in_several_parts()):
+            whole.told.append(f"{shared} patients stand in more than one of the given parts")
         for job in jobs:
             result = ShardResult.load(job.report)
             parts[job.part].add(job.tar.name, result)

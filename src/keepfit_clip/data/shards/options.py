@@ -8,7 +8,9 @@ from keepfit_clip.errors import ShardError
 from keepfit_clip.knowledge.conditions import MODALITIES
 from keepfit_clip.knowledge.corrections import corrections_of
 
-__all__ = ["ShardOptions"]
+__all__ = ["GIVEN", "ShardOptions"]
+
+GIVEN = "given"  # in place of shares: the parts that the source gives
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class ShardOptions:
         crop: whether the black border of fundus photographs is cut off.
         originals: store the images as they are coded, without their metadata; excludes size and crop.
         split: part -> share, e.g. {"train": 0.8, "val": 0.2}; each becomes a folder of its own. Images of a patient,
-            copies of an image and near duplicates stay together. None makes one set.
+            copies of an image and near duplicates stay together. "given" keeps the parts that the source gives. None
+            makes one set.
         near_duplicates: what becomes of nearly equal pictures: ignore; together, in one part of the split; or drop
             all but the first. By default together with a split, else ignore.
         exclude: sets whose images must not be in the shards, see `ImageIndex.of`.
@@ -47,7 +50,7 @@ class ShardOptions:
     quality: int = 95
     crop: bool = False
     originals: bool = False
-    split: dict[str, float] | None = None
+    split: dict[str, float] | str | None = None
     near_duplicates: str | None = None
     exclude: tuple[str, ...] = ()
     identifiers: str = "refuse"
@@ -67,7 +70,11 @@ class ShardOptions:
             raise ShardError("a shard holds at least one sample")
         if self.originals and (self.size is not None or self.crop):
             raise ShardError("originals are neither sized nor cropped: leave the size and the crop out")
-        if self.split is not None:
+        if isinstance(self.split, str):
+            self._one_of("split", self.split, (GIVEN,))
+            if self.near_duplicates == "together":
+                raise ShardError("a given split is kept as it is: near duplicates cannot be brought together in it")
+        elif self.split is not None:
             shares = list(self.split.values())
             positive = all(math.isfinite(share) and share > 0 for share in shares)
             if len(shares) < 2 or not positive or abs(sum(shares) - 1) > 1e-6:
@@ -83,4 +90,4 @@ class ShardOptions:
     @property
     def nearness(self) -> str:
         """What becomes of near duplicates, decided."""
-        return self.near_duplicates or ("together" if self.split else "ignore")
+        return self.near_duplicates or ("together" if isinstance(self.split, dict) else "ignore")

@@ -7,6 +7,7 @@ with the work folder; nothing of it is an output.
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +21,7 @@ from keepfit_clip.data.records import Caption, LeftOut, Record
 from keepfit_clip.data.shards.inputs import INPUTS_TABLE, Inputs, size_of
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import printable
-from keepfit_clip.images.reading import FileSlice, image_bytes, image_name, open_image
+from keepfit_clip.images.reading import FileSlice, Frame, image_bytes, image_name, open_image
 
 __all__ = ["Plan", "as_ranges", "read_rows"]
 
@@ -120,6 +121,8 @@ class Plan:
                 elif isinstance(image, FileSlice):
                     size = image.size
                     self.inputs.note(image.path)
+                elif isinstance(image, Frame):
+                    size = self.inputs.note(image.path)
                 else:  # it would not be found again: keep it until the shard is written
                     size = len(image)
                     image = FileSlice(self._spool, spool.tell(), size)
@@ -143,7 +146,15 @@ class Plan:
         It is called while `add` takes in the others.
         """
         image = record.image
-        size = size_of(image) if isinstance(image, Path) else image.size if isinstance(image, FileSlice) else len(image)
+        match image:
+            case FileSlice():
+                size = image.size
+            case Frame():
+                size = size_of(image.path)
+            case Path():
+                size = size_of(image)
+            case _:
+                size = len(image)
         self._number(None if record.patient is None else self._patient_number(record.patient), size)
 
     def _number(self, patient: int | None, size: int | None) -> None:
@@ -265,6 +276,27 @@ class Plan:
                 "belong together) for this split"
             )
 
+    def split_as_given(self) -> None:
+        """Puts every row into the part that its source gives; rows that it gives none are left out."""
+        for number, record in self._each("SELECT id, record FROM rows"):
+            given = from_json(record)
+            if given.split is None:
+                reason = "the source says no part of a split"
+                self.reject(LeftOut(given.row, reason, f"row {given.row}: {reason}"))
+                self._db.execute("DELETE FROM rows WHERE id = ?", (number,))
+            else:
+                part = re.sub(r"\W+", "_", given.split)
+                self._db.execute("UPDATE rows SET part = ? WHERE id = ?", (part, number))
+
+    def parts(self) -> list[str]:
+        """Names of the parts, "" where there is no split."""
+        return [part for (part,) in self._db.execute("SELECT part FROM rows GROUP BY part ORDER BY MIN(id)")]
+
+    def patients_in_several_parts(self) -> int:
+        """How many patients have images in more than one part."""
+        several = "SELECT patient FROM rows WHERE patient IS NOT NULL GROUP BY patient HAVING COUNT(DISTINCT part) > 1"
+        return self._db.execute(f"SELECT COUNT(*) FROM ({several})").fetchone()[0]
+
     def lay_out(self, seed: int) -> None:
         """Gives every row its position: shuffled, because class by class would make poor batches."""
         self._db.execute("UPDATE rows SET part = '' WHERE part IS NULL")
@@ -354,8 +386,8 @@ def read_rows(path: Path, part: str, start: int, stop: int) -> list[tuple[Record
         return plan.rows(part, start, stop)
 
 
-def _to_json(record: Record, image: Path | FileSlice) -> str:
-    location = [str(image.path), image.offset, image.size] if isinstance(image, FileSlice) else str(image)
+def _to_json(record: Record, image: Path | FileSlice | Frame) -> str:
+    location = [str(image.path), *image[1:]] if isinstance(image, (FileSlice, Frame)) else str(image)
     fields = {name: getattr(record, name) for name in Record.__dataclass_fields__ if name != "image"}
     return json.dumps({**fields, "image": location}, ensure_ascii=True)
 
@@ -367,7 +399,8 @@ def from_json(content: str) -> Record:
     fields["captions"] = tuple(Caption(*caption) for caption in fields["captions"])
     for name in ("categories", "attributes"):
         fields[name] = tuple(fields[name])
-    location = Path(image) if isinstance(image, str) else FileSlice(Path(image[0]), image[1], image[2])
+    kind = {1: Path, 2: Frame, 3: FileSlice}[1 if isinstance(image, str) else len(image)]
+    location = Path(image) if kind is Path else kind(Path(image[0]), *image[1:])
     return Record(image=location, **fields)
 
 

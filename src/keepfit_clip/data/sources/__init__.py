@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources import folder, jsonl, parquet, shards, studies, table
+from keepfit_clip.data.sources import folder, jsonl, layout, parquet, shards, studies, table
 from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES
 from keepfit_clip.data.sources.labels import SourceLabels
 from keepfit_clip.data.sources.notes import SourceNotes
@@ -24,6 +24,7 @@ SOURCES = {
     "studies": studies,
     "parquet": parquet,
     "shards": shards,
+    "layout": layout,
     "folder": folder,
 }
 
@@ -113,7 +114,7 @@ def read_records(
         CategoryError: there is no such label map as the options name.
     """
     options, notes = options or SourceOptions(), notes or SourceNotes()
-    module = SOURCES[find_source(source, options.source)]
+    module = SOURCES["layout" if options.layout else find_source(source, options.source)]
     labels = SourceLabels(source, options, notes)
     for item in module.read(Path(source), images, labels.options, notes):
         if isinstance(item, Record):

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from keepfit_clip.data.records import Caption, Record
 from keepfit_clip.data.sources.columns import Columns, find_columns, form
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
-from keepfit_clip.errors import TableError
+from keepfit_clip.errors import ImageError, TableError
 from keepfit_clip.files import printable
-from keepfit_clip.images.reading import FileSlice
+from keepfit_clip.images.dicom import DICOM_SUFFIXES, dicom_facts
+from keepfit_clip.images.reading import FileSlice, Frame
 
-__all__ = ["IMAGE_SUFFIXES", "RowReader", "image_root", "row_error"]
+__all__ = ["IMAGE_SUFFIXES", "RowReader", "existing_image", "image_root", "row_error"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", *DICOM_SUFFIXES)
 
 _EYES = {
     **dict.fromkeys(("left", "l", "os", "oi", "left_eye"), "left"),
@@ -119,9 +121,26 @@ class RowReader:
         fields = {} if self.options.images_only else self._record_fields(row, cells, columns)
         patient = self._plain(cells.get(columns.patient))
         images = [(image, _file_name(image))] if image is not None else self._images(row, cells.get(columns.image))
-        return [
+        records = [
             Record(row=row, image=where, patient=patient or self._group(row, name), **fields) for where, name in images
         ]
+        return [frame for record in records for frame in self._frames(record)]
+
+    def _frames(self, record: Record) -> list[Record]:
+        """The pictures of a DICOM file, each with the eye and modality that it says where the row does not."""
+        path = record.image
+        if not isinstance(path, Path) or path.suffix.lower() not in DICOM_SUFFIXES or self.root is None:
+            return [record]
+        try:
+            facts = dicom_facts(path, str(path))
+        except ImageError as error:
+            raise row_error(self.where, record.row, error.reason, f" ({path})") from error
+        chosen = _chosen_frames(self.options.frames, facts.frames)
+        patient = record.patient or (f"volume in row {record.row}" if len(chosen) > 1 else None)
+        told = replace(record, eye=record.eye or facts.eye, modality=record.modality or facts.modality, patient=patient)
+        if facts.frames == 1:
+            return [told]
+        return [replace(told, image=Frame(path, number)) for number in chosen]
 
     def read(
         self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | bytes | None = None
@@ -146,6 +165,7 @@ class RowReader:
             "modality": self._one_of(row, "modality", columns.modality, cells, _MODALITIES),
             "eye": self._one_of(row, "eye", columns.eye, cells, _EYES),
             "dataset": self._plain(cells.get(columns.dataset)),
+            "volume": self._plain(cells.get(columns.volume)),
         }
 
     # -- columns -------------------------------------------------------------------------------------------------
@@ -303,7 +323,7 @@ class RowReader:
         path = os.path.join(base, name)  # an absolute name stands for itself
         if ".." in Path(name).parts or os.path.commonpath([base, os.path.normpath(path)]) != base:
             raise row_error(self.where, row, "the image path leaves the image folder", f" ({name})")
-        file = _existing(path)
+        file = existing_image(path)
         if file is None:
             raise row_error(self.where, row, "the image file is missing", f" ({path})", _candidates(path))
         return Path(file), os.path.basename(file)
@@ -333,6 +353,13 @@ def _file_name(image: Path | FileSlice | bytes) -> str | None:
     return image.name if isinstance(image, Path) else None
 
 
+def _chosen_frames(which: str, count: int) -> list[int]:
+    """Numbers of the frames that "middle", "all" or "every:N" mean."""
+    if which == "middle":
+        return [count // 2]
+    return list(range(0, count, 1 if which == "all" else int(which.partition(":")[2])))
+
+
 def _candidates(path: str) -> list[str]:
     """The path, and those with a suffix of an image where the source leaves it out."""
     if path.lower().endswith(IMAGE_SUFFIXES):
@@ -340,8 +367,9 @@ def _candidates(path: str) -> list[str]:
     return [path, *(path + written for suffix in IMAGE_SUFFIXES for written in (suffix, suffix.upper()))]
 
 
-def _existing(path: str) -> str | None:
-    """The first of its candidates that is a file."""
+def existing_image(path: str | os.PathLike) -> str | None:
+    """The file of an image's path, its ending filled in where it has none; None where there is none."""
+    path = os.fspath(path)
     try:
         return next((candidate for candidate in _candidates(path) if os.path.isfile(candidate)), None)
     except (OSError, ValueError):  # a name too long or odd for the file system

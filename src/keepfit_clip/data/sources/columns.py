@@ -23,6 +23,7 @@ _CATEGORY = (
 _ATTRIBUTE = ("atributes", "attributes", "attribute")  # FLAIR spells it with one t
 _PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "case_id")  # a group or study is many people
 _EYE = ("eye", "laterality", "eye_side", "exam_eye", "side")
+_VOLUME = ("volume", "volume_id", "volumeid", "scan_id")
 _CAPTION_WORDS = {"caption", "captions", "report", "reports", "text", "texts", "description", "descriptions",
                   "finding", "findings", "impression", "impressions"}  # fmt: skip
 _LANGUAGES = {"en": "en", "english": "en", "cn": "zh", "zh": "zh", "ch": "zh", "chinese": "zh"}
@@ -40,6 +41,7 @@ class Columns:
     patient: str | None
     eye: str | None
     dataset: str | None
+    volume: str | None
 
 
 def find_columns(
@@ -91,6 +93,7 @@ def find_columns(
         named(options.patient_column, _PATIENT),
         named(options.eye_column, _EYE),
         named(options.dataset_column, ("dataset",)),
+        named(options.volume_column, _VOLUME),
     )
     _note(columns, options, notes)
     return columns
@@ -106,6 +109,7 @@ def _note(columns: Columns, options: SourceOptions, notes: SourceNotes) -> None:
         "patient": (columns.patient, options.patient_column),
         "eye": (columns.eye, options.eye_column),
         "dataset": (columns.dataset, options.dataset_column),
+        "volume": (columns.volume, options.volume_column),
     }
     for role, (column, chosen) in taken.items():
         names = column if isinstance(column, tuple) else (column,) if column else ()

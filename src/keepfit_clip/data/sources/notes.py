@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 __all__ = ["ROLES", "SourceNotes"]
 
 # What a column may be taken for, in the order in which it is told.
-ROLES = ("image", "caption", "category", "attribute", "modality", "patient", "eye", "dataset")
+ROLES = ("image", "caption", "category", "attribute", "modality", "patient", "eye", "dataset", "volume")
 
 
 @dataclass
@@ -19,6 +19,8 @@ class SourceNotes:
         ignored: (role, column) -> cells that make no sense for it, and were passed over.
         half_characters: texts that held halves of characters.
         repaired: (table, what is wrong in it) -> rows whose labels were repaired.
+        layout: title of the layout that was found or asked for, "" for none.
+        filtered: rows that the layout leaves out, such as those of ungradable images.
         silent: labels that stand for nothing to be seen, by the data set's own map.
     """
 
@@ -28,6 +30,8 @@ class SourceNotes:
     half_characters: int = 0
     repaired: Counter = field(default_factory=Counter)
     silent: Counter = field(default_factory=Counter)
+    layout: str = ""
+    filtered: int = 0
 
     def take(self, role: str, columns: tuple[str, ...], guessed: bool) -> None:
         """Notes columns taken for a role."""
@@ -41,6 +45,9 @@ class SourceNotes:
             f"{role} from {' and '.join(map(repr, self.columns[role]))}" for role in ROLES if self.columns.get(role)
         ]
         lines = [f"columns: {', '.join(taken)}"] if taken else []
+        if self.layout:
+            left_out = f"; {self.filtered} rows left out, as it says" if self.filtered else ""
+            lines.append(f"read as {self.layout}{left_out}")
         for (role, column), count in self.ignored.items():
             lines.append(
                 f"column {column!r} was taken for the {role}, and {count} of its cells make no sense as one: they were "
@@ -56,5 +63,5 @@ class SourceNotes:
             lines.append(f"{table}: labels of {count} rows repaired: {why} (--as-written keeps them)")
         if self.silent:
             told = ", ".join(f"{label} ({count})" for label, count in self.silent.most_common(10))
-            lines.append(f"labels that say nothing to be seen, by --labels: {told}")
+            lines.append(f"labels that say nothing to be seen: {told}")
         return lines

@@ -16,9 +16,10 @@ class SourceOptions:
     """How a source is read. A column that is not named is found by its usual names.
 
     Args:
-        source: table, jsonl, studies, parquet, folder or shards; auto looks at what is there.
-        image_column, attribute_column, modality_column, patient_column, eye_column, dataset_column: names of columns;
-            "none" takes no column for it, also where one has a usual name.
+        source: table, jsonl, studies, parquet, folder, shards or layout; auto looks at what is there.
+        layout: name of a shipped layout, or a file of one, that says how a data set lies on disk.
+        image_column, attribute_column, modality_column, patient_column, eye_column, volume_column, dataset_column:
+            names of columns; "none" takes no column for it, also where one has a usual name.
         caption_columns, category_columns: names of columns, each maybe several.
         label_names: what a label stands for where the source writes a number or a code, e.g. {"0": "normal"}; of one
             column alone, e.g. {"Retinopathy grade:1": "mild NPDR"}, also of one of eyes or modalities.
@@ -27,6 +28,7 @@ class SourceOptions:
         known_labels: numbers that are named elsewhere, such as in a class file, and pass as labels.
         group_pattern: regular expression on an image's file name; its first group, or else the whole match, names the
             patient or eye where no column does.
+        frames: which pictures of a DICOM file of several are taken: middle, all, or every:N for every Nth.
         images_only: whether only the images matter: rows without a caption or category are taken, labels not read.
         encoding: of text files.
         lang: two-letter language of captions whose column does not tell; by default Chinese is told from other
@@ -37,6 +39,7 @@ class SourceOptions:
     """
 
     source: str = "auto"
+    layout: str = ""
     image_column: str | None = None
     caption_columns: tuple[str, ...] = ()
     category_columns: tuple[str, ...] = ()
@@ -44,17 +47,21 @@ class SourceOptions:
     modality_column: str | None = None
     patient_column: str | None = None
     eye_column: str | None = None
+    volume_column: str | None = None
     dataset_column: str | None = None
     label_names: Mapping[str, str] = field(default_factory=dict)
     labels: str = ""
     as_written: bool = False
     known_labels: tuple[str, ...] = ()
     group_pattern: str | None = None
+    frames: str = "middle"
     images_only: bool = False
     encoding: str = "utf-8"
     lang: str | None = None
 
     def __post_init__(self):
+        if not re.fullmatch(r"middle|all|every:[1-9]\d*", self.frames):
+            raise ConfigError(f"--frames {self.frames}: middle, all, or every:N such as every:4")
         try:
             re.compile(self.group_pattern or "")
         except re.error as error:

@@ -1,0 +1,249 @@
+"""How a data set lies on disk, in a file: its tables, where its images are, and which column means what.
+
+The layouts of the usual sets ship in `layouts`, one JSON file each, described in `layout.schema.json`; a file of one's
+own may be JSON or YAML. A part of a layout is a table, or a pattern of image files whose parts are its columns:
+
+    {"table": "a. Training Set/labels.csv", "format": {...}, "images": [{"image": "{ID}", "labels": [...]}]}
+    {"files": "{split}/{class}/{file}", "images": [{"image": "{path}", "labels": [{"column": "class"}]}]}
+"""
+
+import json
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from keepfit_clip.errors import TableError, first_line
+from keepfit_clip.files import parse_json
+from keepfit_clip.knowledge.files import parse_yaml
+from keepfit_clip.knowledge.labels import label_map_names
+
+__all__ = ["ImageRule", "LabelRule", "Layout", "Part", "layout_names", "read_layout"]
+
+_FOLDER = Path(__file__).parent / "layouts"
+_LARGEST_FILE = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """What columns say of an image.
+
+    Args:
+        columns: that hold labels.
+        one_hot: whether they hold 1 for what their name says.
+        map: label -> categories, for these columns alone.
+        label_map: name of a shipped label map, for these columns alone.
+        separator: between several labels in a cell; None leaves ";" and "|".
+    """
+
+    columns: tuple[str, ...]
+    one_hot: bool = False
+    map: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    label_map: str = ""
+    separator: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """An image of a row: an eye of two, or the only one. Texts are templates: {COLUMN} stands for its cell.
+
+    Args:
+        image: path below the root; without an ending of an image, the usual ones are tried.
+        anywhere: whether the file's name is looked for in all folders.
+        if_there: whether an image that is not there is passed over: another rule may have it.
+        attributes: template of words about the image itself.
+        labels: rules of its labels.
+        captions: templates of its captions.
+        eye, patient, split, modality: templates.
+        codes: eye, split or modality -> what a cell's codes stand for.
+    """
+
+    image: str
+    anywhere: bool = False
+    if_there: bool = False
+    attributes: str = ""
+    labels: tuple[LabelRule, ...] = ()
+    captions: tuple[str, ...] = ()
+    eye: str = ""
+    patient: str = ""
+    split: str = ""
+    modality: str = ""
+    codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table, or a pattern of files.
+
+    Args:
+        table: pattern of paths of tables below the root; {NAME} in it is a column; "" where files are the rows.
+        files: pattern of paths of images below the root.
+        format: how a table is written: kind, separator, header, columns, encoding, sheet, keys.
+        parse: column -> pattern of its cells; its {NAME}s become columns.
+        images: of each row.
+        keep: column -> values of the rows that are taken.
+        drop: column -> values of rows that are not.
+        optional: whether a set may be without it.
+    """
+
+    table: str = ""
+    files: str = ""
+    format: Mapping[str, Any] = field(default_factory=dict)
+    parse: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[ImageRule, ...] = ()
+    keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    drop: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk.
+
+    Args:
+        name: of the set.
+        title: its whole name.
+        modality: of its images, or None.
+        parts: of it.
+        images: how many it has, as published, or None.
+        labels: what its labels are, in words.
+        licence, home: as words; licences and homes change, so look.
+        source: where the layout is documented.
+        unverified: what of the layout could not be verified.
+    """
+
+    name: str
+    title: str
+    modality: str | None
+    parts: tuple[Part, ...]
+    images: int | None = None
+    labels: str = ""
+    licence: str = ""
+    home: str = ""
+    source: str = ""
+    unverified: tuple[str, ...] = ()
+
+    def columns(self, part: Part) -> set[str]:
+        """Names of the columns that a part's rows must have."""
+        rules = part.images
+        templates = [t for r in rules for t in (r.image, *r.captions, r.eye, r.patient, r.split, r.modality)]
+        named = {column for t in templates for _, column, _, _ in string.Formatter().parse(t) if column is not None}
+        labels = {c for r in rules for rule in r.labels if not rule.one_hot for c in rule.columns}
+        parsed = {name for pattern in part.parse.values() for name in re.findall(r"\{(\w+)\}", pattern)}
+        given = set(re.findall(r"\{(\w+)\}", part.table))
+        return (named | labels | set(part.keep) | set(part.drop) | set(part.parse)) - parsed - given
+
+    def tree(self) -> list[str]:
+        """The files that it expects, a line each."""
+        lines = []
+        for part in self.parts:
+            may = "   (may be missing)" if part.optional else ""
+            if part.table:
+                lines.append(f"{part.table}{may}")
+            lines += [
+                f"{part.files or image_lines}{may}" for image_lines in dict.fromkeys(i.image for i in part.images)
+            ]
+        return list(dict.fromkeys(lines))
+
+
+def layout_names() -> list[str]:
+    """Names of the layouts that ship with the library."""
+    return sorted(path.stem for path in _FOLDER.glob("*.json"))
+
+
+@lru_cache(maxsize=64)
+def read_layout(name: str) -> Layout:
+    """A shipped layout by its name, or one's own by its path.
+
+    Raises:
+        TableError: there is none, or it does not say what it should.
+    """
+    path = _FOLDER / f"{name}.json" if name in layout_names() else Path(name)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(_LARGEST_FILE + 1)
+        if len(text) > _LARGEST_FILE:
+            raise TableError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB, which no layout is")
+        content = parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else parse_json(text)
+    except OSError as error:
+        shipped = ", ".join(layout_names())
+        raise TableError(f"{name}: no such layout ({first_line(error)}); shipped are {shipped}") from error
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{path}: neither JSON nor YAML ({' '.join(str(error).split())})") from error
+    problem = next(iter(_problems(content)), None)
+    if problem is not None:
+        raise TableError(f"{path}: {problem}")
+    return _layout(content, path.stem)
+
+
+def _problems(content):
+    schema = json.loads((Path(__file__).parent / "layout.schema.json").read_text(encoding="utf-8"))
+    for error in sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(content), key=lambda e: list(map(str, e.path))
+    ):
+        where = ".".join(map(str, error.absolute_path)) or "the file"
+        yield f"{where}: {error.message[:200]}"
+        return
+    for number, part in enumerate(content["parts"]):
+        if bool(part.get("table")) == bool(part.get("files")):
+            yield f"parts.{number}: has either a table or files"
+        for image in part["images"]:
+            templates = [
+                image["image"],
+                *image.get("captions", ()),
+                *(image.get(k, "") for k in ("eye", "patient", "split")),
+            ]
+            for template in templates:
+                try:
+                    list(string.Formatter().parse(template))
+                except ValueError as error:
+                    yield f"parts.{number}: {template!r} is no template: {error}"
+            for rule in image.get("labels", ()):
+                if rule.get("label_map") and rule["label_map"] not in label_map_names():
+                    yield f"parts.{number}: there is no label map {rule['label_map']!r}"
+
+
+def _layout(content: dict, name: str) -> Layout:
+    facts = {key: content[key] for key in ("title", "images", "labels", "licence", "home", "source") if key in content}
+    return Layout(
+        name,
+        modality=content.get("modality"),
+        parts=tuple(map(_part, content["parts"])),
+        unverified=tuple(content.get("unverified", ())),
+        **{"title": name, **facts},
+    )
+
+
+def _part(entry: dict) -> Part:
+    return Part(
+        entry.get("table", ""),
+        entry.get("files", ""),
+        entry.get("format", {}),
+        entry.get("parse", {}),
+        tuple(map(_image_rule, entry["images"])),
+        {column: tuple(map(str, values)) for column, values in entry.get("keep", {}).items()},
+        {column: tuple(map(str, values)) for column, values in entry.get("drop", {}).items()},
+        entry.get("optional", False),
+    )
+
+
+def _image_rule(entry: dict) -> ImageRule:
+    fields = {
+        **entry,
+        "labels": tuple(map(_label_rule, entry.get("labels", ()))),
+        "captions": tuple(entry.get("captions", ())),
+    }
+    return ImageRule(**fields)
+
+
+def _label_rule(entry: dict) -> LabelRule:
+    columns = entry.get("columns") or [entry["column"]]
+    meanings = {str(label): tuple(categories) for label, categories in entry.get("map", {}).items()}
+    return LabelRule(
+        tuple(columns), entry.get("one_hot", False), meanings, entry.get("label_map", ""), entry.get("separator")
+    )

@@ -1,0 +1,90 @@
+"""From answers about images to answers about volumes, eyes or patients."""
+
+import re
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from keepfit_clip.data.records import Record
+from keepfit_clip.errors import ConfigError
+from keepfit_clip.images.reading import Frame
+
+__all__ = ["POOLS", "check_pooling", "keys_of", "pool_answers"]
+
+POOLS = ("volume", "eye", "patient")
+_TOP = re.compile(r"top-([1-9]\d*)$")
+
+
+def check_pooling(pool: str | None, by: str) -> None:
+    """Raises ConfigError where there is no such pooling."""
+    if pool is not None and pool not in POOLS:
+        raise ConfigError(f"--pool {pool}: {', '.join(POOLS)}")
+    if by not in ("mean", "max") and not _TOP.match(by):
+        raise ConfigError(f"--pool-by {by}: mean, max, or top-K such as top-3")
+
+
+def keys_of(records: Sequence[Record], pool: str) -> list[Hashable]:
+    """What each record belongs to.
+
+    Args:
+        records: of images.
+        pool: "volume", "eye" or "patient".
+
+    Raises:
+        ConfigError: a record does not say.
+    """
+    keys = [_key(record, pool) for record in records]
+    unknown = [record.row for record, key in zip(records, keys, strict=True) if key is None]
+    if unknown:
+        missing = {"volume": "volume", "eye": "patient or eye", "patient": "patient"}[pool]
+        raise ConfigError(
+            f"--pool {pool}: {len(unknown)} rows say no {missing} (first: row {unknown[0]}); name the column with "
+            f"--{'patient' if pool == 'eye' else pool}-column"
+        )
+    return keys
+
+
+def _key(record: Record, pool: str) -> Hashable:
+    if pool == "volume":
+        return str(record.image.path) if isinstance(record.image, Frame) else record.volume
+    if record.patient is None or (pool == "eye" and record.eye is None):
+        return None
+    return (record.dataset, record.patient, record.eye) if pool == "eye" else (record.dataset, record.patient)
+
+
+def pool_answers(
+    labels: np.ndarray, probabilities: np.ndarray, keys: Sequence[Hashable], by: str = "mean"
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Labels and probabilities of what images belong to.
+
+    Args:
+        labels: (N,) class numbers of the images.
+        probabilities: (N, K).
+        keys: what each image belongs to.
+        by: "mean", "max", or "top-K": the mean of the K largest probabilities of each class. The classes' values are
+            then made to add up to 1.
+
+    Returns:
+        (G,) labels, (G, K) probabilities, and how many were left out because their images have several labels.
+    """
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    group = np.array([numbers[key] for key in keys])
+    pooled_labels, pooled, mixed = [], [], 0
+    for number in range(len(numbers)):
+        members = group == number
+        if len(set(labels[members].tolist())) > 1:
+            mixed += 1
+            continue
+        values = _pooled(probabilities[members], by)
+        pooled_labels.append(int(labels[members][0]))
+        pooled.append(values / values.sum())
+    shape = (0, probabilities.shape[1])
+    return np.array(pooled_labels, dtype=int), np.array(pooled).reshape(-1, *shape[1:]), mixed
+
+
+def _pooled(values: np.ndarray, by: str) -> np.ndarray:
+    """(n, K) to (K,)."""
+    if by == "mean":
+        return values.mean(axis=0)
+    count = 1 if by == "max" else min(int(_TOP.match(by)[1]), len(values))
+    return np.sort(values, axis=0)[-count:].mean(axis=0)

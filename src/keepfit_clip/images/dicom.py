@@ -1,0 +1,179 @@
+"""DICOM: ophthalmic photographs (OP) and tomograms (OPT) as pictures, with nothing of their header but what they are.
+
+Read by pydicom (extra `clinical`), compressed transfer syntaxes by its pylibjpeg wheels. Values become 8 bits by the
+window that the file gives, or else by the rule of `keepfit_clip.images.depth`.
+"""
+
+import io
+import logging
+import warnings
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from keepfit_clip.errors import ImageError
+from keepfit_clip.extras import require_extra
+from keepfit_clip.images.depth import to_8_bit
+
+__all__ = ["DICOM_SUFFIXES", "DicomFacts", "dicom_facts", "dicom_picture", "is_dicom"]
+
+DICOM_SUFFIXES = (".dcm", ".dicom")
+_PREAMBLE, _MAGIC = 128, b"DICM"  # PS3.10, 7.1
+_SIDES = {"L": "left", "R": "right"}
+_TOMOGRAMS = {"OPT", "OCT"}
+_FLUORESCEIN = ("fluorescein",)
+_FLUORESCEIN_CODES = {"C-B02CC", "387010007"}  # fluorescein, as SNOMED had and has it
+
+
+@dataclass(frozen=True)
+class DicomFacts:
+    """What a file says of its picture, without anything that tells of a person, a place or a time.
+
+    Args:
+        frames: how many pictures it holds.
+        eye: left, right or None.
+        modality: CFP, FFA, OCT or None.
+        spacing: millimetres between pixels, down and across, or None.
+        width, height: pixels.
+    """
+
+    frames: int
+    eye: str | None
+    modality: str | None
+    spacing: tuple[float, float] | None
+    width: int
+    height: int
+
+
+def is_dicom(source: str | Path | bytes) -> bool:
+    """Whether a file, or its content, is a DICOM file."""
+    if isinstance(source, bytes):
+        return source[_PREAMBLE : _PREAMBLE + 4] == _MAGIC
+    with open(source, "rb") as file:
+        return file.read(_PREAMBLE + 4)[_PREAMBLE:] == _MAGIC
+
+
+def dicom_facts(source: str | Path | bytes, name: str = "image") -> DicomFacts:
+    """What a file says of its picture; the pixels are not read.
+
+    Raises:
+        ImageError: it is damaged, or holds no picture.
+        MissingExtraError: what reads DICOM is not installed.
+    """
+    with closing(_opened(source)) as file:
+        return _facts(_read(file, name, stop_before_pixels=True), name)
+
+
+def dicom_picture(source: str | Path | bytes, name: str, max_pixels: int, frame: int | None = None) -> Image.Image:
+    """A picture of a file, RGB or grey at 8 bits.
+
+    Args:
+        source: path or content.
+        name: what to call it in errors.
+        max_pixels: of a frame; looked at before anything is decoded.
+        frame: its number, from 0; None is the middle one.
+
+    Raises:
+        ImageError: it is damaged, too large, or coded in a way that nothing installed reads.
+        MissingExtraError: what reads DICOM is not installed.
+    """
+    with closing(_opened(source)) as file:
+        dataset = _read(file, name)
+        facts = _facts(dataset, name)
+        if facts.width * facts.height > max_pixels:
+            raise ImageError(name, f"the image has more than {max_pixels / 1e6:.0f} million pixels")
+        number = facts.frames // 2 if frame is None else frame
+        if not 0 <= number < facts.frames:
+            raise ImageError(name, f"the file has {facts.frames} frames, none of number {number}")
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # what is damaged is told by us
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return Image.fromarray(_pixels(dataset, number))
+        except MemoryError:
+            raise
+        except Exception as error:  # pydicom and its decoders raise many kinds
+            syntax = getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", "unknown")
+            raise ImageError(name, f"its pixels cannot be decoded (transfer syntax {syntax})") from error
+
+
+def _read(file, name: str, stop_before_pixels: bool = False):
+    require_extra("clinical")
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
+    except Exception as error:
+        raise ImageError(name, "the DICOM file is truncated or damaged") from error
+
+
+def _facts(dataset, name: str) -> DicomFacts:
+    try:
+        height, width = int(dataset.Rows), int(dataset.Columns)
+        frames = max(1, int(dataset.get("NumberOfFrames") or 1))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ImageError(name, "the DICOM file holds no picture") from error
+    side = dataset.get("ImageLaterality") or dataset.get("Laterality") or _of_shared_frame(dataset)
+    return DicomFacts(frames, _SIDES.get(str(side)), _modality(dataset), _spacing(dataset), width, height)
+
+
+def _of_shared_frame(dataset) -> str:
+    """The side as enhanced objects have it: with the anatomy of all frames."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    anatomy = [item for group in shared for item in group.get("FrameAnatomySequence") or ()]
+    return next((item.get("FrameLaterality", "") for item in anatomy), "")
+
+
+def _modality(dataset) -> str | None:
+    told = str(dataset.get("Modality", "")).upper()
+    if told in _TOMOGRAMS:
+        return "OCT"
+    if told != "OP":
+        return None
+    agents = dataset.get("ContrastBolusAgentSequence") or ()
+    words = [str(dataset.get("ContrastBolusAgent", "")), *(str(agent.get("CodeMeaning", "")) for agent in agents)]
+    codes = {str(agent.get("CodeValue", "")) for agent in agents}
+    with_dye = codes & _FLUORESCEIN_CODES or any(dye in word.lower() for word in words for dye in _FLUORESCEIN)
+    return "FFA" if with_dye else "CFP"
+
+
+def _spacing(dataset) -> tuple[float, float] | None:
+    groups = dataset.get("SharedFunctionalGroupsSequence") or ()
+    shared = [item for group in groups for item in group.get("PixelMeasuresSequence") or ()]
+    values = next((item.get("PixelSpacing") for item in (dataset, *shared) if item.get("PixelSpacing")), None)
+    try:
+        return None if values is None else (float(values[0]), float(values[1]))
+    except (IndexError, TypeError, ValueError):
+        return None
+
+
+def _pixels(dataset, frame: int) -> np.ndarray:
+    """A frame as (H, W) or (H, W, 3) uint8."""
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing, pixel_array
+
+    values: Any = pixel_array(dataset, index=frame)  # YBR comes as RGB
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    if photometric == "PALETTE COLOR":
+        values = apply_color_lut(values, dataset)
+    if values.ndim == 3:
+        return to_8_bit(values, 16 if values.dtype == np.uint16 else int(dataset.BitsStored))
+    values = apply_modality_lut(values, dataset)
+    if "WindowCenter" in dataset and int(dataset.BitsStored) > 8:
+        values = apply_windowing(values, dataset)
+        low, high = float(values.min()), float(values.max())
+        values = ((values - low) / max(high - low, 1e-9) * 255).round().astype(np.uint8)
+        return 255 - values if photometric == "MONOCHROME1" else values
+    whole = np.ascontiguousarray(values)
+    if whole.dtype.kind == "f" and np.array_equal(whole, whole.round()) and whole.min() >= 0 and whole.max() < 1 << 16:
+        whole = whole.astype(np.uint16)
+    return to_8_bit(whole, int(dataset.BitsStored), inverted=photometric == "MONOCHROME1")
+
+
+def _opened(source: str | Path | bytes):
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")

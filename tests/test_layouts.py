@@ -1,0 +1,216 @@
+"""Data sets as they are unpacked: every shipped layout on a small copy of it, made by hand, with the right records.
+
+A miniature (`tests/miniatures/NAME.json`) says which files there are, and what is to be read:
+
+    {"tables": {"labels.csv": "text" | [[rows of a workbook]] | {JSON}}, "images": ["a/1.png", ...],
+     "records": [{"image": "a/1.png", "categories": [...], "eye", "patient", "split", "modality", "captions"}, ...],
+     "left_out": 0}
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from keepfit_clip.cli import app
+from keepfit_clip.data import SourceOptions, read_records
+from keepfit_clip.data.sources import SourceNotes
+from keepfit_clip.data.sources.layout import find_layouts, missing_files
+from keepfit_clip.data.sources.layout_file import layout_names, read_layout
+from keepfit_clip.drawing import draw_retina
+from keepfit_clip.errors import TableError
+
+MINIATURES = Path(__file__).with_name("miniatures")
+ASKED = {
+    "rfmid", "rfmid2", "odir5k", "brset", "mbrset", "idrid", "messidor2", "ddr", "aptos", "eyepacs", "papila",
+    "drishti", "refuge", "origa", "g1020", "lag", "airogs", "fives", "jsiec1000", "deepeyenet", "ffa-ir", "mm-retinal",
+    "mpos", "octdl", "octid", "oct-c8", "oct2017", "flair", "synfundus",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("picture") / "retina.png"
+    draw_retina("CFP", "normal", 0, size=32).image.save(path)
+    return path
+
+
+def unpack(name, root, picture):
+    """The miniature of a data set below a folder; returns what is to be read."""
+    content = json.loads((MINIATURES / f"{name}.json").read_text(encoding="utf-8"))
+    for table, written in content.get("tables", {}).items():
+        path = root / table
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".xlsx":
+            pd.DataFrame(written).to_excel(path, header=False, index=False)
+        else:
+            path.write_text(written if isinstance(written, str) else json.dumps(written), encoding="utf-8")
+    for image in content["images"]:
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, root / image)
+    return content
+
+
+def read(root, **options):
+    rejected, notes = [], SourceNotes()
+    records = list(read_records(root, None, rejected.append, SourceOptions(**options), notes))
+    return records, rejected, notes
+
+
+def as_written(record, root):
+    told = {"image": record.image.relative_to(root).as_posix()}
+    for key in ("categories", "eye", "patient", "split", "modality"):
+        value = getattr(record, key)
+        told |= {key: list(value) if isinstance(value, tuple) else value} if value else {}
+    if record.captions:
+        told["captions"] = record.caption_texts
+    return told
+
+
+def test_the_usual_sets_have_a_layout():
+    assert set(layout_names()) >= ASKED
+
+
+@pytest.mark.parametrize("name", layout_names())
+def test_a_set_as_it_is_unpacked(name, tmp_path, picture):
+    content = unpack(name, tmp_path, picture)
+    records, rejected, notes = read(tmp_path, layout=name)
+    found = sorted((as_written(record, tmp_path) for record in records), key=lambda told: told["image"])
+    assert found == sorted(content["records"], key=lambda told: told["image"])
+    assert len(rejected) == content.get("left_out", 0), [str(error) for error in rejected]
+    assert "read as" in "\n".join(notes.lines())
+
+
+@pytest.mark.parametrize("name", layout_names())
+def test_a_set_is_told_by_looking(name, tmp_path, picture):
+    unpack(name, tmp_path, picture)
+    assert name in find_layouts(tmp_path)
+    assert missing_files(read_layout(name), tmp_path) == []
+    layout = read_layout(name)
+    assert layout.source
+    assert layout.licence
+    assert layout.home
+    assert layout.tree()
+
+
+def test_no_two_sets_are_taken_for_each_other(tmp_path, picture):
+    twins = {}
+    for name in layout_names():
+        unpack(name, tmp_path / name, picture)
+        others = [found for found in find_layouts(tmp_path / name) if found != name]
+        if others:
+            twins[name] = others
+    assert twins == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "neither JSON nor YAML"),
+        ("{}", "'schema' is a required property"),
+        ('{"schema": 1, "title": "x", "parts": []}', "parts: .*"),
+        ('{"schema": 1, "title": "x", "parts": [{"images": [{"image": "a"}]}]}', "either a table or files"),
+        ('{"schema": 1, "title": "x", "parts": [{"table": "t.csv", "images": [{"image": "{a"}]}]}', "no template"),
+        (
+            '{"schema": 1, "title": "x", "parts": [{"table": "t", "images": [{"image": "a", "labels": '
+            '[{"column": "c", "label_map": "nope"}]}]}]}',
+            "no label map 'nope'",
+        ),
+    ],
+)
+def test_broken_layouts_are_one_clear_error(tmp_path, content, message):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(TableError, match=message):
+        read_layout(str(path))
+    with pytest.raises(TableError, match=r"no such layout.*rfmid"):
+        read_layout("rfmidd")
+
+
+def test_a_layout_of_ones_own(tmp_path, picture):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "t.txt").write_text("0007 1 x\n0008 0 x\n0009 2 bad\n")
+    for name in ("0007", "0008", "0009"):
+        shutil.copy(picture, tmp_path / "set" / f"{name}.png")
+    (tmp_path / "mine.yaml").write_text(
+        "schema: 1\ntitle: mine\nmodality: OCT\nparts:\n- table: t.txt\n"
+        "  format: {separator: ' ', columns: [id, grade, quality]}\n  drop: {quality: [bad]}\n  images:\n"
+        "  - image: '{id}'\n    eye: '{grade}'\n    codes: {eye: {'1': left, '0': right}}\n"
+        "    labels: [{column: grade, map: {'0': [normal], '1': [drusen, glaucoma]}}]\n"
+    )
+    records, rejected, notes = read(tmp_path / "set", layout=str(tmp_path / "mine.yaml"))
+    assert rejected == []
+    assert [(r.categories, r.eye, r.modality) for r in records] == [
+        (("drusen", "glaucoma"), "left", "OCT"), (("normal",), "right", "OCT")]  # fmt: skip
+    assert "1 rows left out" in "\n".join(notes.lines())
+
+
+def test_what_is_missing_is_named(tmp_path, picture):
+    unpack("aptos", tmp_path, picture)
+    for table in tmp_path.glob("*.csv"):
+        table.unlink()
+    with pytest.raises(TableError, match=r"not laid out as .*it has no .*csv"):
+        read(tmp_path, layout="aptos")
+    assert "csv" in CliRunner().invoke(app, ["datasets", "find", str(tmp_path)]).output
+
+
+def test_commands(tmp_path, picture):
+    runner = CliRunner()
+    listed = runner.invoke(app, ["datasets", "list"], env={"COLUMNS": "200"}).output
+    assert all(name in listed for name in ASKED)
+    shown = runner.invoke(app, ["datasets", "show", "odir5k"]).output
+    assert "ODIR" in shown
+    unpack("odir5k", tmp_path, picture)
+    assert "odir5k" in runner.invoke(app, ["datasets", "find", str(tmp_path)]).output
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"schema": 1, "title": "x", "parts": []}')
+    with pytest.raises(TableError):
+        runner.invoke(app, ["datasets", "check", str(mine)], catch_exceptions=False)
+    out = tmp_path / "shards"
+    arguments = ["shards", "build", str(tmp_path), "--out", str(out), "--kind", "public", "--layout", "odir5k"]
+    result = runner.invoke(app, [*arguments, "--workers", "1", "--keep-identifiers"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert list(out.glob("*.tar"))
+
+
+def test_the_split_that_comes_with_a_set_is_kept(tmp_path, picture):
+    runner = CliRunner()
+    unpack("fives", tmp_path / "set", picture)
+    arguments = ["shards", "build", str(tmp_path / "set"), "--out", str(tmp_path / "shards"), "--kind", "public"]
+    result = runner.invoke(app, [*arguments, "--split", "given", "--workers", "1"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
+    assert sorted(manifest["parts"]) == ["test", "train"]
+
+
+def test_rows_without_a_part_are_left_out_of_a_given_split(tmp_path):
+    from keepfit_clip.errors import ShardError
+    from tests.pictures import write_public
+
+    table = write_public(tmp_path, 4)
+    arguments = [
+        "shards",
+        "build",
+        str(table),
+        "--out",
+        str(tmp_path / "shards"),
+        "--kind",
+        "public",
+        "--split",
+        "given",
+    ]
+    with pytest.raises(ShardError, match="says no part of a split"):
+        CliRunner().invoke(app, [*arguments, "--images", str(tmp_path), "--workers", "1"], catch_exceptions=False)
+
+
+def test_the_fold_of_a_given_split():
+    from keepfit_clip.errors import ConfigError
+    from keepfit_clip.transfer.splits import given_fold
+
+    learnt, tested = given_fold(["train", "test", None, "val", "test"])
+    assert (learnt.tolist(), tested.tolist()) == ([0, 3], [1, 4])
+    with pytest.raises(ConfigError, match="the source gives train"):
+        given_fold(["train", None])
