@@ -53,13 +53,16 @@ def test_there_are_at_least_300_sentences_of_all_modalities_and_kinds():
     ("text", "expected"),
     [
         ("OD: drusen. OS: no drusen.", {("drusen", "present", "right"), ("drusen", "absent", "left")}),
+        ("不能除外脉络膜新生血管", {("choroidal neovascularization", "uncertain", None)}),
+        ("并非青光眼", {("glaucoma", "absent", None)}),
+        ("否认青光眼家族史", {("glaucoma", "absent", None)}),
         ("Glaucoma in 2015, drusen since 2016.", {("glaucoma", "historical", None), ("drusen", "present", None)}),
         ("DRUSEN ARE PRESENT", {("drusen", "present", None)}),
         ("a 3 mm cord-like strand", set()),
         ("", set()),
         (" .;:? ", set()),
     ],
-)
+)  # fmt: skip
 def test_by_hand(text, expected):
     assert find_mentions(text, KNOWLEDGE) == {Mention(*mention) for mention in expected}
 

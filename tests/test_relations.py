@@ -123,6 +123,11 @@ def test_other_ways_are_refused():
         (["normal"], {"no glaucoma", "no drusen", "normal"}, {"glaucoma", "drusen", "retinal disease"}),
         (["no macular edema"], {"no diabetic macular edema"}, {"diabetic macular edema", "macular edema"}),
         (["no diabetic macular edema"], {"no diabetic macular edema"}, {"diabetic macular edema"}),
+        (["normal"], {"normal macula", "normal optic disc"}, {"macular hole"}),
+        (["normal macula"], {"no macular hole"}, {"macular hole"}),
+        (["macular hole"], {"maculopathy"}, {"normal macula", "normal"}),
+        (["glaucoma"], {"retinal disease"}, {"normal optic disc"}),
+        (["normal", "tessellated fundus"], {"tessellated fundus"}, {"glaucoma"}),
         (["arterial phase"], {"arterial phase"}, set()),
         (["something new"], {"something new"}, set()),
     ],
@@ -137,6 +142,15 @@ def test_what_is_not_implied_is_not_excluded_either():
     assert KNOWLEDGE.implied(["no diabetic macular edema"]).isdisjoint({"no macular edema", "normal"})
     assert "macular edema" not in KNOWLEDGE.excluded(["no diabetic macular edema"])
     assert "no cataract" not in KNOWLEDGE.implied(["glaucoma"])
+
+
+def test_what_is_seen_counts_more_than_what_would_follow():
+    seen = ["no diabetic retinopathy", "diabetic macular edema"]
+    implied, excluded = KNOWLEDGE.implied(seen), KNOWLEDGE.excluded(seen)
+    assert {*seen, "macular edema"} <= implied
+    assert implied.isdisjoint({"diabetic retinopathy", "no diabetic macular edema"})
+    assert excluded.isdisjoint(seen)
+    assert implied.isdisjoint(excluded)
 
 
 def test_a_condition_with_several_parents_follows_to_each():

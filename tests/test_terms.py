@@ -41,10 +41,30 @@ AROUND = st.sampled_from(
         ("no retinal disease", "normal"),
         ("not normal", "retinal disease"),
         ("non-proliferative diabetic retinopathy", "non-proliferative diabetic retinopathy"),
+        ("AMD-", "no age-related macular degeneration"),
+        ("DR +", "diabetic retinopathy"),
+        ("drusen (-)", "no drusen"),
+        ("glaucoma (no)", "no glaucoma"),
+        ("macular edema (resolved)", "no macular edema"),
+        ("AMD (wet)", "neovascular age-related macular degeneration"),
+        ("macular hole (stage 2)", "stage 2 macular hole"),
+        ("non-arteritic AION", "non-arteritic anterior ischemic optic neuropathy"),
+        ("non-infectious uveitis", "uveitis"),
+        ("non-rhegmatogenous retinal detachment", "retinal detachment"),
+        ("non-referable DR", "no referable diabetic retinopathy"),
+        ("nonreferable DR", "no referable diabetic retinopathy"),
+        ("non-center involving DME", "non-center-involved diabetic macular edema"),
+        ("PEDs", "pigment epithelial detachment"),
+        ("no normal macula", "maculopathy"),
     ],
 )
 def test_labels_resolve(label, name):
     assert KNOWLEDGE.resolve(label) == name
+
+
+@pytest.mark.parametrize("label", ["DR (suspected)", "glaucoma (?)", "-1", "POH", "nonsense", "(", ")", "", "non", "-"])
+def test_what_says_nothing_sure_is_not_resolved(label):
+    assert KNOWLEDGE.resolve(label) is None
 
 
 def test_a_word_of_a_label_alone_is_none_in_a_sentence():

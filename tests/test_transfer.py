@@ -580,13 +580,18 @@ def test_names_alone_and_with_descriptions_side_by_side_each_modality_in_its_own
     table = write_table(tmp_path / "t.csv", ("image", "label", "modality"), rows)
     loaded = load_model(exported)
     encoded = encode_set(loaded, read_downstream(table, coloured, list(COLOURS)))
-    options = TransferOptions(("zero-shot", "zero-shot-names"), folds=3, resamples=20)
+    options = TransferOptions(("zero-shot", "zero-shot-names", "zero-shot-findings"), folds=3, resamples=20)
     found = dict(zip(options.methods, run_transfer(loaded, encoded, options), strict=True))
     rows = np.concatenate([held_out for _, held_out in folds_of(encoded.labels, 3, encoded.groups)])
     for method, outcome in found.items():
         for modality in ("CFP", "OCT"):
             classifier = ZeroShotClassifier(
-                loaded.model, loaded.tokenizer, list(COLOURS), modality, descriptions=method == "zero-shot"
+                loaded.model,
+                loaded.tokenizer,
+                list(COLOURS),
+                modality,
+                descriptions=method != "zero-shot-names",
+                findings=method == "zero-shot-findings",
             )
             members = [i for i, row in enumerate(rows) if encoded.downstream.records[row].modality == modality]
             images = torch.from_numpy(encoded.features.projected[rows[members]])

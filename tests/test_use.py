@@ -35,11 +35,13 @@ def command(monkeypatch):
     return run
 
 
-def test_class_feature_is_the_normalised_mean_over_names_and_findings(loaded):
+def test_class_feature_is_the_normalised_mean_over_its_texts(loaded):
     from keepfit_clip.knowledge.conditions import Knowledge
     from keepfit_clip.knowledge.templates import class_texts
 
-    classifier = ZeroShotClassifier(loaded.model, loaded.tokenizer, ["glaucoma", "normal"], modality="CFP")
+    classifier = ZeroShotClassifier(
+        loaded.model, loaded.tokenizer, ["glaucoma", "normal"], modality="CFP", findings=True
+    )
     texts = class_texts("glaucoma", "CFP", Knowledge.load())
     assert len(texts) > 3
     with torch.no_grad():

@@ -10,6 +10,7 @@ from keepfit_clip.cli.console import console, end_in_part, error_console, quiet_
 from keepfit_clip.cli.options import (
     USE,
     Device,
+    Findings,
     Images,
     JsonFile,
     KnowledgeFile,
@@ -33,6 +34,7 @@ def classify(
     categories: Annotated[str, typer.Option(help='the classes, e.g. "glaucoma,normal"')],
     modality: Modality = None,
     names_only: NamesOnly = False,
+    findings: Findings = False,
     knowledge: KnowledgeFile = None,
     json_file: JsonFile = None,
     device: Device = None,
@@ -53,6 +55,7 @@ def classify(
         upper(modality),
         Knowledge.load(knowledge),
         not names_only,
+        findings,
     )
     if classifier.unknown:
         unknown = escape(", ".join(classifier.unknown))

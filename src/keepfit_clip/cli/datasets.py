@@ -22,14 +22,13 @@ def list_sets() -> None:
     """List the data sets that are read as they were unpacked. Nothing is downloaded: look the homes up."""
     from keepfit_clip.data.sources.layout_file import layout_names, read_layout
 
-    table = Table("name", "data set", "modality", "images", "labels", "licence, as published", "home")
     for name in layout_names():
         layout = read_layout(name)
+        size = f"{layout.images:,} images" if layout.images else ""
+        facts = ", ".join(filter(None, (layout.modality, size, layout.labels)))
         open_question = " *" if layout.unverified else ""
-        size = f"{layout.images:,}" if layout.images else ""
-        facts = (layout.modality or "", size, layout.labels, layout.licence, layout.home)
-        table.add_row(name + open_question, escape(layout.title), *map(escape, facts))
-    console.print(table)
+        console.print(f"[bold]{escape(name)}[/]{open_question}  {escape(layout.title)}: {escape(facts)}")
+        console.print(f"    {escape(layout.home)}. Licence: {escape(layout.licence)}", style="dim")
     console.print("* something of the layout could not be verified: `keepfit-clip datasets show NAME`", soft_wrap=True)
 
 
@@ -84,7 +83,9 @@ def find(folder: Annotated[Path, typer.Argument(help="that a data set was unpack
 
 def _likeness(layout, there: list[str]) -> float:
     """How much a file or folder is called like one of a layout's, from 0 to 1."""
-    patterns = [pattern for part in layout.parts for pattern in (part.table, part.files, *(i.image for i in part.images))]
+    patterns = [
+        pattern for part in layout.parts for pattern in (part.table, part.files, *(i.image for i in part.images))
+    ]
     wanted = {step.lower() for pattern in patterns for step in pattern.split("/") if "{" not in step}
     pairs = ((have, want) for have in there for want in wanted if len(want) > _SHORT)
     return max((SequenceMatcher(None, *pair).ratio() for pair in pairs), default=0)

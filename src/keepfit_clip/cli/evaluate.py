@@ -15,6 +15,7 @@ from keepfit_clip.cli.options import (
     Cache,
     Classes,
     Device,
+    Findings,
     JsonFile,
     KnowledgeFile,
     Modality,
@@ -56,6 +57,7 @@ def evaluate(
     pool_by: Annotated[str, typer.Option(help="mean, max, or top-K: the mean of the K largest of a class")] = "mean",
     json_file: JsonFile = None,
     names_only: NamesOnly = False,
+    findings: Findings = False,
     knowledge: KnowledgeFile = None,
     device: Device = None,
 ) -> None:
@@ -78,6 +80,7 @@ def evaluate(
         progress=with_progress("Classifying"),
         options=source_options,
         allow_missing_classes=allow_missing_classes,
+        findings=findings,
     )
     tell_notes(result.notes)
     show_left_out(result.left_out, "rows not scored")

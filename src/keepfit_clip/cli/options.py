@@ -20,6 +20,7 @@ __all__ = [
     "Cache",
     "Classes",
     "Device",
+    "Findings",
     "Images",
     "JsonFile",
     "KnowledgeFile",
@@ -73,7 +74,10 @@ JsonFile = Annotated[
     typer.Option("--json", help="write the result for machines; - is standard output", callback=_tables_to_stderr),
 ]
 KnowledgeFile = Annotated[Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")]
-NamesOnly = Annotated[bool, typer.Option(help="compare with the names alone, without descriptions")]
+NamesOnly = Annotated[bool, typer.Option(help="compare with the canonical names alone")]
+Findings = Annotated[
+    bool, typer.Option("--findings", help="compare with what is visible of each class too, where each has some")
+]
 
 
 def class_spec(asked: str | None, table: Path):

@@ -46,8 +46,8 @@ def transfer(
     method: Annotated[
         str,
         typer.Option(
-            help="zero-shot, zero-shot-names, linear-probe, clip-adapter, tip-adapter, tip-adapter-f, finetune, "
-            "joined by ','"
+            help="zero-shot, zero-shot-names, zero-shot-findings, linear-probe, clip-adapter, tip-adapter, "
+            "tip-adapter-f, finetune, joined by ','"
         ),
     ] = "zero-shot",
     shots: Annotated[

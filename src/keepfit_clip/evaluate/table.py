@@ -119,6 +119,7 @@ def evaluate_table(
     progress=iter,
     options: SourceOptions | None = None,
     allow_missing_classes: bool = False,
+    findings: bool = False,
 ) -> TableScores:
     """Zero-shot classification of the images of a table, one pass and nothing kept; see `transfer` for more.
 
@@ -132,6 +133,7 @@ def evaluate_table(
         rows: row numbers to use; all by default.
         progress: wraps the list of batches' paths.
         options: names of columns and the like.
+        findings: see `ZeroShotClassifier`.
         allow_missing_classes: whether a class may be without images; the scores then say nothing of it.
 
     Raises:
@@ -148,7 +150,7 @@ def evaluate_table(
         raise ConfigError(f"{downstream.spec.title}: zero-shot needs one named class for each image; see `transfer`")
     modalities = [modality or downstream.spec.modality or record.modality for record in downstream.records]
     classifiers = {
-        m: ZeroShotClassifier(loaded.model, loaded.tokenizer, downstream.classes, m, knowledge, descriptions)
+        m: ZeroShotClassifier(loaded.model, loaded.tokenizer, downstream.classes, m, knowledge, descriptions, findings)
         for m in dict.fromkeys(modalities)
     }
     paths = [record.image for record in downstream.records]

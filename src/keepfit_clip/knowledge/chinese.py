@@ -44,7 +44,8 @@ def chinese_mentions(text: str, knowledge: Knowledge) -> Iterator[tuple[str, str
                 elif number and between and not _JOINS.fullmatch(between):
                     status = "present"
                 behind = part[end : found[number + 1][0]] if number + 1 < len(found) else part[end:]
-                yield name, _closed(behind, rules["behind"]) or status, eye
+                closed = _closed(behind, rules["behind"])
+                yield name, status if (closed, status) == ("family", "absent") else closed or status, eye
 
 
 def _opened(text: str, rules: dict[str, list[str]]) -> str | None:
@@ -84,9 +85,10 @@ def _names(knowledge: Knowledge) -> list[tuple[str, str]]:
     """Chinese name and canonical name of each condition, the longest first."""
     names: dict[str, str] = {}
     for condition in knowledge.conditions.values():
-        for word in condition.languages["zh"].names if "zh" in condition.languages else ():
+        wording = condition.languages.get("zh")
+        for word in (*wording.names, *wording.spellings) if wording else ():
             names[word] = condition.name
-        names.update((word, condition.name) for word in condition.abbreviations if len(word) > 2)
+        names.update((word, condition.name) for word in condition.abbreviations if word.isupper())
     return sorted(names.items(), key=lambda entry: len(entry[0]), reverse=True)
 
 

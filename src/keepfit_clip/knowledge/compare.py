@@ -47,6 +47,7 @@ def _texts(condition: Condition) -> dict[str, list[str]]:
         elif entry.name == "languages":
             for language, wording in value.items():
                 found[f"{language} names"] = list(wording.names)
+                found[f"{language} spellings"] = list(wording.spellings)
                 for part in ("findings", "absent"):
                     by_modality = getattr(wording, part)
                     found |= {f"{language} {part} {modality}": list(texts) for modality, texts in by_modality.items()}

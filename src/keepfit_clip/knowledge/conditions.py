@@ -17,7 +17,7 @@ from pathlib import Path
 
 from keepfit_clip.errors import KnowledgeError
 from keepfit_clip.knowledge.files import problem_report, read_knowledge_file, shipped_entries
-from keepfit_clip.knowledge.terms import normal_form, readings, tidied
+from keepfit_clip.knowledge.terms import normal_form, readings, tidied, without_non
 
 __all__ = ["MODALITIES", "Code", "Condition", "Knowledge", "Term", "Wording"]
 
@@ -26,7 +26,16 @@ NORMAL, ANY_DISEASE = "normal", "retinal disease"
 _NO_DISEASE = {
     NORMAL, "normal macula", "normal optic disc", "normal retinal vessels",
     "intraocular lens", "scleral buckle", "gas-filled eye", "silicone oil-filled eye",
+    "tessellated fundus", "large optic cup", "myopia", "posterior vitreous detachment",
 }  # fmt: skip
+# What is normal -> what is there where it is not.
+OPPOSITES = {
+    NORMAL: ANY_DISEASE, "normal macula": "maculopathy", "normal optic disc": "abnormal optic disc",
+    "normal retinal vessels": "retinal vascular abnormality",
+}  # fmt: skip
+# "non-referable" denies; "non-arteritic" tells which kind it is.
+_GRADES = ("referable", "clinically", "significant", "sight", "vision", "high", "center", "advanced", "severe")
+_DEEPEST = 40  # levels of parents
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,14 @@ class Wording:
     """What a condition is called and how it looks, in a language other than English.
 
     Args:
-        names: the usual name first.
+        names: the usual name first; texts use them.
+        spellings: other forms, narrower ones too; recognised, never used in a text.
         findings: modality -> visible findings.
         absent: modality -> what is seen where it is not.
     """
 
     names: tuple[str, ...] = ()
+    spellings: tuple[str, ...] = ()
     findings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     absent: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -104,6 +115,7 @@ class Condition:
         fields["languages"] = {
             language: Wording(
                 tuple(wording.get("names", ())),
+                tuple(wording.get("spellings", ())),
                 _by_modality(wording.get("findings", {})),
                 _by_modality(wording.get("absent", {})),
             )
@@ -114,7 +126,7 @@ class Condition:
     @property
     def terms(self) -> tuple[str, ...]:
         """Everything it is recognised by, in a sentence too."""
-        foreign = (name for wording in self.languages.values() for name in wording.names)
+        foreign = (name for wording in self.languages.values() for name in (*wording.names, *wording.spellings))
         return (self.name, *self.synonyms, *self.abbreviations, *self.spellings, *foreign)
 
     @property
@@ -182,10 +194,14 @@ class Knowledge:
     def _parent_problems(self) -> Iterator[str]:
         for condition in self.conditions.values():
             unknown = [parent for parent in condition.parents if parent not in self.conditions]
-            if unknown:
+            if not normal_form(condition.name):
+                yield f"{condition.name!r} has no letter"
+            elif unknown:
                 yield f"{condition.name!r} has the unknown parent {unknown[0]!r}"
             elif condition.name in self.ancestors(condition.name):
                 yield f"{condition.name!r} is among its own parents"
+            elif len(self._levels(condition.name)) > _DEEPEST:
+                yield f"{condition.name!r} has more than {_DEEPEST} levels of parents"
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "Knowledge":
@@ -214,15 +230,39 @@ class Knowledge:
 
     def _find(self, word: str) -> Term:
         for text, denied in readings(word):
-            name = self._by_term.get(normal_form(text))
+            name = self._by_term.get(normal_form(text)) or self._by_term.get(self._spelled_out(text))
             if name is not None:
                 return self._denial(name) if denied else Term(name, self.conditions[name])
-        return Term(tidied(word))
+        return self._without_non(word) or Term(tidied(word))
+
+    def _spelled_out(self, text: str) -> str:
+        """The form of a text with the names of its abbreviations in their places: "non-center-involving DME"."""
+        words = normal_form(text).split()
+        if len(words) < 2:
+            return ""
+        names = [self._by_term.get(word, "") for word in words]
+        pairs = zip(words, names, strict=True)
+        return normal_form(" ".join(name if name and self._abbreviates(word, name) else word for word, name in pairs))
+
+    def _abbreviates(self, word: str, name: str) -> bool:
+        return any(normal_form(short) == word for short in self.conditions[name].abbreviations)
+
+    def _without_non(self, word: str) -> Term | None:
+        """ "non-glaucoma" denies; "non-arteritic AION" is an AION, since only its kind is denied."""
+        parts = without_non(word)
+        if parts is None:
+            return None
+        whole, rest = (
+            self._by_term.get(normal_form(part)) or self._by_term.get(self._spelled_out(part)) for part in parts
+        )
+        if rest is not None and not parts[0].startswith(_GRADES):
+            return Term(rest, self.conditions[rest])
+        return None if whole is None else self._denial(whole)
 
     def _denial(self, name: str) -> Term:
-        if name == NORMAL:  # "not normal"
-            name, denied = ANY_DISEASE, name
-            return Term(name, self.conditions[name]) if name in self.conditions else Term(f"no {denied}")
+        opposite = OPPOSITES.get(name)  # "not normal"
+        if opposite in self.conditions:
+            return Term(opposite, self.conditions[opposite])
         whole = self._by_term.get(normal_form(f"no {name}"))  # "no retinal disease" is a name of "normal"
         if whole is not None:
             return Term(whole, self.conditions[whole])
@@ -258,13 +298,19 @@ class Knowledge:
 
     def ancestors(self, name: str) -> list[str]:
         """Canonical names of what a condition is a form or sign of, the nearest first."""
-        names: dict[str, None] = {}
-        level = self.conditions[name].parents if name in self.conditions else ()
+        return [broader for level in self._levels(name) for broader in level]
+
+    def _levels(self, name: str) -> list[tuple[str, ...]]:
+        """The broader conditions, level by level."""
+        levels: list[tuple[str, ...]] = []
+        seen: set[str] = set()
+        level = self._parents_of(name)
         while level:
-            names.update(dict.fromkeys(level))
+            levels.append(level)
+            seen.update(level)
             above = (parent for broader in level for parent in self._parents_of(broader))
-            level = tuple(dict.fromkeys(parent for parent in above if parent not in names))
-        return list(names)
+            level = tuple(dict.fromkeys(parent for parent in above if parent not in seen))
+        return levels
 
     def _parents_of(self, name: str) -> tuple[str, ...]:
         return self.conditions[name].parents if name in self.conditions else ()
@@ -283,18 +329,25 @@ class Knowledge:
         Args:
             categories: any names of what was seen, negations among them.
         """
-        seen = set(self.image_codes(categories))
+        categories = list(categories)
+        seen = set(self.image_codes(categories)) | {self.look_up(category).name for category in categories}
         every = [*self.conditions, *(self._denial(name).name for name in self.conditions)]
-        return seen | {name for name in every if not seen.isdisjoint(self.text_codes(name))}
+        implied = {name for name in every if not seen.isdisjoint(self.text_codes(name))}
+        contradicted = {self._denial(name).name for name in seen if name in self.conditions}
+        contradicted |= {denied for name in seen if (denied := self.denied(name)) is not None}
+        return seen | (implied - contradicted)
 
     def excluded(self, categories: Iterable[str]) -> set[str]:
         """All that cannot be true of an image, as canonical names, if these categories are: see `implied`."""
+        categories = list(categories)
         implied = self.implied(categories)
         diseased = any(name in self.conditions and self.conditions[name].is_disease for name in implied)
         denials = {name: self._denial(name).name for name in self.conditions if self.conditions[name].is_disease}
         excluded = {name for name, denial in denials.items() if denial in implied}
         excluded |= {denial for name, denial in denials.items() if name in implied}
-        return excluded | ({NORMAL} if diseased else set())
+        excluded |= {normal for normal, opposite in OPPOSITES.items() if opposite in implied}
+        excluded |= {NORMAL} if diseased else set()
+        return excluded - {self.look_up(category).name for category in categories}
 
     def follows(self, category: str, categories: Iterable[str]) -> bool:
         """Whether a category is true of an image of which some are known to be."""
@@ -313,6 +366,14 @@ class Knowledge:
             codes.update(dict.fromkeys(self.ancestors(condition.name)))
         if any(condition.is_disease for condition in present):
             codes[ANY_DISEASE] = None
+        if NORMAL in codes:
+            codes.update(dict.fromkeys(name for name in OPPOSITES if name in self.conditions))
+        # What is seen counts more than what would follow: of "no retinopathy" with macular edema neither the
+        # retinopathy nor the absence of the edema.
+        for denied in [term.condition.name for term in terms if term.denies]:
+            if any(denied in self.ancestors(condition.name) for condition in present):
+                codes.pop(denied, None)
+                codes.pop(f"no {denied}", None)
         return list(codes)
 
     def text_codes(self, category: str) -> list[str]:
@@ -320,8 +381,12 @@ class Knowledge:
         term = self.look_up(category)
         if not term.denies:
             return [term.name]
-        denied = [term.name, *(f"no {name}" for name in self.ancestors(term.condition.name))]
-        return [*denied, NORMAL] if term.condition.is_disease else denied
+        broader = self.ancestors(term.condition.name)
+        denied = [term.name, *(f"no {name}" for name in broader)]
+        if not term.condition.is_disease:
+            return denied
+        normal = [normal for normal, opposite in OPPOSITES.items() if opposite in (term.condition.name, *broader)]
+        return list(dict.fromkeys([*denied, NORMAL, *normal]))
 
     def around(self, terms: Iterable[str]) -> "Knowledge":
         """What is known of some conditions, of what they are forms of and of their own forms.

@@ -10,7 +10,7 @@ import yaml
 from keepfit_clip.errors import KnowledgeError, first_line
 from keepfit_clip.files import parse_json
 
-__all__ = ["SCHEMA", "migrated", "problem_report", "read_knowledge_file", "shipped_entries"]
+__all__ = ["SCHEMA", "migrated", "parse_yaml", "problem_report", "read_knowledge_file", "shipped_entries"]
 
 SCHEMA = 2
 _HERE = Path(__file__).parent
@@ -41,10 +41,11 @@ def read_knowledge_file(path: str | Path) -> dict:
     path = Path(path)
     try:
         text = _read_bounded(path)
-        content = _parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else parse_json(text)
+        content = parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else parse_json(text)
+        json.dumps(content, ensure_ascii=False, default=str).encode()  # halves of characters end here
     except OSError as error:
         raise KnowledgeError(f"{path}: cannot be read ({first_line(error)})") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError) as error:
         raise KnowledgeError(f"{path}: neither JSON nor YAML ({' '.join(str(error).split())})") from error
     content = migrated(content)
     schema = json.loads((_HERE / "knowledge.schema.json").read_text(encoding="utf-8"))
@@ -65,8 +66,7 @@ def migrated(content):
     content["schema"] = SCHEMA
     for entry in content["conditions"]:
         if isinstance(entry, dict):
-            parent = entry.pop("parent", None)
-            if parent is not None:
+            if "parents" not in entry and (parent := entry.pop("parent", None)) is not None:
                 entry["parents"] = [parent]
             if entry.get("kind") == "lesion":
                 entry["kind"] = "sign"
@@ -91,8 +91,16 @@ class _NoAliases(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _parse_yaml(text: str):
-    return yaml.load(text, Loader=_NoAliases)
+def parse_yaml(text: str):
+    """The content of a YAML text.
+
+    Raises:
+        ValueError: it is no YAML, or has an alias.
+    """
+    try:
+        return yaml.load(text, Loader=_NoAliases)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:  # odd tags end in errors of Python's own
+        raise ValueError(str(error) or "an odd value") from error
 
 
 def _problem(error: jsonschema.ValidationError, content) -> str:

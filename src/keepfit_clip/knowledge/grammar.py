@@ -4,12 +4,13 @@ import re
 
 __all__ = ["article", "in_image", "is_plural", "listed", "statement"]
 
-_PLURALS = {"drusen", "foci", "nevi", "retinae"}
-_NOT_PLURAL = ("ss", "us", "is", "as")
+_PLURALS = {"drusen", "foci", "nevi"}
+_NOT_PLURAL = ("ss", "us", "is", "as", "os")
 _SINGULAR_NAMES = {"lens", "diabetes", "rubeosis", "series", "edematous"}
 # The head of a name stands before these.
 _TAIL = re.compile(r"\s(?:of|in|due to|with|without|on|after|from|at|by|before|under|secondary to|that|requiring)\s.*$")
 _WHOLE = re.compile(r"^(?:normal|healthy|unremarkable|abnormal|diseased)\b")
+_COUNTED = ("eye", "suspect", "cup", "buckle", "state", "fundus", "lens")  # that need an article
 _OF_THE_EYE = ("retina", "fundus", "macula", "eye", "disc", "head", "vessels", "vasculature")
 
 
@@ -78,6 +79,8 @@ def _shown(name: str) -> str:
     if name in ("normal", "abnormal", "within normal limits"):
         return "a retina within normal limits" if name.startswith("within") else f"{article(name)} {name} retina"
     if _WHOLE.match(name) and not is_plural(name) and name.split()[-1] in _OF_THE_EYE[:-1]:
+        return f"{article(name)} {name}"
+    if not is_plural(name) and name.split()[-1] in _COUNTED:
         return f"{article(name)} {name}"
     return name
 

@@ -18,7 +18,7 @@ import jsonschema
 from keepfit_clip.errors import CategoryError, first_line
 from keepfit_clip.files import read_json
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
-from keepfit_clip.knowledge.mentions import stated
+from keepfit_clip.knowledge.mentions import find_mentions, stated
 from keepfit_clip.knowledge.terms import normal_form
 
 __all__ = ["LabelMap", "Repair", "label_map_names", "read_label", "read_label_map", "repair_of"]
@@ -40,7 +40,8 @@ _SCHEMA = {
     },
 }
 _SENTENCE = 4  # words of a label that is read as a sentence; a shorter one with its marks is one too
-_MARKS = re.compile(r"[,/;]|\.$|\b(?:od|os|ou)\b", re.IGNORECASE)
+_MARKS = re.compile(r"[,/;]|\.$|\b(?:od|os|ou|with|without|and)\b", re.IGNORECASE)
+_DOUBTED = re.compile(r"^\s*(?:\?|suspected|suspicious|possible|probable|likely|query|rule out|r/o)", re.IGNORECASE)
 _PROSE = 6  # words from which on a sentence that names nothing that is known tells a story, and is no name
 # An age, or how well the patient sees: "43-year-old female", "re 20/50 le 20/40".
 _OF_THE_PATIENT = re.compile(
@@ -68,11 +69,16 @@ class LabelMap:
     _by_form: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
-        self._by_form.update({normal_form(label): meaning for label, meaning in self.labels.items()})
+        self._by_form.update({_label_form(label): meaning for label, meaning in self.labels.items()})
 
     def meaning(self, label: str) -> tuple[str, ...] | None:
         """The categories that a label stands for; None where the map does not know it."""
-        return self._by_form.get(normal_form(label))
+        return self._by_form.get(_label_form(label))
+
+
+def _label_form(label: str) -> str:
+    """`normal_form`, but a number is itself: -1 is no grade 1."""
+    return label.strip() if re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", label) else normal_form(label)
 
 
 def label_map_names() -> list[str]:
@@ -128,6 +134,8 @@ def _read_label(label: str, knowledge: Knowledge) -> tuple[str, ...]:
     if term.condition is not None or not term.name:
         return (term.name,) if term.name else ()
     words, of_the_patient = len(label.split()), _OF_THE_PATIENT.search(label)
+    if _DOUBTED.match(label) and find_mentions(label, knowledge):
+        return tuple(sorted(stated(label, knowledge)))
     if words >= _SENTENCE or of_the_patient or _MARKS.search(label.strip()):
         names = sorted(stated(label, knowledge))
         if names or of_the_patient or words >= _PROSE:

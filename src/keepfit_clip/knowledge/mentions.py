@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from keepfit_clip.knowledge.chinese import chinese_mentions, has_chinese
-from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.knowledge.conditions import NORMAL, Knowledge
 from keepfit_clip.knowledge.report_language import ReportLanguage, report_language, report_sentences
 from keepfit_clip.knowledge.report_pieces import Piece, Pieces, term_index
 
@@ -77,7 +77,7 @@ class _Sentence:
     """
 
     def __init__(self, pieces: Pieces, language: ReportLanguage, eye: str | None):
-        self.tokens, self.small, self.items = pieces.tokens, pieces.small, pieces.all
+        self.tokens, self.small, self.items, self.phases = pieces.tokens, pieces.small, pieces.all, pieces.phases
         self.language, self.eye = language, eye
 
     def mentions(self) -> Iterator[Mention]:
@@ -85,8 +85,10 @@ class _Sentence:
         self._read_rules()
         self._read_years()
         self._read_eyes()
-        for item in self.items:
-            if item.kind == "term":
+        terms = [item for item in self.items if item.kind == "term"]
+        ill = {item.eye for item in terms if item.status == "present" and item.value != NORMAL}
+        for item in terms:
+            if item.value != NORMAL or item.eye not in ill:  # "normal except for drusen" is not normal
                 yield Mention(item.value, item.status, item.eye)
 
     # -- what is said
@@ -96,18 +98,25 @@ class _Sentence:
             if item.kind != "rule":
                 continue
             status, reach = item.value
-            if reach == "both":
+            if reach in ("next", "question"):
+                directly = self._next(number, most=2 if reach == "next" else 0)
+                reached = directly or (self._back(number, chain=False) if reach == "question" else [])
+            elif reach == "both":
                 reached = [*self._back(number, chain=False), *self._next(number)]
             elif reach == "forward":
                 reached = self._forward(number, status) or self._value(number, status)
             elif reach == "back":
                 reached = self._back(number)
             elif reach == "back first":
-                reached = self._back(number) or self._forward(number, status)
+                reached = self._back(number) or self._forward(number, status) or self._back(number, over_comma=True)
             else:
                 near = self._forward(number, status)
                 reached = near if near and not self._ends_clause(number) else self._back(number)
             for term in reached:
+                if term.settled or (status == "absent" and term.value in self.phases):
+                    continue
+                if status == "present" and term.status == "uncertain":
+                    term.status = status
                 is_answered = term.status in ("uncertain", "historical") and status == "absent" and "back" in reach
                 if term.status == "present" or is_answered:
                     term.status = status
@@ -117,12 +126,12 @@ class _Sentence:
         is_value = number and self.items[number - 1].kind == "colon" and self._ends_clause(number)
         return self._back(number) if is_value and status == "absent" else []
 
-    def _next(self, number: int) -> list[Piece]:
-        """The term right behind a word."""
-        for item in self.items[number + 1 :]:
+    def _next(self, number: int, most: int = 20) -> list[Piece]:
+        """The term right behind a phrase, with at most some words between."""
+        for count, item in enumerate(self.items[number + 1 :]):
             if item.kind == "term":
                 return [item]
-            if item.kind not in ("word", "eye"):
+            if item.kind not in ("word", "eye") or count >= most:
                 break
         return []
 
@@ -166,19 +175,19 @@ class _Sentence:
 
     def _list_goes_on(self, comma: int, status: str) -> bool:
         """Whether a list that a phrase opened goes on behind a comma: "no A, B or C", but not "no A, B is seen"."""
-        words, members, position = 0, 0, comma + 1
+        words, members, named, position = 0, 0, False, comma + 1
         while position < len(self.items):
             kind = self.items[position].kind
             if kind == "term":
                 members, words = members + 1, 0
             elif kind == "conjunctions":
                 is_or = self.small[self.items[position].start] in ("or", "nor")
-                if members or position == comma + 1 or (is_or and words):
+                if members or position == comma + 1 or (is_or and (words or named)):
                     return self._term_follows(position, is_or)
             elif kind == "comma":
                 if not members and not words:
                     return False
-                words = 0
+                words, named = 0, True
             elif kind == "word":
                 words += 1
                 if words > _WORDS_BETWEEN:
@@ -187,7 +196,8 @@ class _Sentence:
                 return False
             position += 1
         plain = all(item.kind in ("term", "comma") for item in self.items[comma:])
-        return status in ("absent", "family", "historical", "hypothetical") and members > 0 and plain
+        listed = status != "uncertain" or any(item.kind == "colon" for item in self.items[:comma])
+        return listed and members > 0 and plain
 
     def _term_follows(self, position: int, is_or: bool) -> bool:
         """Whether a list's last member follows, and no new clause: "or C is seen", not "and C is seen"."""
@@ -202,8 +212,14 @@ class _Sentence:
                 return seen and (is_or or not is_clause)
         return seen
 
-    def _back(self, number: int, chain: bool = True) -> list[Piece]:
-        """The terms before a phrase that it speaks of: the nearest, and the list it ends."""
+    def _back(self, number: int, chain: bool = True, over_comma: bool = False) -> list[Piece]:
+        """The terms before a phrase that it speaks of: the nearest, and the list it ends.
+
+        Args:
+            number: of the phrase.
+            chain: whether it may speak of a list.
+            over_comma: whether a comma may stand before the phrase: "macular hole, closed".
+        """
         reached: list[Piece] = []
         gap: list[Piece] = []
         is_clause = False  # "A, and B is probable" says nothing of A; "A, B, and C" is a list
@@ -217,7 +233,7 @@ class _Sentence:
                 if not chain:
                     break
                 continue
-            if item.kind in ("turns", "rule") or (item.kind == "comma" and not reached):
+            if item.kind in ("turns", "rule") or (item.kind == "comma" and not reached and not over_comma):
                 break
             if not reached and item.kind == "present":
                 break
@@ -272,15 +288,22 @@ class _Sentence:
         return self._list_goes_on(number - 1, "uncertain") if self.items[number - 1].kind == "comma" else False
 
     def _heads(self, number: int) -> bool:
-        """Whether an eye stands at the head of a clause: behind a comma, with something said of it."""
-        before = self.items[number - 1].kind if number else "comma"
-        if (
-            before in ("word", "conjunctions", "with")
-            and number > 1
-            and self.tokens[self.items[number - 1].start].lower() in ("the", "and")
+        """Whether an eye stands at the head of a clause, with something said of it.
+
+        Behind "in" or "of" it does not; behind a comma it does, and also without one where the sentence began with an
+        eye: "OD CRVO OS BRVO".
+        """
+        before = number - 1
+        while (
+            before >= 0 and self.items[before].kind == "word" and self.tokens[self.items[before].start].lower() == "the"
         ):
-            before = self.items[number - 2].kind if self.items[number - 1].kind == "word" else "comma"
-        if before not in ("comma", "colon", "turns"):
+            before -= 1
+        kind = self.items[before].kind if before >= 0 else "comma"
+        if kind == "between":
             return False
         following = self.items[number + 1 :]
-        return any(item.kind == "term" for item in following)
+        until = next((i for i, item in enumerate(following) if item.kind in ("eye", "comma")), len(following))
+        if kind in ("comma", "colon", "turns"):
+            return any(item.kind == "term" for item in following)
+        first = next(item.kind for item in self.items if item.kind in ("eye", "term"))
+        return first == "eye" and any(item.kind == "term" for item in following[:until])

@@ -20,7 +20,7 @@ class Rule(NamedTuple):
     """What a phrase does: the status it gives, and to the terms of which side."""
 
     status: str | None  # None: a phrase that only looks like another
-    reach: str  # forward, back, "forward first" or "back first" where both may be, both
+    reach: str  # forward, back, "forward first" or "back first" where both may be, both, next (term), question (mark)
 
 
 @dataclass
@@ -31,6 +31,7 @@ class ReportLanguage:
     words: dict[str, set[tuple[str, ...]]]
     eyes: dict[tuple[str, ...], str]
     structures: dict[tuple[str, ...], str]
+    rewrites: list[tuple[re.Pattern, str]]
     no_term: re.Pattern
     abbreviated: set[str]
     small_words: set[str]
@@ -53,6 +54,7 @@ def report_language() -> ReportLanguage:
         {kind: {_phrase(phrase) for phrase in data[kind]} for kind in kinds},
         {_phrase(phrase): eye for eye, phrases in data["eyes"].items() for phrase in phrases},
         {_phrase(phrase): name for name, phrases in data["structures"].items() for phrase in phrases},
+        [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), text) for pattern, text in data["rewrites"]],
         re.compile("|".join(data["no_term"]), re.IGNORECASE),
         set(data["abbreviated"]),
         set(data["small_words"]),
@@ -75,6 +77,8 @@ def small_token(token: str) -> str:
 def report_sentences(text: str, language: ReportLanguage) -> Iterator[list[str]]:
     """The tokens of each sentence, as written; a dot inside a number or behind an abbreviation ends none."""
     text = language.no_term.sub(" ", text.translate({0x2019: "'", 0x2018: "'"}))
+    for pattern, written in language.rewrites:
+        text = pattern.sub(written, text)
     text = re.sub(r"(?<=\d)[.,](?=\d)", "", text)
     tokens: list[str] = []
     for token in _TOKEN.findall(text):

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from keepfit_clip.knowledge.chinese import has_chinese
-from keepfit_clip.knowledge.conditions import NORMAL, Knowledge
+from keepfit_clip.knowledge.conditions import NORMAL, OPPOSITES, Knowledge
 from keepfit_clip.knowledge.report_language import ReportLanguage, small_token
-from keepfit_clip.knowledge.terms import normal_form, singular
+from keepfit_clip.knowledge.terms import normal_form, one_of, singular
 
 __all__ = ["Piece", "Pieces", "TermEntry", "term_index"]
 
@@ -23,11 +23,15 @@ class TermEntry:
         words: as `normal_form` has them.
         written: its words as the file has them, where one is in capitals: it is recognised in capitals only.
         name: canonical name.
+        kind: of the condition.
+        shared: whether its head stands behind another member of a list, as in "hard and soft drusen".
     """
 
     words: tuple[str, ...]
     written: tuple[str, ...]
     name: str
+    kind: str
+    shared: bool = False
 
 
 @lru_cache(maxsize=8)
@@ -41,7 +45,8 @@ def term_index(knowledge: Knowledge) -> dict[str, list[TermEntry]]:
             words = tuple(normal_form(term).split())
             written = tuple(re.sub(r"[-_/\s]+", " ", term).split())
             if words:
-                entry = TermEntry(words, written if len(written) == len(words) else (), condition.name)
+                written = written if len(written) == len(words) else ()
+                entry = TermEntry(words, written, condition.name, condition.kind)
                 index.setdefault(words[0], []).append(entry)
     for entries in index.values():
         entries.sort(key=lambda entry: len(entry.words), reverse=True)
@@ -58,6 +63,7 @@ class Piece:
     status: str = "present"
     eye: str | None = None
     others: Sequence[str] = ()  # more terms at the same place
+    settled: bool = False  # what denies it is a part of it: "not normal"
 
 
 class Pieces:
@@ -75,7 +81,8 @@ class Pieces:
     ):
         self.tokens, self.language, self.index, self.has_capitals = tokens, language, index, has_capitals
         self.small = [small_token(token) for token in tokens]
-        self.normal = [singular(normal_form(token)) or token for token in tokens]
+        self.normal = [singular(normal_form(one_of(token))) or token for token in tokens]
+        self.phases: set[str] = set()  # of an angiogram, among the terms: no report denies one
         self.all = list(self._items())
 
     def _items(self) -> Iterator[Piece]:
@@ -102,7 +109,9 @@ class Pieces:
         healthy = self._longest(position, self.language.words["healthy"])
         if healthy:
             names = self._subjects(position, len(healthy))
-            return Piece("term", names[0], others=names[1:]) if names else Piece("word"), len(healthy)
+            settled = "not" in self.small[max(0, position - 2) : position]
+            piece = Piece("term", names[0], others=names[1:], settled=settled) if names else Piece("word")
+            return piece, len(healthy)
         for kind in ("turns", "present", "with", "beside", "between", "conjunctions"):
             phrase = self._longest(position, self.language.words[kind])
             if phrase:
@@ -128,17 +137,32 @@ class Pieces:
 
     def _term(self, position: int) -> tuple[str | None, int]:
         """The longest term that begins at a token, and how many tokens it takes."""
-        for entry in self.index.get(self.normal[position], ()):
+        for entry in (*self.index.get(self.normal[position], ()), *self._shared_heads(position)):
             end = position + len(entry.words)
             if tuple(self.normal[position:end]) == entry.words and self._is_written(position, entry):
+                self.phases.update([entry.name] if entry.kind == "phase" else [])
                 alone = entry.name == NORMAL and len(entry.words) == 1
                 return (None, 0) if alone else (entry.name, len(entry.words))
+            if entry.shared:
+                return entry.name, 1
         return None, 0
+
+    def _shared_heads(self, position: int) -> Iterator[TermEntry]:
+        """Of "hard and soft drusen", at "hard": the term that it makes with what stands behind the other member."""
+        if self.small[position + 1 : position + 2] not in (["and"], ["or"], ["/"], ["&"], [","]):
+            return
+        for entry in self.index.get(self.normal[position], ()):
+            head = entry.words[1:]
+            start = position + 3
+            if head and tuple(self.normal[start : start + len(head)]) == head:
+                yield replace(entry, shared=True)
 
     def _is_written(self, position: int, entry: TermEntry) -> bool:
         """Whether what is an abbreviation in a term is one in the text: in capitals."""
         for token, written in zip(self.tokens[position:], entry.written, strict=False):
             letters = written.rstrip("s")
+            if letters.isupper() and len(letters) > 1 and one_of(token).lower() != letters.lower():
+                return False
             if letters.isupper() and len(letters) > 1 and not token.rstrip("s'").isupper():
                 is_word = token.lower() in self.language.small_words
                 if self.has_capitals or is_word or len(letters) < _LONG_ABBREVIATION:
@@ -157,6 +181,12 @@ class Pieces:
 
     def _subjects(self, position: int, length: int) -> list[str]:
         """What a word such as "normal" calls healthy: the entries of structures, the whole eye, or nothing named."""
+        denied = "not" in self.small[max(0, position - 2) : position]
+        return (
+            [OPPOSITES[name] for name in self._healthy(position, length)] if denied else self._healthy(position, length)
+        )
+
+    def _healthy(self, position: int, length: int) -> list[str]:
         following = self.small[position + length : position + length + 1]
         if self._longest(position + length, self.language.words["whole"]):
             return [NORMAL]

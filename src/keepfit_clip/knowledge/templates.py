@@ -28,8 +28,8 @@ _EXAMINATIONS = {
 LANGUAGES = ("en", "zh")
 
 _LOCATION = re.compile(
-    r"\b(left|right|od|os|ou|oi|nasal\w*|temporal\w*|superior\w*|inferior\w*|supero\w*|infero\w*|upper|lower|"
-    r"quadrants?|o'?clock|hemifield|above|below|bilateral\w*|unilateral\w*)\b"
+    r"\b(left|right|od|os|ou|oi|le|re|[lr][/. ]+e(?:ye)?|nasal\w*|temporal\w*|superior\w*|inferior\w*|"
+    r"supero\w*|infero\w*|upper|lower|quadrants?|o'?clock|hemifield|above|below|bilateral\w*|unilateral\w*)\b"
     r"|[左右]|双眼|[鼻颞][侧上下]|[上下][方半]|象限|点钟|点位",
     re.IGNORECASE,
 )
@@ -117,17 +117,29 @@ def class_texts(category: str, modality: str | None, knowledge: Knowledge, descr
 
 
 def classes_texts(
-    categories: Sequence[str], modality: str | None, knowledge: Knowledge, descriptions: bool = True
+    categories: Sequence[str],
+    modality: str | None,
+    knowledge: Knowledge,
+    descriptions: bool = True,
+    findings: bool = False,
 ) -> list[list[str]]:
-    """`class_texts` of classes that are compared with each other: on equal terms.
+    """The texts of classes that are compared with each other.
 
-    What is visible counts only where each class has some: a class that has none would be judged by its name alone
-    beside others that are judged by how they look.
+    By default their names, their synonyms and the statement that they are there: what is visible helps where training
+    has told it of the classes, and harms where they are known from captions alone (docs/RESULTS.md).
+
+    Args:
+        categories: any names of the classes.
+        modality: CFP, FFA, OCT or None.
+        knowledge: where names and findings come from.
+        descriptions: False gives the canonical names alone.
+        findings: whether what is visible counts too: on equal terms, where each class has some, for a class that has
+            none would be judged by its name alone beside others that are judged by how they look.
     """
     of_classes = [_english(knowledge.look_up(category), modality) for category in categories]
     if not descriptions:
         return [texts.named[:1] for texts in of_classes]
-    with_seen = all(texts.seen for texts in of_classes)
+    with_seen = findings and all(texts.seen for texts in of_classes)
     return [[*texts.named, texts.stated, *(texts.seen if with_seen else ())] for texts in of_classes]
 
 
@@ -143,7 +155,7 @@ def sentences_of(name: str, knowledge: Knowledge, languages: Sequence[str] = ("e
     if "en" in languages:
         be = "are" if is_plural(name) else "is"
         lines += [f"{name} {be} also called {other}." for other in (*condition.synonyms, *condition.abbreviations)]
-        lines += [f"{name} {be} {_relation(name, parent, knowledge)} {parent}." for parent in condition.parents]
+        lines += [f"{name} {_relation(name, parent, knowledge)} {parent}." for parent in condition.parents]
         for modality, texts in condition.findings.items():
             lines += [f"{name} on {_EXAMINATIONS[modality]}: {finding}." for finding in texts]
         for modality, texts in condition.absent.items():
@@ -154,12 +166,13 @@ def sentences_of(name: str, knowledge: Knowledge, languages: Sequence[str] = ("e
 
 
 def _relation(name: str, parent: str, knowledge: Knowledge) -> str:
-    """How a condition is related to a broader one: a sign of a disease, or a form."""
+    """How a condition is related to a broader one: a sign of a disease, a form, or what comes with a sign."""
     plural = is_plural(name)
     kinds = knowledge.conditions[name].kind, knowledge.conditions[parent].kind
-    if kinds == ("sign", "condition"):
-        return "signs of" if plural else "a sign of"
-    return "forms of" if plural else "a form of"
+    if kinds == ("condition", "sign"):
+        return "come with" if plural else "comes with"
+    be = "are" if plural else "is a"
+    return f"{be} {'sign' if kinds == ('sign', 'condition') else 'form'}{'s' if plural else ''} of"
 
 
 def _english(term: Term, modality: str | None, attributes: Sequence[str] = ()) -> _Texts:

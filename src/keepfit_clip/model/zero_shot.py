@@ -82,6 +82,7 @@ class ZeroShotClassifier:
         modality: CFP, FFA, OCT or None; it words the texts and picks the findings.
         knowledge: names and findings of the classes; the shipped one by default.
         descriptions: False compares with the canonical name alone.
+        findings: compares with what is visible of the classes too, where each has some.
 
     Raises:
         CategoryError: fewer than two categories, or one of them twice (synonyms count as the same).
@@ -96,6 +97,7 @@ class ZeroShotClassifier:
         modality: str | None = None,
         knowledge: Knowledge | None = None,
         descriptions: bool = True,
+        findings: bool = False,
     ):
         knowledge = knowledge or Knowledge.load()
         if modality is not None and modality not in MODALITIES:
@@ -111,7 +113,7 @@ class ZeroShotClassifier:
         self.unknown = [c for c, term in zip(self.categories, terms, strict=True) if term.condition is None]
         self.model = model
         self.tokenizer = Tokenizer.of_model(model, tokenizer)
-        texts = classes_texts(self.categories, modality, knowledge, descriptions)
+        texts = classes_texts(self.categories, modality, knowledge, descriptions, findings)
         self.classes = ClassTexts(model, self.tokenizer, texts)
 
     @property

@@ -1,7 +1,8 @@
 """Classifiers over image features, as FLAIR and KeepFIT set them up. Each takes arrays and gives class probabilities.
 
-    zero-shot        compares with the texts of the classes: names, and what the knowledge file says of them
-    zero-shot-names  compares with the names alone
+    zero-shot        compares with the texts of the classes: names, and the statement that they are there
+    zero-shot-names  compares with the canonical names alone
+    zero-shot-findings  compares with what is visible of them too
     linear-probe     logistic regression on the backbone's features (C 0.316, classes balanced)
     clip-adapter     a small bottleneck, mixed with the feature (CLIP-Adapter, arXiv 2110.04544)
     tip-adapter      the training images as a cache beside the texts (Tip-Adapter, arXiv 2207.09519)
@@ -97,7 +98,7 @@ class Method:
     Args:
         name: as it is asked for.
         run: probabilities (N, K) of a fold's test images.
-        texts: what the images are compared with: "descriptions" of the classes, their "names", or "" for no texts.
+        texts: what the images are compared with: "descriptions" of the classes, their "names", "findings" too, or "".
         learns: whether it learns from training images.
         several: whether an image may have several classes.
         trains_tower: whether it trains the tower itself, which takes long.
@@ -221,6 +222,7 @@ METHODS = {
     for method in (
         Method("zero-shot", zero_shot, learns=False, several=True),
         Method("zero-shot-names", zero_shot, texts="names", learns=False, several=True),
+        Method("zero-shot-findings", zero_shot, texts="findings", learns=False, several=True),
         Method("linear-probe", linear_probe, texts="", several=True),
         Method("clip-adapter", clip_adapter),
         Method("tip-adapter", tip_adapter),

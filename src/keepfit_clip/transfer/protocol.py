@@ -316,7 +316,7 @@ class _Run:
     def _answer(self, method: Method, train: np.ndarray, test: Features, seed: int, images=None) -> np.ndarray:
         texts = None
         if method.texts:
-            texts = self._text_classes(self.options.descriptions and method.texts == "descriptions")
+            texts = self._text_classes(method.texts if self.options.descriptions else "names")
         return method.run(Fold(self.source_features[train], self.encoded.labels[train], test, texts, seed, images))
 
     def _thresholds(self, method: Method, train: np.ndarray, seed: int) -> float | np.ndarray:
@@ -336,15 +336,21 @@ class _Run:
         number = {modality: index for index, modality in enumerate(self.modalities)}
         return replace(part.features, wording=np.array([number[modality] for modality in self._modalities(part)]))
 
-    def _text_classes(self, descriptions: bool) -> TextClasses:
-        """The classes' texts; where an image may have several, those of each class's absence as well."""
-        if descriptions not in self._texts:
+    def _text_classes(self, kind: str) -> TextClasses:
+        """The classes' texts of a kind, see `Method`; where an image may have several classes, of their absence too."""
+        if kind not in self._texts:
             downstream = self.encoded.downstream
 
             def features(names: Sequence[str]) -> np.ndarray:
                 parts = [
                     ZeroShotClassifier(
-                        self.loaded.model, self.loaded.tokenizer, names, modality, self.knowledge, descriptions
+                        self.loaded.model,
+                        self.loaded.tokenizer,
+                        names,
+                        modality,
+                        self.knowledge,
+                        descriptions=kind != "names",
+                        findings=kind == "findings",
                     ).class_features
                     for modality in self.modalities
                 ]
@@ -359,8 +365,8 @@ class _Run:
                 present, absent = features(downstream.classes), None
             with torch.no_grad():
                 scale = float(self.loaded.model.logit_scale.exp())
-            self._texts[descriptions] = TextClasses(present, scale, absent)
-        return self._texts[descriptions]
+            self._texts[kind] = TextClasses(present, scale, absent)
+        return self._texts[kind]
 
 
 def _folds(encoded: Encoded, options: TransferOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
