@@ -44,6 +44,7 @@ from keepfit_clip.transfer.finetune import FinetuneOptions
 from keepfit_clip.transfer.methods import METHODS, Features, Fold, TextClasses, linear_head
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
 from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots
+from keepfit_clip.transfer.tables import as_json, pooled_lines
 from tests.programs import forkserver
 
 COLOURS = {"normal": (200, 60, 30), "glaucoma": (30, 60, 200), "cataract": (60, 200, 30)}
@@ -676,3 +677,15 @@ def test_features_in_a_scikit_learn_pipeline(exported, coloured, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(projected, axis=1), 1, atol=1e-5)
     with pytest.raises(ImageError, match="broken"):
         features.fit_transform([*files, str(coloured / "broken.png")])
+
+
+def test_patients_are_scored_beside_their_images(exported, coloured, tmp_path):
+    rows = [(f"{n}.png", list(COLOURS)[n // 3 % 3], f"p{n // 3}") for n in range(45)]
+    table = write_table(tmp_path / "t.csv", ("image", "label", "patient"), rows)
+    loaded = load_model(exported)
+    encoded = encode_set(loaded, read_downstream(table, coloured, list(COLOURS)), copies_together=False)
+    options = TransferOptions(folds=3, resamples=20, pool="patient", pool_by="top-2")
+    (outcome,) = run_transfer(loaded, encoded, options)
+    assert (outcome.pooled.count, outcome.pooled.mixed) == (15, 0)
+    assert pooled_lines([outcome])[0].startswith("zero-shot, by patient (top-2): ACA ")
+    assert as_json(encoded.downstream, [outcome], options, "m")["outcomes"][0]["pooled"]["count"] == 15

@@ -27,7 +27,6 @@ from keepfit_clip.cli.options import (
     write_result,
 )
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
-from keepfit_clip.errors import ConfigError
 from keepfit_clip.page.cells import csv_text
 
 Pairs = Annotated[
@@ -62,7 +61,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Zero-shot scores on a labelled table: ACA, AUC, of grades quadratic kappa, and the confusion table."""
-    from keepfit_clip.evaluate.pooling import check_pooling
+    from keepfit_clip.evaluate.pooling import PooledScores, check_pooling, keys_of
     from keepfit_clip.evaluate.table import FIGURE_TITLES, evaluate_table
     from keepfit_clip.folders.loading import load_model
     from keepfit_clip.knowledge.conditions import Knowledge
@@ -94,34 +93,21 @@ def evaluate(
     missing = [name for name in result.classes if name not in result.classes_scored]
     if missing:
         console.print(f"[yellow]no image of {escape(', '.join(missing))}: the scores say nothing of it[/]")
-    pooled = _pooled(result, pool, pool_by) if pool else None
+    pooled = None
+    if pool:
+        keys = keys_of(result.records, pool)
+        pooled = PooledScores.of(result.labels, result.probabilities, keys, pool, pool_by)
+        console.print(pooled.line, markup=False, soft_wrap=True)
     content = {
         "images": result.images,
         "classes": result.classes,
-        "pooled": pooled,
+        "pooled": pooled and pooled.figures,
         "classes_scored": result.classes_scored,
         **{name: result.figures.get(name) for name in FIGURE_TITLES},
         "confusion": scores.confusion.tolist(),
         "not_scored": _reasons(result.left_out),
     }
     write_result(json_file, content)
-
-
-def _pooled(result, pool: str, by: str) -> dict:
-    """Shows and returns the scores of volumes, eyes or patients."""
-    from keepfit_clip.evaluate.metrics.classification import score_classification
-    from keepfit_clip.evaluate.pooling import keys_of, pool_answers
-
-    labels, probabilities, mixed = pool_answers(result.labels, result.probabilities, keys_of(result.records, pool), by)
-    if not len(labels):
-        raise ConfigError(f"--pool {pool}: the images of each {pool} have several labels")
-    scores = score_classification(labels, probabilities)
-    left_out = f"; {mixed} left out, whose images have several labels" if mixed else ""
-    console.print(
-        f"by {pool} ({by}): ACA {scores.aca:.3f}   AUC {scores.auc:.3f}   (over {len(labels)} {pool}s{left_out})",
-        soft_wrap=True,
-    )
-    return {"pool": pool, "by": by, "count": len(labels), "mixed": mixed, "aca": scores.aca, "auc": scores.auc}
 
 
 @reads_tables

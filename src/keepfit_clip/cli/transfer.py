@@ -66,6 +66,10 @@ def transfer(
     threshold: Annotated[
         str, typer.Option(help="where an image may have several classes: 0.5, one for each (0.4,0.6), or 'tuned'")
     ] = "0.5",
+    pool: Annotated[
+        str | None, typer.Option(help="score volumes, eyes or patients too: volume, eye or patient")
+    ] = None,
+    pool_by: Annotated[str, typer.Option(help="mean, max, or top-K: the mean of the K largest of a class")] = "mean",
     copies_together: Annotated[
         bool, typer.Option("--copies-together/--copies-apart", help="keep near copies in one fold")
     ] = True,
@@ -95,7 +99,7 @@ def transfer(
     from keepfit_clip.transfer.finetune import FinetuneOptions
     from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
     from keepfit_clip.transfer.splits import parse_shots
-    from keepfit_clip.transfer.tables import as_json, as_markdown, write_results
+    from keepfit_clip.transfer.tables import as_json, as_markdown, pooled_lines, write_results
 
     quiet_libraries()
     if out is not None:
@@ -112,6 +116,8 @@ def transfer(
         seed,
         finetune=FinetuneOptions(epochs, batch_size, lr),
         given_split=split == "given",
+        pool=pool,
+        pool_by=pool_by,
     )
     if split not in ("folds", "given"):
         raise ConfigError(f"--split {split}: folds or given")
@@ -144,6 +150,8 @@ def transfer(
             outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)
         tested = shifted or encoded
         console.print(_as_table(as_markdown(tested.downstream, outcomes, options)))
+        for line in pooled_lines(outcomes):
+            console.print(line, markup=False, soft_wrap=True)
         name = Path(model.removeprefix("local-dir:")).name
         results.append(as_json(tested.downstream, outcomes, options, name))
         if out is not None:

@@ -1,18 +1,69 @@
 """From answers about images to answers about volumes, eyes or patients."""
 
+import math
 import re
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.evaluate.metrics.classification import ClassificationScores, score_classification
 from keepfit_clip.images.reading import Frame
 
-__all__ = ["POOLS", "check_pooling", "keys_of", "pool_answers"]
+__all__ = ["POOLS", "PooledScores", "check_pooling", "keys_of", "pool_answers"]
 
 POOLS = ("volume", "eye", "patient")
 _TOP = re.compile(r"top-([1-9]\d*)$")
+
+
+@dataclass(frozen=True)
+class PooledScores:
+    """Scores of what images belong to.
+
+    Args:
+        scores: of those that have one label.
+        count: how many these are.
+        mixed: how many were left out, whose images have several labels.
+        pool: "volume", "eye" or "patient".
+        by: see `pool_answers`.
+    """
+
+    scores: ClassificationScores
+    count: int
+    mixed: int
+    pool: str
+    by: str
+
+    @classmethod
+    def of(
+        cls, labels: np.ndarray, probabilities: np.ndarray, keys: Sequence[Hashable], pool: str, by: str
+    ) -> "PooledScores":
+        """Scores of what images belong to, see `pool_answers`.
+
+        Raises:
+            ConfigError: the images of each have several labels.
+        """
+        pooled_labels, pooled, mixed = pool_answers(labels, probabilities, keys, by)
+        if not len(pooled_labels):
+            raise ConfigError(f"--pool {pool}: the images of each {pool} have several labels")
+        return cls(score_classification(pooled_labels, pooled), len(pooled_labels), mixed, pool, by)
+
+    @property
+    def line(self) -> str:
+        """What a person reads."""
+        left_out = f"; {self.mixed} left out, whose images have several labels" if self.mixed else ""
+        return (
+            f"by {self.pool} ({self.by}): ACA {self.scores.aca:.3f}   AUC {self.scores.auc:.3f}   "
+            f"(over {self.count} {self.pool}s{left_out})"
+        )
+
+    @property
+    def figures(self) -> dict:
+        """For JSON."""
+        aca, auc = (None if math.isnan(value) else float(value) for value in (self.scores.aca, self.scores.auc))
+        return {"pool": self.pool, "by": self.by, "count": self.count, "mixed": self.mixed, "aca": aca, "auc": auc}
 
 
 def check_pooling(pool: str | None, by: str) -> None:

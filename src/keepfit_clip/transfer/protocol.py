@@ -21,6 +21,7 @@ from keepfit_clip.evaluate.metrics.classification import (
     reliability,
     tuned_thresholds,
 )
+from keepfit_clip.evaluate.pooling import PooledScores, check_pooling, keys_of
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
@@ -43,6 +44,8 @@ class TransferOptions:
         methods: names out of `METHODS`, or "finetune".
         shots: how much each method that learns may learn from.
         folds: number of parts, each of which is tested once.
+        pool: "volume", "eye" or "patient", which are scored beside the images; None scores images alone.
+        pool_by: how their answers come from those of their images, see `pool_answers`.
         given_split: whether the split that comes with the set is the only fold.
         modality: CFP, FFA or OCT, instead of what class file and table tell.
         descriptions: classes are compared with all that the knowledge file says of them, not their names alone.
@@ -63,8 +66,11 @@ class TransferOptions:
     resamples: int = 500
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     given_split: bool = False
+    pool: str | None = None
+    pool_by: str = "mean"
 
     def __post_init__(self):
+        check_pooling(self.pool, self.pool_by)
         unknown = [name for name in self.methods if name not in _METHODS]
         if unknown or not self.methods:
             raise ConfigError(f"--method {','.join(unknown) or '(none)'} is none of {', '.join(_METHODS)}")
@@ -146,6 +152,7 @@ class Outcome:
         overall: scores of the test images of all folds together.
         interval: metric -> 95 % bootstrap interval of the mean over the folds.
         answers: for the test images of all folds, in order.
+        pooled: what `TransferOptions.pool` asks for, or None.
     """
 
     method: str
@@ -154,6 +161,7 @@ class Outcome:
     overall: ClassificationScores
     interval: dict[str, tuple[float, float]]
     answers: Answers
+    pooled: PooledScores | None = None
 
     @property
     def name(self) -> str:
@@ -250,6 +258,8 @@ def run_transfer(
         if _METHODS[name].learns or shots == options.shots[0]
     ]
     folds = list(_folds(encoded, options))
+    target = encoded if shifted is None else shifted
+    keys = keys_of(target.downstream.records, options.pool) if options.pool else []
     outcomes = []
     for number, (method, shots) in enumerate(planned):
         parts = []
@@ -260,7 +270,12 @@ def run_transfer(
         interval = bootstrap_intervals(parts, shifted is not None, options.resamples, options.seed)
         answers = Answers.joined(parts)
         scores = [part.score() for part in parts]
-        outcomes.append(Outcome(method.name, shots, scores, answers.score(), interval, answers))
+        pooled = None
+        if options.pool:
+            tests = [held_out if shifted is None else np.arange(len(keys)) for _, held_out in folds]
+            of_fold = [(fold, keys[row]) for fold, tested in enumerate(tests) for row in tested]
+            pooled = PooledScores.of(answers.labels, answers.probabilities, of_fold, options.pool, options.pool_by)
+        outcomes.append(Outcome(method.name, shots, scores, answers.score(), interval, answers, pooled))
     on_step("done", len(planned) * len(folds), len(planned) * len(folds))
     return outcomes
 
@@ -385,6 +400,8 @@ def _check(options: TransferOptions, encoded: Encoded, shifted: Encoded | None) 
             raise ConfigError(f"--method {method.name} takes images of one class each, and {spec.title} has several")
         if not spec.named and method.texts:
             raise ConfigError(f"--method {method.name} needs classes with names, and those of {spec.title} have none")
+    if spec.multi_label and options.pool:
+        raise ConfigError(f"--pool is for images of one class each, and {spec.title} has several")
     if spec.multi_label:
         _check_thresholds(options, spec.classes)
     elif options.thresholds != (0.5,):

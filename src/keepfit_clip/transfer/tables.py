@@ -13,7 +13,7 @@ from keepfit_clip.page.cells import csv_text
 from keepfit_clip.transfer.plots import write_plots
 from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 
-__all__ = ["as_json", "as_markdown", "write_results"]
+__all__ = ["as_json", "as_markdown", "pooled_lines", "write_results"]
 
 _TITLES = {"aca": "ACA", "auc": "AUC", "kappa": "kappa", "f1": "F1", "ece": "ECE"}
 
@@ -35,6 +35,11 @@ def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options:
         cells = [_cell(outcome, metric) for metric in shown]
         lines.append(f"| {outcome.method} | {outcome.shots or ''} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def pooled_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line for each method with the scores of volumes, eyes or patients."""
+    return [f"{outcome.name}, {outcome.pooled.line}" for outcome in outcomes if outcome.pooled is not None]
 
 
 def _parted(options: TransferOptions, downstream: DownstreamSet) -> str:
@@ -77,7 +82,8 @@ def write_results(
     with new_folder(out) as folder:
         write_json(folder / "results.json", as_json(downstream, outcomes, options, model))
         write_text(folder / "results.csv", _as_csv(outcomes))
-        write_text(folder / "table.md", as_markdown(downstream, outcomes, options))
+        pooled = "".join(f"\n{line}\n" for line in pooled_lines(outcomes))
+        write_text(folder / "table.md", as_markdown(downstream, outcomes, options) + pooled)
         if plots:
             write_plots(folder / "plots", encoded, outcomes)
         predictions = {outcome.name: outcome.answers.probabilities for outcome in outcomes}
@@ -132,6 +138,7 @@ def as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: Tra
                 "abstention": outcome.abstention,
                 "reliability": outcome.reliability,
                 **_thresholds(downstream, outcome),
+                **({"pooled": outcome.pooled.figures} if outcome.pooled else {}),
             }
             for outcome in outcomes
         ],
