@@ -19,6 +19,7 @@ from keepfit_clip.cli import app
 from keepfit_clip.data.shards.build import ShardOptions, build_shards
 from keepfit_clip.drawing import draw_retina
 from tests.pictures import write_elite, write_public
+from tests.test_layouts import unpack
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +35,7 @@ SHORTER = {
 GRADES = ("no diabetic retinopathy", "mild non-proliferative diabetic retinopathy",
           "moderate non-proliferative diabetic retinopathy", "severe non-proliferative diabetic retinopathy",
           "proliferative diabetic retinopathy")  # fmt: skip
+UNPACKED = {"FIVES": "fives", "IDRiD": "idrid", "ODIR": "odir5k", "OCTDL": "octdl", "RFMiD": "rfmid"}
 FOUR = ("normal", "age-related macular degeneration", "diabetic retinopathy", "glaucoma")
 
 
@@ -70,6 +72,8 @@ def sandbox(tmp_path_factory, run, exported):
     (folder / "reports.txt").write_text("The optic disc is pale. The macula is flat.\nNo hemorrhages are seen.\n" * 20)
     mine = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "DATA.md").read_text(), re.DOTALL)
     (folder / "mine.yaml").write_text(mine[1])
+    for name, layout in UNPACKED.items():
+        unpack(layout, folder / name)
     for name in ("model", "demo/model"):
         shutil.copytree(exported, folder / "runs" / name)
     shutil.copytree(run, folder / "runs" / "first")

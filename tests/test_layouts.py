@@ -22,6 +22,7 @@ from keepfit_clip.data.sources.layout import find_layouts, missing_files
 from keepfit_clip.data.sources.layout_file import layout_names, read_layout
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import TableError
+from tests.pictures import CONDITIONS
 
 MINIATURES = Path(__file__).with_name("miniatures")
 ASKED = {
@@ -38,8 +39,8 @@ def picture(tmp_path_factory):
     return path
 
 
-def unpack(name, root, picture):
-    """The miniature of a data set below a folder; returns what is to be read."""
+def unpack(name, root, picture=None):
+    """A data set in small below a folder, its images copies of a picture, or drawn; returns what is to be read."""
     content = json.loads((MINIATURES / f"{name}.json").read_text(encoding="utf-8"))
     for table, written in content.get("tables", {}).items():
         path = root / table
@@ -48,9 +49,12 @@ def unpack(name, root, picture):
             pd.DataFrame(written).to_excel(path, header=False, index=False)
         else:
             path.write_text(written if isinstance(written, str) else json.dumps(written), encoding="utf-8")
-    for image in content["images"]:
+    for number, image in enumerate(content["images"]):
         (root / image).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, root / image)
+        if picture is not None:
+            shutil.copy(picture, root / image)
+        else:
+            draw_retina("CFP", CONDITIONS[number % 4], number, size=96).image.save(root / image)
     return content
 
 
