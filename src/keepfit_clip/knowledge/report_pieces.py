@@ -137,7 +137,11 @@ class Pieces:
 
     def _term(self, position: int) -> tuple[str | None, int]:
         """The longest term that begins at a token, and how many tokens it takes."""
-        for entry in (*self.index.get(self.normal[position], ()), *self._shared_heads(position)):
+        for entry in (
+            *self.index.get(self.normal[position], ()),
+            *self._shared_heads(position),
+            *self._predicates(position),
+        ):
             end = position + len(entry.words)
             if tuple(self.normal[position:end]) == entry.words and self._is_written(position, entry):
                 self.phases.update([entry.name] if entry.kind == "phase" else [])
@@ -156,6 +160,19 @@ class Pieces:
             start = position + 3
             if head and tuple(self.normal[start : start + len(head)]) == head:
                 yield replace(entry, shared=True)
+
+    def _predicates(self, position: int) -> Iterator[TermEntry]:
+        """Of "the disc is pale", at "pale": the term "pale disc"."""
+        before = position
+        while before > 0 and self.small[before - 1] in self.language.linking:
+            before -= 1
+        if before == position:
+            return
+        for length in (2, 1):
+            subject = tuple(self.normal[max(0, before - length) : before])
+            for entry in self.index.get(self.normal[position], ()):
+                if len(subject) == length and entry.words[1:] == subject:
+                    yield replace(entry, shared=True)
 
     def _is_written(self, position: int, entry: TermEntry) -> bool:
         """Whether what is an abbreviation in a term is one in the text: in capitals."""
