@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from keepfit_clip.knowledge.labels import Repair, read_label_map, repair_of
 
 __all__ = ["find_layouts", "fits", "missing_files", "read"]
 
+_LOOKED_AT = 500  # entries of a folder, to tell which set it is
 _EMPTY = ("", "nan", "none", "null")
 _SPLITS = {
     **dict.fromkeys(("train", "training", "trainset", "train_set"), "train"),
@@ -58,16 +60,18 @@ def _roots(folder: Path) -> Iterator[Path]:
     """Where a set may lie: a folder, and those inside it where unpacking made one that holds only another."""
     while True:
         yield folder
-        inner = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+        with os.scandir(folder) as found:
+            shown = (entry for entry in found if not entry.name.startswith((".", "__MACOSX")))
+            inner = list(islice(shown, 2))
         if len(inner) != 1 or not inner[0].is_dir():
             return
-        folder = inner[0]
+        folder = Path(inner[0].path)
 
 
 def _fitting(layout: Layout, part: Part, root: Path) -> Iterator[Path]:
     """Files of a part: tables with its columns, or images whose class the layout knows."""
     rules = [rule for image in part.images for rule in image.labels]
-    for path, fields in matching(part.table or part.files, root):
+    for path, fields in matching(part.table or part.files, root, most=_LOOKED_AT):
         if part.table or (path.suffix.lower() in IMAGE_SUFFIXES and all(_knows(rule, fields) for rule in rules)):
             yield path
 

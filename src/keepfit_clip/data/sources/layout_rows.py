@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -41,38 +43,67 @@ def rows_of(part: Part, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise TableError(f"{root}: has no {part.table or part.files}, which the layout expects")
 
 
-def matching(pattern: str, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def matching(pattern: str, root: Path, most: int | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
     """Files below a folder whose path fits a pattern, in a fixed order, and what its {NAME}s stand for.
 
     `{NAME}` and `*` stand for anything inside one part of a path, `**` for any folders; letters may be small or large.
+
+    Args:
+        pattern: of paths below the folder, with `/` between their parts.
+        root: the folder.
+        most: look at so many entries of each folder only; names without a `{NAME}` are found all the same.
     """
-    steps = pattern.split("/")
-    yield from _walk(root, steps, {})
+    yield from _walk(root, pattern.split("/"), {}, most)
 
 
-def _walk(folder: Path, steps: list[str], fields: dict[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
+def _walk(
+    folder: Path, steps: list[str], fields: dict[str, str], most: int | None
+) -> Iterator[tuple[Path, dict[str, str]]]:
     step, *rest = steps
     if step == "**":
         if rest:
-            yield from _walk(folder, rest, fields)
-        for entry in _entries(folder):
+            yield from _walk(folder, rest, fields, most)
+        for entry in _entries(folder, most):
             if entry.is_dir():
-                yield from _walk(entry, steps, fields)
+                yield from _walk(Path(entry.path), steps, fields, most)
         return
     expression = _expression(step)
-    for entry in _entries(folder):
+    for entry in _named(folder, step) or _entries(folder, most):
         match = expression.fullmatch(entry.name)
         if match is None:
             continue
         inner = {**fields, **match.groupdict()}
         if rest and entry.is_dir():
-            yield from _walk(entry, rest, inner)
+            yield from _walk(Path(entry.path), rest, inner, most)
         elif not rest and entry.is_file():
-            yield entry, inner
+            yield Path(entry.path), inner
 
 
-def _entries(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+def _named(folder: Path, step: str) -> list:
+    """The entry of a step that is a plain name, where it stands there letter by letter: no need to list the folder."""
+    path = folder / step
+    if "{" in step or "*" in step or not path.exists():
+        return []
+    return [_Entry(step, str(path))]
+
+
+class _Entry(NamedTuple):
+    """What is asked of an entry of a folder."""
+
+    name: str
+    path: str
+
+    def is_dir(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def is_file(self) -> bool:
+        return os.path.isfile(self.path)
+
+
+def _entries(folder: Path, most: int | None) -> list:
+    with os.scandir(folder) as found:
+        entries = [entry for entry in islice(found, most) if not entry.name.startswith(".")]
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def _expression(step: str) -> re.Pattern:
