@@ -218,3 +218,74 @@ def test_the_fold_of_a_given_split():
     assert (learnt.tolist(), tested.tolist()) == ([0, 3], [1, 4])
     with pytest.raises(ConfigError, match="the source gives train"):
         given_fold(["train", None])
+
+
+def written(folder, picture, table, **part):
+    """A layout of one's own and its set: a table of an id, and images of these names."""
+    folder.mkdir()
+    (folder / "t.csv").write_text(table)
+    for line in table.splitlines()[1:]:
+        shutil.copy(picture, folder / f"{line.split(',')[0]}.png")
+    layout = {"schema": 1, "title": "mine", "parts": [{"table": "t.csv", "images": [{"image": "{id}", **part}]}]}
+    path = folder.parent / f"{folder.name}.json"
+    path.write_text(json.dumps(layout))
+    return read(folder, layout=str(path))
+
+
+def test_numbers_of_a_column_mean_what_that_column_means(tmp_path, picture):
+    table = "id,Retinopathy grade,Risk of macular edema\na,2,3\nb,-1,0\nc,2,0\n"
+    rules = [{"column": name, "label_map": "idrid"} for name in ("Retinopathy grade", "Risk of macular edema")]
+    records, rejected, _ = written(tmp_path / "set", picture, table, labels=rules)
+    assert [record.image.stem for record in records] == ["c"]
+    assert [error.row for error in rejected] == [1, 2]
+    assert all("a number that the layout does not know" in str(error) for error in rejected)
+
+
+def test_columns_of_0_and_1_hold_nothing_else(tmp_path, picture):
+    records, rejected, _ = written(
+        tmp_path / "set",
+        picture,
+        "id,drusen\na,1\nb,2\nc,TRUE\nd,0\n",
+        labels=[{"columns": ["drusen"], "one_hot": True}],
+    )
+    assert [record.image.stem for record in records] == ["a", "c"]
+    assert "neither 0 nor 1" in str(rejected[0])
+
+
+def test_codes_in_yaml_need_no_quotes(tmp_path, picture):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "t.csv").write_text("id,side,label\na,1,drusen\n")
+    shutil.copy(picture, tmp_path / "set" / "a.png")
+    (tmp_path / "mine.yaml").write_text(
+        "schema: 1\ntitle: mine\nparts:\n- table: t.csv\n  images:\n  - image: '{id}'\n    eye: '{side}'\n"
+        "    codes: {eye: {1: right, 2: left}}\n    labels: [{column: label}]\n"
+    )
+    (record,), _, _ = read(tmp_path / "set", layout=str(tmp_path / "mine.yaml"))
+    assert record.eye == "right"
+
+
+def test_a_folder_that_two_layouts_fit_is_an_error(tmp_path, picture):
+    unpack("aptos", tmp_path, picture)
+    unpack("eyepacs", tmp_path, picture)
+    with pytest.raises(TableError, match=r"lies as .* and as .*--layout"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"images": [{"image": "{}"}]}, "no template"),
+        ({"images": [{"image": "{a:>9}"}]}, "no template"),
+        ({"images": [{"image": "a", "modality": "{m"}]}, "no template"),
+        ({"images": [{"image": "a"}], "table": "../t.csv"}, "leads out"),
+        ({"images": [{"image": "a"}], "table": "{a}{a}.csv"}, "twice"),
+        ({"images": [{"image": "a"}], "format": {"encoding": "klingon"}}, "no encoding"),
+        ({"images": [{"image": "a"}], "format": {"separator": ";;"}}, "not one character"),
+        ({"images": [{"image": "a"}], "format": {"skip": 10**30}}, "maximum"),
+    ],
+)
+def test_layouts_that_could_not_be_read_are_told_at_once(tmp_path, part, message):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"schema": 1, "title": "x", "parts": [{"table": "t.csv", **part}]}))
+    with pytest.raises(TableError, match=message):
+        read_layout(str(path))

@@ -75,10 +75,24 @@ class LabelMap:
         """The categories that a label stands for; None where the map does not know it."""
         return self._by_form.get(_label_form(label))
 
+    def meaning_in(self, column: str, label: str) -> tuple[str, ...] | None:
+        """What a label of a column stands for: a number of one that the map names ("macula 2") means that alone."""
+        if not _is_number(label):
+            inside = self.meaning(f"{column} {label}")
+            return self.meaning(label) if inside is None else inside
+        of_column = f"{normal_form(column)} "
+        if any(form.startswith(of_column) and _is_number(form[len(of_column) :]) for form in self._by_form):
+            return None if label.strip().startswith("-") else self.meaning(f"{column} {label}")
+        return self.meaning(label)
+
+
+def _is_number(label: str) -> bool:
+    return re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", label) is not None
+
 
 def _label_form(label: str) -> str:
     """`normal_form`, but a number is itself: -1 is no grade 1."""
-    return label.strip() if re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", label) else normal_form(label)
+    return label.strip() if _is_number(label) else normal_form(label)
 
 
 def label_map_names() -> list[str]:

@@ -282,7 +282,8 @@ class Plan:
             given = from_json(record)
             if given.split is None:
                 reason = "the source says no part of a split"
-                self.reject(LeftOut(given.row, reason, f"row {given.row}: {reason}"))
+                remedy = "part it by shares instead, e.g. --split train=0.8,val=0.2"
+                self.reject(LeftOut(given.row, reason, f"row {given.row}: {reason}; {remedy}"))
                 self._db.execute("DELETE FROM rows WHERE id = ?", (number,))
             else:
                 part = re.sub(r"\W+", "_", given.split)

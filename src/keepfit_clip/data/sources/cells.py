@@ -129,7 +129,7 @@ class RowReader:
     def _frames(self, record: Record) -> list[Record]:
         """The pictures of a DICOM file, each with the eye and modality that it says where the row does not."""
         path = record.image
-        if not isinstance(path, Path) or path.suffix.lower() not in DICOM_SUFFIXES or self.root is None:
+        if not isinstance(path, Path) or path.suffix.lower() not in DICOM_SUFFIXES or not path.is_file():
             return [record]
         try:
             facts = dicom_facts(path, str(path))

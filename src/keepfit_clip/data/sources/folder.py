@@ -36,6 +36,8 @@ def read(
     if classes and classes <= _SPLITS:
         raise TableError(f"{path}: its folders look like splits ({', '.join(sorted(classes))}): give one of them")
     reader = RowReader(path, path, options, needs_image=False, notes=notes)
+    if notes is not None:
+        notes.classes = sorted(classes)
     number = 0
     for number, name in enumerate(walk_images(path), start=1):
         parts = Path(name).parts

@@ -6,7 +6,7 @@ import os
 import re
 import string
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -34,8 +34,8 @@ _SPLITS = {
 
 
 def fits(path: Path) -> bool:
-    """Whether a path is a folder that lies as one shipped layout says, and as no other."""
-    return path.is_dir() and len(find_layouts(path)) == 1
+    """Whether a path is a folder that lies as a shipped layout says; as two of them is an error when it is read."""
+    return path.is_dir() and bool(find_layouts(path))
 
 
 def find_layouts(folder: Path) -> list[str]:
@@ -118,10 +118,11 @@ def read(
     reader = _LayoutReader(layout, path, options, notes)
     number = 0
     for part in layout.parts:
-        for file, row in rows_of(part, path):
+        for position, (file, row) in enumerate(rows_of(part, path)):
             number += 1
             repair = None if options.as_written or not part.table else repair_of(file)
-            yield from reader.read(part, number, row, repair)
+            yield from reader.read(part, number, row, repair, position)
+    reader.done()
     if number == 0:
         raise TableError(f"{path}: laid out as {layout.title}, but it has no rows")
 
@@ -145,23 +146,39 @@ class _LayoutReader:
             images_only=options.images_only,
             lang=options.lang,
             known_labels=options.known_labels,
+            frames=options.frames,
         )
-        self.rows = RowReader(root, root, own)
+        self.rows = RowReader(root, root, own, notes=SourceNotes())
+        self._kept: set[tuple[str, int]] = set()
+        self._left_out: set[tuple[str, int]] = set()
+
+    def done(self) -> None:
+        """Tells how many rows no part of the layout takes."""
+        self.notes.filtered += len(self._left_out - self._kept)
+        self.notes.ignored.update(self.rows.notes.ignored)
 
     def read(
-        self, part: Part, number: int, row: Mapping[str, Any], repair: Repair | None = None
+        self, part: Part, number: int, row: Mapping[str, Any], repair: Repair | None = None, position: int = 0
     ) -> Iterator[Record | TableError]:
-        """The records of a row; `repair` is of the table, where it is known to be wrong."""
+        """The records of a row.
+
+        Args:
+            part: of the layout.
+            number: of the row, over all parts.
+            row: its cells.
+            repair: of the table, where it is known to be wrong.
+            position: of the row in its part: parts of one table see the same rows.
+        """
         cells = {name.strip(): _text(value) for name, value in row.items() if isinstance(name, str)}
         for column in (*part.keep, *part.drop):
             if column not in cells:
                 yield row_error(self.root, number, f"has no column {column!r}, which the layout expects")
                 return
-        if any(cells[column] not in values for column, values in part.keep.items()) or any(
-            cells[column] in values for column, values in part.drop.items()
-        ):
-            self.notes.filtered += 1
+        row_of_table = (part.table or part.files, position)
+        if not _among(cells, part.keep, all) or (part.drop and _among(cells, part.drop, any)):
+            self._left_out.add(row_of_table)
             return
+        self._kept.add(row_of_table)
         for rule in part.images:
             try:
                 yield from self._records(rule, number, cells, repair)
@@ -231,20 +248,26 @@ class _LayoutReader:
         label_map = read_label_map(rule.label_map) if rule.label_map else None
         for column in rule.columns:
             if rule.one_hot:  # releases of a set differ in their rarest columns
-                labels = [column] if cells.get(column, "") in ("1", "true", "yes", "True") else []
+                labels = [column] if self._is_marked(column, cells.get(column, ""), number) else []
             else:
                 labels = _listed(self._cell(column, cells, number), _separators(rule.separator))
             for label in filter(None, labels):
                 meaning = rule.map.get(label)
                 if meaning is None and label_map is not None:
-                    meaning = label_map.meaning(f"{column} {label}") if not rule.one_hot else None
-                    meaning = label_map.meaning(label) if meaning is None else meaning
+                    meaning = label_map.meaning(label) if rule.one_hot else label_map.meaning_in(column, label)
                 if meaning is None and (rule.map or label_map) and re.fullmatch(r"[-+]?\d+(\.\d+)?", label):
                     raise row_error(
                         self.root, number, f"the label in {column!r} is a number that the layout does not know"
                     )
                 self.notes.silent.update([f"{column}: {label}"] if meaning == () else [])
                 yield from (label,) if meaning is None else meaning
+
+    def _is_marked(self, column: str, cell: str, number: int) -> bool:
+        """Whether a cell of a column of 0 and 1 says that it is there."""
+        small = cell.lower()
+        if small not in ("", "0", "1", "true", "false", "yes", "no"):
+            raise row_error(self.root, number, f"the cell of {column!r} is neither 0 nor 1", f" ({cell[:40]})")
+        return small in ("1", "true", "yes")
 
     def _anywhere(self, name: str, number: int) -> str:
         """The path of the one file of a name, wherever it is below the root."""
@@ -264,6 +287,11 @@ class _LayoutReader:
                 if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
                     found[Path(file).stem.lower()].append(os.path.relpath(os.path.join(folder, file), self.root))
         return dict(found)
+
+
+def _among(cells: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]], how: Callable) -> bool:
+    """Whether cells hold wanted values, whatever their case; of all columns or of any, as `how` says."""
+    return how(cells[column].lower() in {value.lower() for value in values} for column, values in wanted.items())
 
 
 def _listed(cell: str, separators: str) -> list[str]:

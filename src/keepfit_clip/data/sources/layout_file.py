@@ -190,22 +190,40 @@ def _problems(content):
         yield f"{where}: {error.message[:200]}"
         return
     for number, part in enumerate(content["parts"]):
+        for pattern in (part.get("table", ""), part.get("files", ""), *part.get("parse", {}).values()):
+            names = re.findall(r"\{([^}]*)\}", pattern)
+            if ".." in pattern.split("/") or pattern.startswith("/"):
+                yield f"parts.{number}: {pattern!r} leads out of the folder"
+            if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
+                yield f"parts.{number}: {pattern!r} names a part twice, or by no plain word"
+        how = part.get("format", {})
+        if len(how.get("separator", ",")) != 1:
+            yield f"parts.{number}: the separator {how['separator']!r} is not one character"
+        try:
+            "x".encode(how.get("encoding", "utf-8")).decode(how.get("encoding", "utf-8"))
+        except (LookupError, UnicodeError):
+            yield f"parts.{number}: {how['encoding']!r} is no encoding of texts"
         if bool(part.get("table")) == bool(part.get("files")):
             yield f"parts.{number}: has either a table or files"
         for image in part["images"]:
-            templates = [
-                image["image"],
-                *image.get("captions", ()),
-                *(image.get(k, "") for k in ("eye", "patient", "split")),
-            ]
+            keys = ("eye", "patient", "split", "modality", "attributes")
+            templates = [image["image"], *image.get("captions", ()), *(image.get(key, "") for key in keys)]
             for template in templates:
-                try:
-                    list(string.Formatter().parse(template))
-                except ValueError as error:
-                    yield f"parts.{number}: {template!r} is no template: {error}"
+                if problem := _template_problem(template):
+                    yield f"parts.{number}: {template!r} {problem}"
             for rule in image.get("labels", ()):
                 if rule.get("label_map") and rule["label_map"] not in label_map_names():
                     yield f"parts.{number}: there is no label map {rule['label_map']!r}"
+
+
+def _template_problem(template: str) -> str:
+    """What is wrong with a template, "" for nothing."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        return f"is no template: {error}"
+    odd = [name for _, name, form, conversion in parts if name is not None and (not name or form or conversion)]
+    return "is no template: write {COLUMN}, and nothing else in the brackets" if odd else ""
 
 
 def _layout(content: dict, name: str) -> Layout:
@@ -233,8 +251,10 @@ def _part(entry: dict) -> Part:
 
 
 def _image_rule(entry: dict) -> ImageRule:
+    codes = {key: {str(code): text for code, text in known.items()} for key, known in entry.get("codes", {}).items()}
     fields = {
         **entry,
+        "codes": codes,
         "labels": tuple(map(_label_rule, entry.get("labels", ()))),
         "captions": tuple(entry.get("captions", ())),
     }

@@ -13,7 +13,7 @@ import pandas as pd
 
 from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES
 from keepfit_clip.data.sources.layout_file import Part
-from keepfit_clip.errors import TableError, first_line
+from keepfit_clip.errors import MissingExtraError, TableError, first_line
 from keepfit_clip.extras import require_extra
 
 __all__ = ["matching", "read_table", "rows_of"]
@@ -140,7 +140,9 @@ def read_table(path: Path, how: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield from _read_text(path, how)
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
-    except (UnicodeError, csv.Error, ValueError, KeyError) as error:
+    except (TableError, MissingExtraError, MemoryError):
+        raise
+    except Exception as error:  # readers of workbooks raise many kinds
         raise TableError(f"{path}: is not written as the layout says ({first_line(error)})") from error
 
 

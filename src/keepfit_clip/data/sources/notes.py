@@ -20,6 +20,7 @@ class SourceNotes:
         half_characters: texts that held halves of characters.
         repaired: (table, what is wrong in it) -> rows whose labels were repaired.
         layout: title of the layout that was found or asked for, "" for none.
+        classes: names of the folders that are taken for classes.
         filtered: rows that the layout leaves out, such as those of ungradable images.
         silent: labels that stand for nothing to be seen, by the data set's own map.
     """
@@ -31,6 +32,7 @@ class SourceNotes:
     repaired: Counter = field(default_factory=Counter)
     silent: Counter = field(default_factory=Counter)
     layout: str = ""
+    classes: list[str] = field(default_factory=list)
     filtered: int = 0
 
     def take(self, role: str, columns: tuple[str, ...], guessed: bool) -> None:
@@ -45,6 +47,11 @@ class SourceNotes:
             f"{role} from {' and '.join(map(repr, self.columns[role]))}" for role in ROLES if self.columns.get(role)
         ]
         lines = [f"columns: {', '.join(taken)}"] if taken else []
+        if self.classes:
+            names = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
+            lines.append(
+                f"read as a folder of classes: {names}; if these are no classes, `datasets find` looks for the data set"
+            )
         if self.layout:
             left_out = f"; {self.filtered} rows left out, as it says" if self.filtered else ""
             lines.append(f"read as {self.layout}{left_out}")
