@@ -9,6 +9,7 @@ from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES, RowReader, row_error
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
+from keepfit_clip.files import printable
 
 __all__ = ["fits", "read", "walk_images"]
 
@@ -37,7 +38,7 @@ def read(
         raise TableError(f"{path}: its folders look like splits ({', '.join(sorted(classes))}): give one of them")
     reader = RowReader(path, path, options, needs_image=False, notes=notes)
     if notes is not None:
-        notes.classes = sorted(classes)
+        notes.classes = sorted(map(printable, classes))
     number = 0
     for number, name in enumerate(walk_images(path), start=1):
         parts = Path(name).parts
