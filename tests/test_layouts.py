@@ -289,3 +289,11 @@ def test_layouts_that_could_not_be_read_are_told_at_once(tmp_path, part, message
     path.write_text(json.dumps({"schema": 1, "title": "x", "parts": [{"table": "t.csv", **part}]}))
     with pytest.raises(TableError, match=message):
         read_layout(str(path))
+
+
+def test_a_table_of_a_usual_name_is_no_set_by_its_name_alone(tmp_path, picture):
+    unpack("aptos", tmp_path, picture)
+    assert find_layouts(tmp_path) == ["aptos"]
+    (tmp_path / "train.csv").write_text("image,category\na.png,glaucoma\n", encoding="utf-8")
+    assert "aptos" not in find_layouts(tmp_path)
+    assert missing_files(read_layout("aptos"), tmp_path) == []  # who asks for it is told of the column in its row

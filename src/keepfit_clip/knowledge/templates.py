@@ -9,7 +9,7 @@ from keepfit_clip.knowledge.conditions import Knowledge, Term
 from keepfit_clip.knowledge.grammar import article, in_image, is_plural, statement
 
 __all__ = [
-    "LANGUAGES", "category_text", "class_texts", "classes_texts", "draw_text", "knowledge_sentences", "mentions_place",
+    "category_text", "class_texts", "classes_texts", "draw_text", "knowledge_sentences", "mentions_place",
     "modality_text", "sentences_of",
 ]  # fmt: skip
 
@@ -25,7 +25,6 @@ _EXAMINATIONS = {
     "FFA": "fluorescein angiography",
     "OCT": "optical coherence tomography",
 }
-LANGUAGES = ("en", "zh")
 
 _LOCATION = re.compile(
     r"\b(left|right|od|os|ou|oi|le|re|[lr][/. ]+e(?:ye)?|nasal\w*|temporal\w*|superior\w*|inferior\w*|"

@@ -43,7 +43,17 @@ def find_layouts(folder: Path) -> list[str]:
 
     A layout of tables is told by their names and columns; one of folders of images by those that name classes.
     """
-    return [name for name in layout_names() if not missing_files(read_layout(name), folder)]
+    return [name for name in layout_names() if _lies_as(read_layout(name), folder)]
+
+
+def _lies_as(layout: Layout, folder: Path) -> bool:
+    root = next((root for root in _roots(folder) if not _missing(layout, root)), None)
+    if root is None:
+        return False
+    tables = [part for part in layout.parts if part.table and not part.optional]
+    return all(
+        any(_has_columns(path, part, layout.columns(part)) for path in _fitting(layout, part, root)) for part in tables
+    )
 
 
 def missing_files(layout: Layout, folder: Path) -> list[str]:
@@ -69,7 +79,7 @@ def _roots(folder: Path) -> Iterator[Path]:
 
 
 def _fitting(layout: Layout, part: Part, root: Path) -> Iterator[Path]:
-    """Files of a part: tables with its columns, or images whose class the layout knows."""
+    """Files of a part: tables of its name, or images whose class the layout knows."""
     rules = [rule for image in part.images for rule in image.labels]
     for path, fields in matching(part.table or part.files, root, most=_LOOKED_AT):
         if part.table or (path.suffix.lower() in IMAGE_SUFFIXES and all(_knows(rule, fields) for rule in rules)):
