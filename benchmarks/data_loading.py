@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 import keepfit_clip  # noqa: F401 - registers the models
 from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards, list_shards
-from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.decoding import make_resizer
 from keepfit_clip.data.stream.sampling import make_pools
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.knowledge.conditions import Knowledge
@@ -101,7 +101,7 @@ def our_loader(shards: Path, size: int, workers: int, batches: int) -> DataLoade
         StreamOptions(batch_size=BATCH),
         batches_per_worker=batches + WARM_UP,
         epoch=lambda: 0,
-        letterbox=make_letterbox(preprocess),
+        resize=make_resizer(preprocess),
         tokenizer=Tokenizer(open_clip.get_tokenizer("keepfit-v2-test"), 77, 0, 49407),
         knowledge=Knowledge.load(),
         mean=[0.5] * 3,

@@ -46,7 +46,7 @@ from transformers import AutoConfig, BatchEncoding
 
 import keepfit_clip.training.hybrid.run as training
 from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards
-from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.decoding import make_resizer
 from keepfit_clip.data.stream.sampling import make_pools
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.folders.model_folder import read_model_config, write_model_folder
@@ -136,7 +136,7 @@ def prepare(args: argparse.Namespace) -> list[int]:
         StreamOptions(batch_size=args.batch),
         batches_per_worker=args.steps,
         epoch=lambda: 0,
-        letterbox=make_letterbox(preprocess),
+        resize=make_resizer(preprocess),
         tokenizer=Tokenizer(tokenizer, args.context, pad_id=0, eos_id=102),
         knowledge=Knowledge.load(),
         mean=preprocess["mean"],

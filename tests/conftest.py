@@ -15,7 +15,7 @@ import torch
 import keepfit_clip  # noqa: F401 - registers the models
 from keepfit_clip.data import MixedStream, StreamOptions
 from keepfit_clip.data.shards.build import ShardOptions, build_shards
-from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.decoding import make_resizer
 from keepfit_clip.data.stream.sampling import make_pools
 from keepfit_clip.folders.export import export_model
 from keepfit_clip.knowledge.conditions import Knowledge
@@ -133,7 +133,7 @@ def make_stream(shards, tokenizer):
             StreamOptions(**{"batch_size": 8, "elite_fraction": 0.25, **options}),
             batches,
             lambda: epoch,
-            make_letterbox(PREPROCESS),
+            make_resizer(PREPROCESS),
             Tokenizer(tokenizer, context_length, pad_id=0, eos_id=49407),
             Knowledge.load(),
             PREPROCESS["mean"],

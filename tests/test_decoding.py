@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from keepfit_clip.data.stream.batch import ImageBatch
-from keepfit_clip.data.stream.decoding import FastLetterbox, make_letterbox
+from keepfit_clip.data.stream.decoding import FastResizer, make_resizer
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError
 from tests.conftest import PREPROCESS
@@ -28,10 +28,11 @@ def retina():
 
 @pytest.mark.parametrize("size", [64, 100, 224, 300, 384, 512, 600])
 @pytest.mark.parametrize("box", [None, (0, 100, 512, 400), (131, 0, 400, 512)])
-def test_fast_decoding_is_close_to_full_decoding_and_an_antialiased_resize(retina, size, box):
+@pytest.mark.parametrize("resize_mode", ["longest", "squash"])
+def test_fast_decoding_is_close_to_full_decoding_and_an_antialiased_resize(retina, size, box, resize_mode):
     content = encoded(retina.crop(box) if box else retina, quality=95, subsampling=0)
-    values = {**PREPROCESS, "size": size}
-    fast, exact = make_letterbox(values)(content), make_letterbox(values, exact=True)(content)
+    values = {**PREPROCESS, "size": size, "resize_mode": resize_mode}
+    fast, exact = make_resizer(values)(content), make_resizer(values, exact=True)(content)
     assert fast.shape == exact.shape == (size, size, 3)
     assert np.abs(fast.astype(int) - exact).mean() < 2
 
@@ -41,7 +42,7 @@ def test_nothing_is_shifted(retina, size):
     framed = retina.copy()
     ImageDraw.Draw(framed).rectangle((40, 40, 470, 470), outline=(250, 250, 250), width=3)
     content, values = encoded(framed, quality=95), {**PREPROCESS, "size": size}
-    fast, exact = make_letterbox(values)(content).astype(int), make_letterbox(values, exact=True)(content)
+    fast, exact = make_resizer(values)(content).astype(int), make_resizer(values, exact=True)(content)
     here = np.abs(fast - exact).mean()
     for axis in (0, 1):
         assert all(here < np.abs(fast - np.roll(exact, step, axis)).mean() for step in (-1, 1))
@@ -64,12 +65,12 @@ def test_every_kind_of_image_is_decoded_alike(retina, kind):
         options["exif"] = exif
     content = encoded(image, format_, **options)
     values = {**PREPROCESS, "size": 96}
-    fast, exact = make_letterbox(values)(content), make_letterbox(values, exact=True)(content)
+    fast, exact = make_resizer(values)(content), make_resizer(values, exact=True)(content)
     assert np.abs(fast.astype(int) - exact).mean() < 2
 
 
 def test_a_border_has_the_towers_colour_and_a_size_may_be_a_rectangle():
-    pixels = FastLetterbox((40, 80), fill=7)(encoded(Image.new("RGB", (50, 50), (200, 10, 10)), "PNG"))
+    pixels = FastResizer((40, 80), fill=7)(encoded(Image.new("RGB", (50, 50), (200, 10, 10)), "PNG"))
     assert pixels.shape == (40, 80, 3)
     assert (pixels[:, :20] == 7).all()
     assert (pixels[:, 60:] == 7).all()
@@ -79,20 +80,47 @@ def test_a_border_has_the_towers_colour_and_a_size_may_be_a_rectangle():
 @pytest.mark.parametrize("damage", [lambda c: c[:-200], lambda c: b"", lambda c: b"GIF89a", lambda c: c[:30]])
 def test_damaged_images_are_errors_of_ours(retina, damage):
     with pytest.raises(ImageError):
-        FastLetterbox(64)(damage(encoded(retina)))
+        FastResizer(64)(damage(encoded(retina)))
 
 
 def test_another_way_of_resizing_is_left_to_open_clip(retina):
-    values = {**PREPROCESS, "resize_mode": "squash", "size": 80}
-    transform = open_clip.image_transform(80, is_train=False, resize_mode="squash", interpolation="bicubic")
+    values = {**PREPROCESS, "resize_mode": "shortest", "size": 80}
+    transform = open_clip.image_transform(80, is_train=False, resize_mode="shortest", interpolation="bicubic")
     content = encoded(retina.crop((0, 0, 512, 200)), "PNG")
-    expected = transform.transforms[0](Image.open(io.BytesIO(content)))
-    assert (make_letterbox(values)(content) == np.asarray(expected)).all()
+    expected = transform.transforms[1](transform.transforms[0](Image.open(io.BytesIO(content))))
+    assert (make_resizer(values)(content) == np.asarray(expected)).all()
 
 
 def test_the_exact_letterbox_is_what_the_evaluation_transform_does():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8))
     *_, preprocess = open_clip.create_model_and_transforms("keepfit-v2-test")
-    pixels = torch.from_numpy(make_letterbox(PREPROCESS, exact=True)(encoded(image, "PNG")).copy())
+    pixels = torch.from_numpy(make_resizer(PREPROCESS, exact=True)(encoded(image, "PNG")).copy())
     ours = ImageBatch(pixels[None], [0.5] * 3, [0.5] * 3).to()
     torch.testing.assert_close(ours[0], preprocess(image), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("resize_mode", ["longest", "squash"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG"])
+def test_the_border_of_colour_photographs_is_cut_off_alike_in_training_and_in_use(retina, resize_mode, format_):
+    framed = Image.new("RGB", (900, 520))
+    framed.paste(retina, (250, 4))
+    values = {**PREPROCESS, "size": 128, "resize_mode": resize_mode, "crop": True}
+    content = encoded(framed, format_, **({"quality": 95} if format_ == "JPEG" else {}))
+    fast, exact = make_resizer(values)(content), make_resizer(values, exact=True)(content)
+    whole = make_resizer({**values, "crop": False})(encoded(retina, "PNG"))
+    assert np.abs(fast.astype(int) - exact).mean() < 3
+    assert np.abs(fast.astype(int) - whole).mean() < 12  # the drawing has a border of its own
+    assert np.abs(make_resizer({**values, "crop": False})(content).astype(int) - whole).mean() > 25
+
+
+@pytest.mark.parametrize("modality", ["FFA", "OCT"])
+def test_what_is_grey_is_not_cropped(modality):
+    grey = draw_retina(modality, "normal", [3], 96, "left").image
+    framed = Image.new("RGB", (192, 96))
+    framed.paste(grey, (48, 0))
+    values = {**PREPROCESS, "size": 64}
+    for format_ in ("JPEG", "PNG"):
+        content = encoded(framed, format_)
+        assert (
+            make_resizer({**values, "crop": True}, exact=True)(content) == make_resizer(values, exact=True)(content)
+        ).all()

@@ -14,7 +14,7 @@ from PIL import Image
 from keepfit_clip.cli import main
 from keepfit_clip.data import ShardOptions, build_shards
 from keepfit_clip.data.shards.inspection import check_shards
-from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.decoding import make_resizer
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.images.depth import is_blank, to_8_bit
@@ -174,7 +174,7 @@ def test_a_deep_file_that_is_cut_off_is_an_error(encode):
 def test_training_sees_what_inference_sees(encode):
     content = encode(ORIGINAL.astype(np.uint16) * 16)
     values = {**PREPROCESS, "size": 64}
-    fast, exact = make_letterbox(values)(content), make_letterbox(values, exact=True)(content)
+    fast, exact = make_resizer(values)(content), make_resizer(values, exact=True)(content)
     assert np.abs(fast.astype(int) - exact).mean() < 2
     assert fast.mean() > 20
 
@@ -192,7 +192,7 @@ def test_page_one_does_not_stand_for_the_others(tmp_path, fmt, count):
     content = pages(fmt, count)
     if fmt == "MPO":
         content = as_stereo(content)
-    for take in (open_image, make_letterbox({**PREPROCESS, "size": 32})):
+    for take in (open_image, make_resizer({**PREPROCESS, "size": 32})):
         with pytest.raises(ImageError, match=f"has {count} pages; store each as a file of its own"):
             take(content)
     table = labelled(tmp_path, {"a.png": encoded(picture(9)), "b.img": content})

@@ -18,7 +18,7 @@ STAGE_1 = """
     --weight-decay --workers"""
 STAGE_2 = """
     --allow-source --augmentation --balance --batch-size --beta1 --beta2 --caption-samples
-    --caption-schedule --caption-schedule-steps --caption-weight --caption-weight-start --contrastive-weight
+    --caption-schedule --caption-schedule-steps --caption-weight --caption-weight-start --contrastive-weight --crop
     --device --elite-balance --elite-data --elite-fraction --elite-weights --ema-decay --epochs --eps
     --freeze-text-steps --grad-clip-norm --head-lr --hold-out-categories --image-tower --implied
     --joint-contrast --knowledge --languages --layer-decay --log-every-n-steps --logs --lr

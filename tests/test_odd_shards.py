@@ -15,7 +15,7 @@ from keepfit_clip.cli import main
 from keepfit_clip.data import MixedStream, ShardOptions, StreamOptions, build_shards, list_shards, read_shards
 from keepfit_clip.data.shards.inspection import check_shards, gather_statistics
 from keepfit_clip.data.shards.statistics_page import statistics_page
-from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.decoding import make_resizer
 from keepfit_clip.data.stream.sampling import ShardPool
 from keepfit_clip.errors import KeepFITError
 from keepfit_clip.knowledge.conditions import Knowledge
@@ -36,7 +36,7 @@ def stream_of(shards, kind, tokenizer, batches=4, batch_size=4, **options):
     return MixedStream(
         pools if kind == "public" else [], pools if kind == "elite" else [],
         StreamOptions(batch_size=batch_size, max_bad_fraction=1.0, **options), batches, lambda: 0,
-        make_letterbox(PREPROCESS),
+        make_resizer(PREPROCESS),
         Tokenizer(tokenizer, 77, pad_id=0, eos_id=49407), Knowledge.load(), PREPROCESS["mean"], PREPROCESS["std"],
     )  # fmt: skip
 

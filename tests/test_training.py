@@ -9,6 +9,7 @@ import open_clip
 import open_clip_train.main as upstream_main
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import keepfit_clip.training.hybrid.run as keepfit_main
@@ -20,8 +21,10 @@ from keepfit_clip.errors import (
     OutputError,
     ShardError,
 )
+from keepfit_clip.evaluate.features import FeatureCache
 from keepfit_clip.folders.export import export_model, load_training_checkpoint
 from keepfit_clip.folders.loading import load_model
+from keepfit_clip.folders.model_folder import read_model_config
 from keepfit_clip.model.loss import HybridLoss
 from keepfit_clip.training.hybrid import upstream
 from keepfit_clip.training.hybrid.causes import cause_of
@@ -480,6 +483,27 @@ def test_chosen_preprocessing_stays_with_the_export_even_where_it_is_open_clips_
     loaded = load_model(tmp_path / "model")
     assert list(loaded.preprocess.transforms[-1].mean) == list(open_clip.OPENAI_DATASET_MEAN)
     assert loaded.model.visual.preprocess_cfg["resize_mode"] == "squash"
+
+
+def test_a_model_trained_without_borders_crops_wherever_it_is_used_and_when_it_goes_on(shards, tmp_path):
+    flags = train_flags(shards, tmp_path, "crop", epochs=1, train_num_samples=8)
+    train([*flags, "--crop"])
+    stored = read_model_config(tmp_path / "crop" / "model")
+    assert stored.preprocess["crop"] is True
+    assert (
+        "crop" not in json.loads((tmp_path / "crop" / "model" / "open_clip_config.json").read_text())["preprocess_cfg"]
+    )
+    export_model(tmp_path / "crop", tmp_path / "model")
+    framed = Image.new("RGB", (300, 100))
+    framed.paste(Image.new("RGB", (100, 100), (200, 80, 40)), (100, 0))
+    cropped, plain = load_model(tmp_path / "model").preprocess(framed), load_model(tmp_path / "model", crop=False)
+    open_clips = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'model'}")[2]
+    assert torch.equal(plain.preprocess(framed), open_clips(framed))
+    assert (cropped[0] > 0).float().mean() > 0.9
+    assert (plain.preprocess(framed)[0] > 0).float().mean() < 0.4
+    caches = {FeatureCache(tmp_path / "cache", tmp_path / "model", crop).path for crop in (None, True, False)}
+    assert len(caches) == 3
+    assert "without their black border" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_export_refuses_what_it_cannot_export(run, tmp_path):

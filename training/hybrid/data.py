@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.decoding import make_resizer
 from keepfit_clip.data.stream.mixed import MixedStream, StreamOptions
 from keepfit_clip.data.stream.sampling import ShardPool, category_repeats, make_pools
 from keepfit_clip.data.tars.reader import check_kind, count_samples, list_shards
@@ -186,7 +186,7 @@ def training_data(
         ),
         batches_per_worker,
         shared_epoch.get_value,
-        make_letterbox(preprocess_cfg),
+        make_resizer(preprocess_cfg),
         tokenizer,
         held_out.knowledge if held_out else knowledge,
         preprocess_cfg["mean"],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.data.sources import plain_tables_only
 from keepfit_clip.data.stream.batch import ImageBatch, collate
-from keepfit_clip.data.stream.decoding import make_letterbox
+from keepfit_clip.data.stream.decoding import make_resizer
 from keepfit_clip.data.stream.mixed import draw_sample
 from keepfit_clip.data.tars.reader import ShardSample, count_samples, read_shards
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
@@ -114,7 +114,7 @@ class HeldOutShards:
     ):
         self.shards = list(shards)
         self.batch_size = batch_size
-        self.letterbox = make_letterbox(preprocess_cfg, exact=True)
+        self.resize = make_resizer(preprocess_cfg, exact=True)
         self.languages = languages
         self.tokenizer = tokenizer
         self.knowledge = knowledge
@@ -179,7 +179,7 @@ class HeldOutShards:
     def _decoded(self, rng: random.Random):
         for sample in self._usable():
             try:
-                pixels = self.letterbox(sample.image_bytes, f"sample {sample.key}")
+                pixels = self.resize(sample.image_bytes, f"sample {sample.key}")
             except ImageError as error:
                 _log.warning(f"validation: left out: {error}")
                 continue

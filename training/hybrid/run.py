@@ -27,6 +27,7 @@ from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.config import TEXT_SOURCES
 from keepfit_clip.model.keepfit import KeepFIT
 from keepfit_clip.model.loss import HybridLoss
+from keepfit_clip.model.preprocess import with_crop
 from keepfit_clip.model.pretrained import allow_source
 from keepfit_clip.model.state_dicts import read_weights
 from keepfit_clip.model.tokenization import Tokenizer
@@ -177,7 +178,8 @@ class _Run:
         if settings.val_data or settings.zeroshot_table:
             measured = Validation([], [])  # the other ranks wait for the first one
             if is_master(upstream):
-                measured = validation_data(settings, preprocess_cfg, without_augmentation, texts, knowledge)
+                transform = with_crop(without_augmentation, preprocess_cfg.get("crop", False))
+                measured = validation_data(settings, preprocess_cfg, transform, texts, knowledge)
             data["val"] = DataInfo(dataloader=measured)
         return data
 

@@ -156,6 +156,8 @@ def resolve_model_config(settings: HybridPretraining, upstream: argparse.Namespa
         config = config.with_image_size(size[0] if len(size) == 1 else list(size))
     if upstream.force_context_length:
         config = config.with_text(context_length=upstream.force_context_length)
+    if settings.crop:
+        config = config.with_preprocess(crop=True)
     preprocess_cfg = resolve_preprocess(
         config,
         stored.preprocess,

@@ -91,6 +91,12 @@ class HybridPretraining:
         marks=["shapes", "report"],
     )
 
+    crop: bool = _data(
+        False,
+        "cut the black border off colour photographs; the model does so from then on wherever it is used",
+        marks=["shapes", "report"],
+    )
+
     text_tower: str | None = _model(
         None, "text tower from textual pretraining (stage 1)", metavar="DIR", marks=["report"]
     )

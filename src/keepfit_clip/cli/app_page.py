@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries, show_left_out, with_progress
-from keepfit_clip.cli.options import USE, Cache, Device, KnowledgeFile
+from keepfit_clip.cli.options import USE, Cache, Crop, Device, KnowledgeFile
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.errors import CheckpointError
 
@@ -38,6 +38,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="port (a free one)")] = None,
     cache: Cache = Path("runs/features"),
     knowledge: KnowledgeFile = None,
+    crop: Crop = None,
     device: Device = None,
     source_options=None,
 ) -> None:
@@ -58,13 +59,13 @@ def serve(
                 "no --model given, and no model of the demo: run `keepfit-clip demo` or give a folder"
             )
         model = str(_DEMO)
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, crop)
     shown = None
     if gallery is not None:
         pairs = read_pairs(gallery, images, source_options)
         tell_notes(pairs.notes)
         show_left_out(pairs.left_out, "entries of the gallery not used")
-        shown = Gallery(loaded, pairs, FeatureCache(cache, model), with_progress("Encoding the gallery"))
+        shown = Gallery(loaded, pairs, FeatureCache(cache, model, crop), with_progress("Encoding the gallery"))
     service = Service(loaded, Knowledge.load(knowledge), shown)
     with running_page(service, f"KeepFIT: {Path(model).name}", host, port, allow_host or ()) as address:
         console.print(f"{address}  (Ctrl+C ends it)", soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, end_in_part, quiet_libraries
-from keepfit_clip.cli.options import USE, Device, Images, JsonFile, Model, write_result
+from keepfit_clip.cli.options import USE, Crop, Device, Images, JsonFile, Model, write_result
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -19,6 +19,7 @@ def caption(
     num_beams: Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")] = 1,
     max_length: Annotated[int | None, typer.Option(min=2, help="longest caption, tokens")] = None,
     json_file: JsonFile = None,
+    crop: Crop = None,
     device: Device = None,
 ) -> None:
     """Write a caption for each image."""
@@ -26,7 +27,7 @@ def caption(
     from keepfit_clip.folders.loading import load_model
 
     quiet_libraries()
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, crop)
     problems: list[str] = []
     options = {"max_length": max_length} if max_length else {}
     rows = []

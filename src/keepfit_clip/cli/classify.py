@@ -9,6 +9,7 @@ from rich.table import Table
 from keepfit_clip.cli.console import console, end_in_part, error_console, quiet_libraries
 from keepfit_clip.cli.options import (
     USE,
+    Crop,
     Device,
     Findings,
     Images,
@@ -37,6 +38,7 @@ def classify(
     findings: Findings = False,
     knowledge: KnowledgeFile = None,
     json_file: JsonFile = None,
+    crop: Crop = None,
     device: Device = None,
 ) -> None:
     """Zero-shot probabilities of the given categories for each image."""
@@ -47,7 +49,7 @@ def classify(
     from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
     quiet_libraries()
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, crop)
     classifier = ZeroShotClassifier(
         loaded.model,
         loaded.tokenizer,

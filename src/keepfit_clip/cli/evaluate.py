@@ -14,6 +14,7 @@ from keepfit_clip.cli.options import (
     AllowMissing,
     Cache,
     Classes,
+    Crop,
     Device,
     Findings,
     JsonFile,
@@ -58,6 +59,7 @@ def evaluate(
     names_only: NamesOnly = False,
     findings: Findings = False,
     knowledge: KnowledgeFile = None,
+    crop: Crop = None,
     device: Device = None,
 ) -> None:
     """Zero-shot scores on a labelled table: ACA, AUC, of grades quadratic kappa, and the confusion table."""
@@ -69,7 +71,7 @@ def evaluate(
     quiet_libraries()
     check_pooling(pool, pool_by)
     result = evaluate_table(
-        load_model(model, device),
+        load_model(model, device, crop),
         table,
         images,
         class_spec(classes, table),
@@ -121,6 +123,7 @@ def evaluate_retrieval(
     json_file: JsonFile = None,
     cache: Cache = Path("runs/features"),
     knowledge: KnowledgeFile = None,
+    crop: Crop = None,
     device: Device = None,
 ) -> None:
     """Recall at 1, 5 and 10: texts of an image, images of a text, images like an image; chance beside each."""
@@ -131,8 +134,8 @@ def evaluate_retrieval(
 
     quiet_libraries()
     pairs = read_pairs(table, images, source_options, lang)
-    features = FeatureCache(cache, model)
-    loaded = load_model(model, device)
+    features = FeatureCache(cache, model, crop)
+    loaded = load_model(model, device, crop)
     result = evaluate_retrieval(
         loaded, pairs, Knowledge.load(knowledge), upper(modality), features, with_progress("Encoding")
     )
@@ -166,6 +169,7 @@ def evaluate_captions(
     captions: Annotated[Path | None, typer.Option(help="write row, expert's and model's caption as CSV")] = None,
     cache: Cache = Path("runs/features"),
     knowledge: KnowledgeFile = None,
+    crop: Crop = None,
     device: Device = None,
 ) -> None:
     """BLEU, ROUGE-L, CIDEr and chrF of written captions, and whether they name the right conditions and lesions."""
@@ -179,10 +183,10 @@ def evaluate_captions(
     quiet_libraries()
     require_extra("captions")
     pairs = read_pairs(table, images, source_options, lang, captions_only=True)
-    kept = FeatureCache(cache, model)
+    kept = FeatureCache(cache, model, crop)
     options = {"num_beams": num_beams} | ({"max_length": max_length} if max_length else {})
     result = evaluate_captions(
-        load_model(model, device), pairs, Knowledge.load(knowledge), kept, with_progress("Writing"), **options
+        load_model(model, device, crop), pairs, Knowledge.load(knowledge), kept, with_progress("Writing"), **options
     )
     tell_notes(result.table.notes)
     show_left_out(result.table.left_out, "rows not used")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, end_in_part, quiet_libraries, with_progress
-from keepfit_clip.cli.options import USE, Device, Images, KnowledgeFile, Modality, Model, NamesOnly, upper
+from keepfit_clip.cli.options import USE, Crop, Device, Images, KnowledgeFile, Modality, Model, NamesOnly, upper
 from keepfit_clip.errors import ImageError, KeepFITError
 from keepfit_clip.training.flags import listed
 
@@ -26,6 +26,7 @@ def explain(
     grad_cam: Annotated[bool, typer.Option("--grad-cam/--no-grad-cam", help="with Grad-CAM (extra explain)")] = True,
     words: Annotated[bool, typer.Option("--words/--no-words", help="with the words of the caption")] = True,
     knowledge: KnowledgeFile = None,
+    crop: Crop = None,
     device: Device = None,
 ) -> None:
     """Show where the model looks for each category and each word of its caption: PNG overlays and a page."""
@@ -42,7 +43,9 @@ def explain(
     names = listed(categories)
     if names and grad_cam:
         require_extra("explain")
-    explainer = Explainer(load_model(model, device), names, upper(modality), Knowledge.load(knowledge), not names_only)
+    explainer = Explainer(
+        load_model(model, device, crop), names, upper(modality), Knowledge.load(knowledge), not names_only
+    )
     problems: list[str] = []
 
     def explained():

@@ -19,6 +19,7 @@ __all__ = [
     "AllowMissing",
     "Cache",
     "Classes",
+    "Crop",
     "Device",
     "Findings",
     "Images",
@@ -65,6 +66,14 @@ Classes = Annotated[
     typer.Option(
         help='class file, name of a shipped one (messidor, fives, ...) or "normal,glaucoma" (the shipped one that is '
         "called as the table; else all there are)"
+    ),
+]
+Crop = Annotated[
+    bool | None,
+    typer.Option(
+        "--crop/--no-crop",
+        help="cut the black border off colour photographs (as the model was trained)",
+        show_default=False,
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ... (CUDA where there is one)")]

@@ -10,6 +10,7 @@ from keepfit_clip.cli.options import (
     MEASURE,
     AllowMissing,
     Classes,
+    Crop,
     Device,
     KnowledgeFile,
     Modality,
@@ -53,6 +54,7 @@ def report(
     modality: Modality = None,
     names_only: NamesOnly = False,
     knowledge: KnowledgeFile = None,
+    crop: Crop = None,
     device: Device = None,
 ) -> None:
     """Write one self-contained page about a run: settings, data, losses, tables, captions, heat maps."""
@@ -73,7 +75,7 @@ def report(
     find_parts(run)
     sections = []
     if model is not None:
-        known, loaded = Knowledge.load(knowledge), load_model(model, device)
+        known, loaded = Knowledge.load(knowledge), load_model(model, device, crop)
         result = evaluate_table(
             loaded,
             table,

@@ -34,8 +34,14 @@ def build(
     dataset: Annotated[str | None, typer.Option(help="name of the data set to store")] = None,
     knowledge: Annotated[Path | None, typer.Option(help="knowledge file instead of the shipped one")] = None,
     size: Annotated[
-        int | None, typer.Option(help="longest side of the stored images, pixels", rich_help_panel=_PICTURES)
+        int | None, typer.Option(help="of the stored images, pixels; none is enlarged", rich_help_panel=_PICTURES)
     ] = None,
+    side: Annotated[
+        str,
+        typer.Option(
+            help="whose size it is: longest, or shortest for towers that stretch wide images", rich_help_panel=_PICTURES
+        ),
+    ] = "longest",
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality", rich_help_panel=_PICTURES)] = 95,
     crop: Annotated[
         bool, typer.Option("--crop", help="cut the black border off fundus photographs", rich_help_panel=_PICTURES)
@@ -109,6 +115,7 @@ def build(
         kind=kind,
         modality=modality.upper() if modality else None,
         size=size,
+        side=side,
         dataset=dataset,
         samples_per_shard=samples_per_shard,
         quality=quality,

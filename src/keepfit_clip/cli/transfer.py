@@ -13,6 +13,7 @@ from keepfit_clip.cli.options import (
     MEASURE,
     Cache,
     Classes,
+    Crop,
     Device,
     JsonFile,
     KnowledgeFile,
@@ -87,6 +88,7 @@ def transfer(
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="draw into the folder (extra plots)")] = True,
     json_file: JsonFile = None,
     knowledge: KnowledgeFile = None,
+    crop: Crop = None,
     device: Device = None,
 ) -> None:
     """Measure zero-shot, few-shot and linear-probe classification over folds, from features computed once."""
@@ -128,8 +130,8 @@ def transfer(
         raise ConfigError(f"two of the tables are called the same: {', '.join(names)}")
 
     known = Knowledge.load(knowledge)
-    loaded = load_model(model, device)
-    features = FeatureCache(cache, model)
+    loaded = load_model(model, device, crop)
+    features = FeatureCache(cache, model, crop)
 
     def encode(table: Path, images: Path | None, spec):
         read = read_downstream(table, images, spec, known, source_options)

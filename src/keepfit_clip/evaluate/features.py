@@ -70,16 +70,18 @@ class FeatureCache:
     Args:
         folder: where the files lie.
         model: folder of the model, whose weights and config name the file.
+        crop: as `load_model` was told, in the place of the config.
 
     Raises:
         CheckpointError: there is no model.
         OutputError: the folder cannot be used.
     """
 
-    def __init__(self, folder: str | Path, model: str | Path):
+    def __init__(self, folder: str | Path, model: str | Path, crop: bool | None = None):
         model = require_model(model)
-        key = hashlib.sha256(f"{file_sha256(model / WEIGHTS_NAME)} {file_sha256(model / CONFIG_NAME)}".encode())
-        self.path = Path(folder) / f"{key.hexdigest()[:32]}.sqlite"
+        parts = [file_sha256(model / WEIGHTS_NAME), file_sha256(model / CONFIG_NAME)]
+        parts += [] if crop is None else [f"crop {crop}"]
+        self.path = Path(folder) / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.sqlite"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._open()) as database, database:

@@ -11,6 +11,7 @@ from torch import nn
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, first_line
 from keepfit_clip.finite import is_finite
 from keepfit_clip.folders.model_folder import require_model
+from keepfit_clip.model.preprocess import with_crop
 from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["LoadedModel", "load_model", "pick_device"]
@@ -56,12 +57,13 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def load_model(folder: str | Path, device: str | torch.device | None = None) -> LoadedModel:
+def load_model(folder: str | Path, device: str | torch.device | None = None, crop: bool | None = None) -> LoadedModel:
     """Loads an exported model folder, offline.
 
     Args:
         folder: made by `keepfit-clip export`; the prefix 'local-dir:' is allowed.
         device: CUDA where there is one by default.
+        crop: whether the black border of colour photographs is cut off; as the model was trained by default.
 
     Raises:
         CheckpointError: no such folder, no weights in it, weights of another architecture, or weights that are not
@@ -82,4 +84,4 @@ def load_model(folder: str | Path, device: str | torch.device | None = None) -> 
     if broken:
         raise CheckpointError(f"{folder}: {len(broken)} of its tensors hold NaN or infinity, e.g. {broken[0]}")
     model.eval()
-    return LoadedModel(model, preprocess, tokenizer)
+    return LoadedModel(model, with_crop(preprocess, model.visual.crop if crop is None else crop), tokenizer)

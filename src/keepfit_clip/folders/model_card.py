@@ -11,6 +11,7 @@ from keepfit_clip.model.config import ModelConfig
 __all__ = ["CARD_NAME", "model_card"]
 
 CARD_NAME = "README.md"
+_CROPPED = "colour photographs without their black border, "
 _TAGS = ["keepfit", "clip", "retina", "ophthalmology", "medical", "image-captioning"]
 
 
@@ -29,7 +30,7 @@ def model_card(config: ModelConfig, preprocess_cfg: Mapping, history: Mapping[st
         f"{encoder['hidden_size']}, vocabulary {encoder['vocab_size']}, {config.text.context_length} tokens",
         "caption decoder": f"{config.decoder.layers} layers" if config.decoder else "none",
         "joint space": f"{config.embed_dim} dimensions",
-        "images": f"resize_mode {preprocess_cfg['resize_mode']}, mean {_listed(preprocess_cfg['mean'])}, standard "
+        "images": f"{_CROPPED if config.keepfit.preprocess.get('crop') else ''}resize_mode {preprocess_cfg['resize_mode']}, mean {_listed(preprocess_cfg['mean'])}, standard "
         f"deviation {_listed(preprocess_cfg['std'])}",
         **history,
     }

@@ -14,6 +14,7 @@ from keepfit_clip.errors import CheckpointError, ConfigError, first_line
 from keepfit_clip.files import new_folder, read_json, write_json, write_text
 from keepfit_clip.folders.model_card import CARD_NAME, model_card
 from keepfit_clip.model.config import ModelConfig, check_preprocess_config, is_keepfit_config
+from keepfit_clip.model.preprocess import of_open_clip
 from keepfit_clip.model.pretrained import note_foreign_source
 
 __all__ = [
@@ -40,7 +41,8 @@ class FolderConfig:
 
     Args:
         model: `model_cfg`.
-        preprocess: `preprocess_cfg`, open_clip's preprocessing values in force; empty where the file has none.
+        preprocess: `preprocess_cfg`, open_clip's preprocessing values in force, as far as the file has some; and
+            `crop` where the model wants it.
     """
 
     model: ModelConfig
@@ -66,7 +68,8 @@ def read_model_config(folder: str | Path) -> FolderConfig:
     model = check_config(config, str(path), Path(folder))
     if model is None or "model_cfg" not in config:
         raise ConfigError(f"{path}: not the config of a KeepFIT model (no model_cfg with keepfit_cfg)")
-    return FolderConfig(model, config.get("preprocess_cfg", {}))
+    own = {key: value for key, value in model.keepfit.preprocess.items() if key == "crop"}
+    return FolderConfig(model, {**config.get("preprocess_cfg", {}), **own})
 
 
 def check_folder(folder: Path) -> None:
@@ -143,7 +146,8 @@ def write_model_folder(
 
 def write_config(folder: Path, model: ModelConfig, preprocess_cfg: dict) -> None:
     """Writes the config alone."""
-    write_json(folder / CONFIG_NAME, {"model_cfg": model.to_dict(), "preprocess_cfg": preprocess_cfg})
+    stored = {"model_cfg": model.to_dict(), "preprocess_cfg": of_open_clip(preprocess_cfg)}
+    write_json(folder / CONFIG_NAME, stored)
 
 
 def write_model(

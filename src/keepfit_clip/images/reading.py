@@ -1,6 +1,7 @@
 """Reading one image safely: known formats only, a limit on pixels, one page, upright, 8-bit RGB."""
 
 import io
+import math
 import os
 import struct
 import warnings
@@ -164,12 +165,14 @@ def image_name(image: str | Path | FileSlice | Frame | bytes) -> str:
     return "image" if isinstance(image, bytes) else str(image)
 
 
-def fit_within(image: Image.Image, size: int | None) -> Image.Image:
-    """The image with its longest side at most `size` pixels; never enlarged, None keeps it."""
-    if size is None or max(image.size) <= size:
+def fit_within(image: Image.Image, size: int | None, side: str = "longest") -> Image.Image:
+    """The image with its longest, or shortest, side at most `size` pixels; never enlarged, None keeps it."""
+    now = max(image.size) if side == "longest" else min(image.size)
+    if size is None or now <= size:
         return image
     image = image.copy()
-    image.thumbnail((size, size), Image.Resampling.BICUBIC, reducing_gap=None)
+    longest = size if side == "longest" else math.ceil(max(image.size) * size / now)
+    image.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=None)
     return image
 
 

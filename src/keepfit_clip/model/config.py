@@ -11,7 +11,7 @@ Behind it no raw dict goes about.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -52,7 +52,7 @@ _PLAIN_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_OF_AN_ENCODER = ("auto_map", "trust_remote_code", "quantization_config", "name_or_path", "use_kernels")
 _RESIZE_MODES = ("shortest", "longest", "squash")
 _INTERPOLATIONS = ("bicubic", "bilinear", "random")
-_PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
+_PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}  # open_clip's
 
 
 def is_keepfit_config(model_cfg: Any) -> bool:
@@ -258,7 +258,8 @@ class KeepFITConfig:
     """What only KeepFIT has (`keepfit_cfg`, also the marker that a config is ours).
 
     Args:
-        preprocess: the image tower's own values of open_clip's preprocessing (mean, std, resize_mode, ...).
+        preprocess: the image tower's own values of open_clip's preprocessing (mean, std, resize_mode, ...), and
+            `crop`, whether the black border of colour photographs is cut off first.
         revision: settings of the text revision.
         base: name of the registered config that a saved one was made from.
     """
@@ -272,7 +273,10 @@ class KeepFITConfig:
         if not isinstance(revision, RevisionConfig):  # as the JSON has it
             object.__setattr__(self, "revision", _section(RevisionConfig, revision, "keepfit_cfg.revision"))
         _require_text(self.base, "keepfit_cfg.base")
-        check_preprocess_config(self.preprocess, "keepfit_cfg.preprocess")
+        where = "keepfit_cfg.preprocess"
+        check_preprocess_config(self.preprocess, where, own=("crop",))
+        if not isinstance(self.preprocess.get("crop", False), bool):
+            raise ConfigError(f"{where}.crop must be true or false")
 
 
 @dataclass(frozen=True)
@@ -382,17 +386,23 @@ def _non_empty(section: Any) -> dict[str, Any]:
     return {key: value for key, value in asdict(section).items() if value not in ("", {})}
 
 
-def check_preprocess_config(values: Any, where: str = "preprocess_cfg") -> None:
+def check_preprocess_config(values: Any, where: str = "preprocess_cfg", own: Sequence[str] = ()) -> None:
     """Makes sure that preprocessing values give finite images.
+
+    Args:
+        values: of open_clip's preprocessing.
+        where: they stand, for the error.
+        own: further keys, which open_clip does not know.
 
     Raises:
         ConfigError: an unknown key, or a value that open_clip's transforms cannot use; names the key.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be an object of settings, not {type(values).__name__}")
-    unknown = sorted(str(key)[:60] for key in set(values) - _PREPROCESS_KEYS)
+    known_keys = _PREPROCESS_KEYS.union(own)
+    unknown = sorted(str(key)[:60] for key in set(values) - known_keys)
     if unknown:
-        raise ConfigError(f"{where} has unknown keys {unknown}; known are {sorted(_PREPROCESS_KEYS)}")
+        raise ConfigError(f"{where} has unknown keys {unknown}; known are {sorted(known_keys)}")
     for name in ("mean", "std"):
         numbers = values.get(name, (1.0, 1.0, 1.0))
         if not isinstance(numbers, (list, tuple)) or len(numbers) != 3 or not all(map(_is_finite, numbers)):

@@ -32,7 +32,7 @@ class ImageTower(nn.Module):
         config: what backbone, at what size.
         embed_dim: width of the joint space.
         preprocess: the tower's own preprocessing values (mean, std, resize_mode, ...), each of which stands until a
-            user asks for another one.
+            user asks for another one; with `crop`, images are to come without the black border of photographs.
         default_preprocess: the values that arrive where nobody chose any; there the tower's own stand.
 
     Raises:
@@ -43,6 +43,7 @@ class ImageTower(nn.Module):
     def __init__(self, config: VisionConfig, embed_dim: int, preprocess: dict, default_preprocess: dict):
         super().__init__()
         self._own_preprocess, self._default_preprocess = dict(preprocess), dict(default_preprocess)
+        self.crop = self._own_preprocess.pop("crop", False)  # open_clip's values know of none
         self.preprocess_cfg = {"size": config.image_size}
         self.normalize_trunk = config.normalize_trunk
         self.trunk = _create_trunk(config)

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import open_clip
-from open_clip.transform import PreprocessCfg
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from PIL import Image
 from torchvision.transforms import Compose
 
+from keepfit_clip.images.field_of_view import crop_colour
 from keepfit_clip.model.config import ModelConfig
 
-__all__ = ["default_preprocess", "letterbox", "resolve_preprocess"]
+__all__ = ["default_preprocess", "of_open_clip", "resolve_preprocess", "to_input_size", "with_crop"]
 
 
 def default_preprocess() -> dict:
@@ -19,7 +20,7 @@ def default_preprocess() -> dict:
 
 
 def resolve_preprocess(config: ModelConfig, stored: dict | None = None, **chosen) -> dict:
-    """The preprocessing values in force for a model config.
+    """The preprocessing values in force for a model config: open_clip's, and `crop` where the border is cut off.
 
     Args:
         config: of the model.
@@ -31,8 +32,13 @@ def resolve_preprocess(config: ModelConfig, stored: dict | None = None, **chosen
     return {**default_preprocess(), **own, **(stored or {}), "size": config.vision.image_size, **chosen}
 
 
-def letterbox(preprocess_cfg: dict) -> Callable[[Image.Image], Image.Image]:
-    """What open_clip's evaluation transform does to an image before it becomes a tensor: size, pad, RGB."""
+def of_open_clip(preprocess_cfg: dict) -> dict:
+    """Those of the values in force that open_clip knows."""
+    return merge_preprocess_dict({}, preprocess_cfg)
+
+
+def to_input_size(preprocess_cfg: dict) -> Callable[[Image.Image], Image.Image]:
+    """What is done to an image before it becomes a tensor: the crop, then open_clip's way to the size, and RGB."""
     transform = open_clip.image_transform(
         preprocess_cfg["size"],
         is_train=False,
@@ -40,4 +46,10 @@ def letterbox(preprocess_cfg: dict) -> Callable[[Image.Image], Image.Image]:
         interpolation=preprocess_cfg["interpolation"],
         fill_color=preprocess_cfg["fill_color"],
     )
-    return Compose(transform.transforms[:-2])  # the last two make a tensor and normalise it
+    sized = Compose(transform.transforms[:-2])  # the last two make a tensor and normalise it
+    return with_crop(sized, preprocess_cfg.get("crop", False))
+
+
+def with_crop(transform: Callable, crop: bool) -> Callable:
+    """A transform of images, after the black border of colour photographs is cut off where that is asked for."""
+    return Compose([crop_colour, transform]) if crop else transform

@@ -13,47 +13,58 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from keepfit_clip.images.field_of_view import crop_colour
 from keepfit_clip.images.reading import open_image
-from keepfit_clip.model.preprocess import letterbox
+from keepfit_clip.model.preprocess import to_input_size
 
-__all__ = ["FastLetterbox", "Letterbox", "make_letterbox"]
+__all__ = ["FastResizer", "Resizer", "make_resizer"]
 
 _JPEG = b"\xff\xd8\xff"
 _HEAD = 4096  # bytes in which EXIF stands, and the list of several pictures, if they do
+_BEFORE_CROP = 2  # times the target: few fields of view fill less than half of a side
 _LARGEST = 1 << 27  # pixels; larger ones are left to Pillow, which refuses bombs
 
 
-class Letterbox(Protocol):
+class Resizer(Protocol):
     """What brings an encoded image to a tower's input size."""
 
     def __call__(self, content: bytes, name: str = "") -> np.ndarray:
         """Pixels (H, W, 3) uint8; ImageError where the image cannot be decoded."""
 
 
-def make_letterbox(preprocess_cfg: dict, exact: bool = False) -> Letterbox:
-    """The fast letterbox, or open_clip's transform for a tower that wants another way of resizing.
+def make_resizer(preprocess_cfg: dict, exact: bool = False) -> Resizer:
+    """A fast one for the whole image, framed or stretched; open_clip's transform where the tower sees its centre only.
 
     Args:
         preprocess_cfg: values of the tower, see `keepfit_clip.model.preprocess`.
         exact: open_clip's transform in any case, for figures that are to be compared.
     """
-    size, fill = preprocess_cfg["size"], preprocess_cfg["fill_color"]
-    if preprocess_cfg["resize_mode"] == "longest" and not exact:
-        return FastLetterbox(size if isinstance(size, int) else tuple(size), fill)
-    return _Exact(letterbox(preprocess_cfg))
+    if preprocess_cfg["resize_mode"] == "shortest" or exact:
+        return _Exact(to_input_size(preprocess_cfg))
+    size = preprocess_cfg["size"]
+    return FastResizer(
+        size if isinstance(size, int) else tuple(size),
+        preprocess_cfg["fill_color"],
+        preprocess_cfg["resize_mode"] == "squash",
+        preprocess_cfg.get("crop", False),
+    )
 
 
-class FastLetterbox:
-    """Fits an image into a size, its centre in the middle of a border.
+class FastResizer:
+    """Fits an image into a size, its centre in the middle of a border, or stretched.
 
     Args:
         size: of the result, one number or (height, width), pixels.
         fill: value of the border, one number or one for each colour.
+        squash: stretch the image to the size in place of a border.
+        crop: whether the black border of colour photographs is cut off first.
     """
 
-    def __init__(self, size: int | tuple[int, int], fill: int | tuple[int, ...] = 0):
+    def __init__(
+        self, size: int | tuple[int, int], fill: int | tuple[int, ...] = 0, squash: bool = False, crop: bool = False
+    ):
         self.height, self.width = (size, size) if isinstance(size, int) else size
-        self.fill = fill
+        self.fill, self.squash, self.crop = fill, squash, crop
 
     def __call__(self, content: bytes, name: str = "") -> np.ndarray:
         """Pixels (height, width, 3) uint8 of an encoded image.
@@ -68,6 +79,8 @@ class FastLetterbox:
         pixels = self._scaled_jpeg(content)
         if pixels is None:
             pixels = np.asarray(open_image(content, name))
+        if self.crop:
+            pixels = np.asarray(crop_colour(Image.fromarray(pixels)))
         return self._fit(pixels)
 
     def _scaled_jpeg(self, content: bytes) -> np.ndarray | None:
@@ -79,6 +92,8 @@ class FastLetterbox:
             if colours in ("CMYK", "YCCK") or height * width > _LARGEST:
                 return None
             fitted_height, fitted_width = self._fitted(height, width)
+            if self.crop:  # of what is left of each side
+                fitted_height, fitted_width = (_BEFORE_CROP * side for side in (fitted_height, fitted_width))
             return simplejpeg.decode_jpeg(
                 content, "RGB", min_height=min(height, fitted_height), min_width=min(width, fitted_width)
             )
@@ -86,13 +101,15 @@ class FastLetterbox:
             return None
 
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
+        if self.squash:
+            return self.height, self.width
         ratio = max(height / self.height, width / self.width)
         return max(1, round(height / ratio)), max(1, round(width / ratio))
 
     def _fit(self, pixels: np.ndarray) -> np.ndarray:
         height, width = self._fitted(*pixels.shape[:2])
         if pixels.shape[:2] != (height, width):
-            shrinks = height < pixels.shape[0]
+            shrinks = height < pixels.shape[0] or width < pixels.shape[1]
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         if (height, width) == (self.height, self.width):
             return pixels

@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from keepfit_clip.data.description import Description
 from keepfit_clip.data.stream.augment import augment
 from keepfit_clip.data.stream.batch import TrainingSample, collate, stable_id
-from keepfit_clip.data.stream.decoding import Letterbox
+from keepfit_clip.data.stream.decoding import Resizer
 from keepfit_clip.data.stream.sampling import ShardPool
 from keepfit_clip.data.tars.reader import ShardSample, read_shards
 from keepfit_clip.errors import ConfigError, ImageError, ShardError
@@ -125,7 +125,7 @@ class MixedStream(IterableDataset):
         options: batch size, ratio, seed, rank.
         batches_per_worker: batches that one worker yields in an epoch.
         epoch: gives the number of the current epoch, also inside workers.
-        letterbox: from an encoded image to the tower's input.
+        resize: from an encoded image to the tower's input.
         tokenizer: of the model.
         knowledge: where public texts come from.
         mean, std: of the image tower.
@@ -142,7 +142,7 @@ class MixedStream(IterableDataset):
         options: StreamOptions,
         batches_per_worker: int,
         epoch: Callable[[], int],
-        letterbox: Letterbox,
+        resize: Resizer,
         tokenizer: Tokenizer,
         knowledge: Knowledge,
         mean: Sequence[float],
@@ -153,7 +153,7 @@ class MixedStream(IterableDataset):
         self.options = options
         self.batches_per_worker = batches_per_worker
         self.epoch = epoch
-        self.letterbox = letterbox
+        self.resize = resize
         self.tokenizer = tokenizer
         self.knowledge = knowledge
         self.mean, self.std = mean, std
@@ -246,7 +246,7 @@ class MixedStream(IterableDataset):
         """The samples whose image can be decoded; the others are counted."""
         for sample in samples:
             try:
-                pixels = self.letterbox(sample.image_bytes, f"sample {sample.key}")
+                pixels = self.resize(sample.image_bytes, f"sample {sample.key}")
             except ImageError as error:
                 self._report(self.left_out.images, error)
             else:
