@@ -116,6 +116,8 @@ def test_frames_of_a_volume(tmp_path):
 
     assert [record.image.number for record in read("all")] == [0, 1, 2, 3, 4]
     assert [record.image.number for record in read("every:2")] == [0, 2, 4]
+    assert [record.slice for record in read("every:2")] == [1, 3, 5]
+    assert len({record.volume for record in read("all")}) == 1
     (middle,) = read("middle")
     assert (middle.image, middle.eye, middle.modality) == (Frame(path, 2), "left", "OCT")
     assert len({record.patient for record in read("all")}) == 1

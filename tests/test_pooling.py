@@ -8,7 +8,6 @@ import pytest
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.evaluate.pooling import check_pooling, keys_of, pool_answers
-from keepfit_clip.images.reading import Frame
 
 LABELS = np.array([0, 0, 0, 1, 1, 0])
 PROBABILITIES = np.array([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
@@ -42,9 +41,12 @@ def test_what_records_belong_to():
     def record(**fields):
         return Record(1, Path("x.png"), **fields)
 
-    assert keys_of([record(patient="p", eye="left")], "eye") == [(None, "p", "left")]
+    assert keys_of([record(patient="p", eye="left")], "eye") == [(None, "p", "left", None)]
+    first, second = keys_of([record(patient="p", eye="left", visit=visit) for visit in ("1", "2")], "eye")
+    assert first != second
     assert keys_of([record(patient="p", dataset="d")], "patient") == [("d", "p")]
-    assert keys_of([record(volume="v"), Record(2, Frame(Path("f.dcm"), 3))], "volume") == ["v", "f.dcm"]
+    one, same, of_another = (record(volume="v", patient=patient) for patient in ("p", "p", "q"))
+    assert len(set(keys_of([one, same, of_another], "volume"))) == 2
     with pytest.raises(ConfigError, match=r"1 rows say no patient or eye .*row 1.*--patient-column"):
         keys_of([record(patient="p")], "eye")
     with pytest.raises(ConfigError, match="--volume-column"):

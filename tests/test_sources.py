@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keepfit_clip.data import ShardOptions, SourceOptions, build_shards, list_shards, read_records, read_shards
-from keepfit_clip.data.sources import find_source
+from keepfit_clip.data.sources import SourceNotes, find_source
 from keepfit_clip.errors import ConfigError, KeepFITError, TableError
 
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "hypothesis"))
@@ -804,3 +804,14 @@ def test_a_tar_damaged_anyhow_is_samples_or_our_errors(place, tar, damage, packe
     for on_error in (None, lambda _: None):
         with suppress(KeepFITError), within(20):
             list(read_shards([str(path)], on_error))
+
+
+def test_visit_and_slice_are_read_and_a_slice_is_a_number(tmp_path):
+    write(tmp_path / "t.csv", "image,category,visit_id,b_scan,scan_id\na.png,glaucoma,2,7.0,v\nb.png,normal,,x,v\n")
+    notes = SourceNotes()
+    first, second = read_records(tmp_path / "t.csv", notes=notes)
+    assert (first.visit, first.slice, first.volume) == ("2", 7, "v")
+    assert (second.visit, second.slice) == (None, None)
+    assert notes.ignored["slice", "b_scan"] == 1
+    with pytest.raises(TableError, match="row 2: the slice is no whole number"):
+        read(tmp_path / "t.csv", slice_column="b_scan")

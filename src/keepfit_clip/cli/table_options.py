@@ -40,6 +40,8 @@ _OPTIONS = {
     "patient_column": (Annotated[str | None, _option(f"whose images belong together; {_OFF}")], None),
     "eye_column": (Annotated[str | None, _option(f"left or right; {_OFF}")], None),
     "volume_column": (Annotated[str | None, _option(f"of which volume an image is a slice; {_OFF}")], None),
+    "visit_column": (Annotated[str | None, _option(f"at which visit the image was taken; {_OFF}")], None),
+    "slice_column": (Annotated[str | None, _option(f"number of the image in its volume; {_OFF}")], None),
     "dataset_column": (Annotated[str | None, _option(f"name of the data set of each row; {_OFF}")], None),
     "label_name": (
         Annotated[

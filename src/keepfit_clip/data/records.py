@@ -37,6 +37,8 @@ class Record:
         eye: left, right or None.
         dataset: name of the data set the source gives, or None.
         volume: identifier of the volume that the image is a slice of, or None; it must not leave the program either.
+        visit: identifier of the visit, or None; it must not leave the program.
+        slice: number of the image in its volume, or None.
         split: train, val, test or another part that the source gives, or None.
     """
 
@@ -51,6 +53,8 @@ class Record:
     dataset: str | None = None
     split: str | None = None
     volume: str | None = None
+    visit: str | None = None
+    slice: int | None = None
 
     @property
     def caption_texts(self) -> list[str]:

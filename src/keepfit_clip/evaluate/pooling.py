@@ -10,7 +10,6 @@ import numpy as np
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.evaluate.metrics.classification import ClassificationScores, score_classification
-from keepfit_clip.images.reading import Frame
 
 __all__ = ["POOLS", "PooledScores", "check_pooling", "keys_of", "pool_answers"]
 
@@ -79,7 +78,7 @@ def keys_of(records: Sequence[Record], pool: str) -> list[Hashable]:
 
     Args:
         records: of images.
-        pool: "volume", "eye" or "patient".
+        pool: "volume", "eye" (at each visit, where visits are known) or "patient".
 
     Raises:
         ConfigError: a record does not say.
@@ -97,10 +96,11 @@ def keys_of(records: Sequence[Record], pool: str) -> list[Hashable]:
 
 def _key(record: Record, pool: str) -> Hashable:
     if pool == "volume":
-        return str(record.image.path) if isinstance(record.image, Frame) else record.volume
+        return None if record.volume is None else (record.dataset, record.patient, record.volume)
     if record.patient is None or (pool == "eye" and record.eye is None):
         return None
-    return (record.dataset, record.patient, record.eye) if pool == "eye" else (record.dataset, record.patient)
+    patient = (record.dataset, record.patient)
+    return (*patient, record.eye, record.visit) if pool == "eye" else patient
 
 
 def pool_answers(

@@ -11,7 +11,6 @@ from keepfit_clip.model.config import ModelConfig
 __all__ = ["CARD_NAME", "model_card"]
 
 CARD_NAME = "README.md"
-_CROPPED = "colour photographs without their black border, "
 _TAGS = ["keepfit", "clip", "retina", "ophthalmology", "medical", "image-captioning"]
 
 
@@ -24,14 +23,15 @@ def model_card(config: ModelConfig, preprocess_cfg: Mapping, history: Mapping[st
         history: where the weights come from, as labels and values.
     """
     encoder = config.text.hf_model_config
+    cropped = "colour photographs without their black border, " if config.keepfit.preprocess.get("crop") else ""
     facts = {
         "image tower": f"{config.vision.timm_model_name} (timm), images of {config.vision.image_size} pixels",
         "text tower": f"{encoder['model_type']}, {encoder.get('num_hidden_layers', '?')} layers of width "
         f"{encoder['hidden_size']}, vocabulary {encoder['vocab_size']}, {config.text.context_length} tokens",
         "caption decoder": f"{config.decoder.layers} layers" if config.decoder else "none",
         "joint space": f"{config.embed_dim} dimensions",
-        "images": f"{_CROPPED if config.keepfit.preprocess.get('crop') else ''}resize_mode {preprocess_cfg['resize_mode']}, mean {_listed(preprocess_cfg['mean'])}, standard "
-        f"deviation {_listed(preprocess_cfg['std'])}",
+        "images": f"{cropped}resize_mode {preprocess_cfg['resize_mode']}, mean {_listed(preprocess_cfg['mean'])}, "
+        f"standard deviation {_listed(preprocess_cfg['std'])}",
         **history,
     }
     # Not "open_clip": the hub's own snippet for that does not import this library, and builds another model.

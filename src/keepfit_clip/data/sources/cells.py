@@ -136,11 +136,13 @@ class RowReader:
         except ImageError as error:
             raise row_error(self.where, record.row, error.reason, f" ({path})") from error
         chosen = _chosen_frames(self.options.frames, facts.frames)
-        patient = record.patient or (f"volume in row {record.row}" if len(chosen) > 1 else None)
-        told = replace(record, eye=record.eye or facts.eye, modality=record.modality or facts.modality, patient=patient)
+        told = replace(record, eye=record.eye or facts.eye, modality=record.modality or facts.modality)
         if facts.frames == 1:
             return [told]
-        return [replace(told, image=Frame(path, number)) for number in chosen]
+        own = f"volume in row {record.row}"
+        patient = record.patient or (own if len(chosen) > 1 else None)
+        told = replace(told, patient=patient, volume=record.volume or own)
+        return [replace(told, image=Frame(path, number), slice=number + 1) for number in chosen]
 
     def read(
         self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | bytes | None = None
@@ -166,6 +168,8 @@ class RowReader:
             "eye": self._one_of(row, "eye", columns.eye, cells, _EYES),
             "dataset": self._plain(cells.get(columns.dataset)),
             "volume": self._plain(cells.get(columns.volume)),
+            "visit": self._plain(cells.get(columns.visit)),
+            "slice": self._number(row, "slice", columns.slice, cells),
         }
 
     # -- columns -------------------------------------------------------------------------------------------------
@@ -299,6 +303,16 @@ class RowReader:
         raise row_error(
             self.where, row, f"the {role} is none of {', '.join(dict.fromkeys(known.values()))}", f" ({text!r})"
         )
+
+    def _number(self, row: int, role: str, column: str | None, cells: Mapping[str, Any]) -> int | None:
+        """The whole number in a cell; in a column that was guessed, what is none is counted."""
+        text = self._plain(cells.get(column))
+        if text is None or re.fullmatch(r"\d{1,9}", _whole(text)):
+            return None if text is None else int(_whole(text))
+        if column in self.notes.guessed:
+            self.notes.ignored[role, column] += 1
+            return None
+        raise row_error(self.where, row, f"the {role} is no whole number", f" ({text[:40]!r})")
 
     def _images(self, row: int, value: Any) -> list[tuple[Path | bytes, str | None]]:
         """Images of a row, and the name of each one's file where there is one."""

@@ -24,6 +24,8 @@ _ATTRIBUTE = ("atributes", "attributes", "attribute")  # FLAIR spells it with on
 _PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "case_id")  # a group or study is many people
 _EYE = ("eye", "laterality", "eye_side", "exam_eye", "side")
 _VOLUME = ("volume", "volume_id", "volumeid", "scan_id")
+_VISIT = ("visit", "visit_id", "visitid", "encounter_id", "exam_id")
+_SLICE = ("slice", "slice_id", "slice_number", "bscan", "b_scan")
 _CAPTION_WORDS = {"caption", "captions", "report", "reports", "text", "texts", "description", "descriptions",
                   "finding", "findings", "impression", "impressions"}  # fmt: skip
 _LANGUAGES = {"en": "en", "english": "en", "cn": "zh", "zh": "zh", "ch": "zh", "chinese": "zh"}
@@ -42,6 +44,8 @@ class Columns:
     eye: str | None
     dataset: str | None
     volume: str | None
+    visit: str | None
+    slice: str | None
 
 
 def find_columns(
@@ -94,6 +98,8 @@ def find_columns(
         named(options.eye_column, _EYE),
         named(options.dataset_column, ("dataset",)),
         named(options.volume_column, _VOLUME),
+        named(options.visit_column, _VISIT),
+        named(options.slice_column, _SLICE),
     )
     _note(columns, options, notes)
     return columns
@@ -110,6 +116,8 @@ def _note(columns: Columns, options: SourceOptions, notes: SourceNotes) -> None:
         "eye": (columns.eye, options.eye_column),
         "dataset": (columns.dataset, options.dataset_column),
         "volume": (columns.volume, options.volume_column),
+        "visit": (columns.visit, options.visit_column),
+        "slice": (columns.slice, options.slice_column),
     }
     for role, (column, chosen) in taken.items():
         names = column if isinstance(column, tuple) else (column,) if column else ()

@@ -212,7 +212,7 @@ class _LayoutReader:
             "categories": categories,
             "attributes": _listed(self._filled(rule.attributes, cells, number), "[;|]"),
             "caption": captions,
-            "patient": self._filled(rule.patient, cells, number),
+            **{key: self._filled(getattr(rule, key), cells, number) for key in ("patient", "visit", "volume", "slice")},
             "eye": texts["eye"],
             "modality": texts["modality"] or self.layout.modality or "",
         }

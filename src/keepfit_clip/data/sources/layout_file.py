@@ -26,6 +26,7 @@ from keepfit_clip.knowledge.labels import label_map_names
 __all__ = ["ImageRule", "LabelRule", "Layout", "Part", "layout_names", "read_layout"]
 
 _FOLDER = Path(__file__).parent / "layouts"
+_TEMPLATES = ("attributes", "eye", "patient", "visit", "volume", "slice", "split", "modality")
 _LARGEST_FILE = 1 << 20  # bytes
 
 
@@ -59,7 +60,7 @@ class ImageRule:
         attributes: template of words about the image itself.
         labels: rules of its labels.
         captions: templates of its captions.
-        eye, patient, split, modality: templates.
+        eye, patient, visit, volume, slice, split, modality: templates.
         codes: eye, split or modality -> what a cell's codes stand for.
     """
 
@@ -71,6 +72,9 @@ class ImageRule:
     captions: tuple[str, ...] = ()
     eye: str = ""
     patient: str = ""
+    visit: str = ""
+    volume: str = ""
+    slice: str = ""
     split: str = ""
     modality: str = ""
     codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -131,7 +135,7 @@ class Layout:
     def columns(self, part: Part) -> set[str]:
         """Names of the columns that a part's rows must have."""
         rules = part.images
-        templates = [t for r in rules for t in (r.image, *r.captions, r.eye, r.patient, r.split, r.modality)]
+        templates = [t for r in rules for t in (r.image, *r.captions, *(getattr(r, key) for key in _TEMPLATES))]
         named = {column for t in templates for _, column, _, _ in string.Formatter().parse(t) if column is not None}
         labels = {c for r in rules for rule in r.labels if not rule.one_hot for c in rule.columns}
         parsed = {name for pattern in part.parse.values() for name in re.findall(r"\{(\w+)\}", pattern)}
@@ -206,8 +210,7 @@ def _problems(content):
         if bool(part.get("table")) == bool(part.get("files")):
             yield f"parts.{number}: has either a table or files"
         for image in part["images"]:
-            keys = ("eye", "patient", "split", "modality", "attributes")
-            templates = [image["image"], *image.get("captions", ()), *(image.get(key, "") for key in keys)]
+            templates = [image["image"], *image.get("captions", ()), *(image.get(key, "") for key in _TEMPLATES)]
             for template in templates:
                 if problem := _template_problem(template):
                     yield f"parts.{number}: {template!r} {problem}"

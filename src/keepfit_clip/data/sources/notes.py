@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 __all__ = ["ROLES", "SourceNotes"]
 
 # What a column may be taken for, in the order in which it is told.
-ROLES = ("image", "caption", "category", "attribute", "modality", "patient", "eye", "dataset", "volume")
+ROLES = (
+    "image",
+    "caption",
+    "category",
+    "attribute",
+    "modality",
+    "patient",
+    "eye",
+    "dataset",
+    "volume",
+    "visit",
+    "slice",
+)
 
 
 @dataclass
