@@ -19,7 +19,8 @@ class SourceOptions:
         source: table, jsonl, studies, parquet, folder, shards or layout; auto looks at what is there.
         layout: name of a shipped layout, or a file of one, that says how a data set lies on disk.
         image_column, attribute_column, modality_column, patient_column, eye_column, volume_column, visit_column,
-            slice_column, dataset_column: names of columns; "none" takes no column for it, also where one has a usual name.
+            slice_column, dataset_column: names of columns; "none" takes no column for it, also where one has a usual
+            name.
         caption_columns, category_columns: names of columns, each maybe several.
         label_names: what a label stands for where the source writes a number or a code, e.g. {"0": "normal"}; of one
             column alone, e.g. {"Retinopathy grade:1": "mild NPDR"}, also of one of eyes or modalities.
