@@ -247,7 +247,8 @@ def test_a_table_wants_the_folder_of_its_images(exported, drawn, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("labels.xlsx", b"PK\x03\x04rest", "is a workbook: save its sheet as CSV"),
+        ("labels.xls", b"PK\x03\x04rest", "is a workbook: save its sheet as CSV"),
+        ("labels.xlsx", b"PK\x03\x04rest", "is not written as it should be"),
         ("eye.png", b"x", "is one image"),
         ("notes.pdf", b"%PDF", "say what it is with --source"),
         ("images/a.png", b"x", "give the table that labels them"),

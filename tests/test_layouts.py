@@ -297,3 +297,68 @@ def test_a_table_of_a_usual_name_is_no_set_by_its_name_alone(tmp_path, picture):
     (tmp_path / "train.csv").write_text("image,category\na.png,glaucoma\n", encoding="utf-8")
     assert "aptos" not in find_layouts(tmp_path)
     assert missing_files(read_layout("aptos"), tmp_path) == []  # who asks for it is told of the column in its row
+
+
+TABLE = {"schema": 1, "title": "mine", "parts": []}
+FUNDUS = [{"image": "{id}", "labels": [{"column": "label"}]}]
+
+
+def layout_file(tmp_path, *parts):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**TABLE, "parts": list(parts)}))
+    return str(path)
+
+
+def test_an_error_names_the_table_and_the_number_in_it_and_no_cell_slips_into_another_column(tmp_path, picture):
+    root = tmp_path / "set"
+    root.mkdir()
+    shutil.copy(picture, root / "a.png")
+    (root / "one.csv").write_text("id,label\na,drusen\n")
+    (root / "two.csv").write_text("id,label\n\na,drusen,,\na,drusen,extra\na\n,\na,glaucoma\n")
+    parts = ({"table": table, "images": FUNDUS} for table in ("one.csv", "two.csv"))
+    records, rejected, _ = read(root, layout=layout_file(tmp_path, *parts))
+    assert [(r.row, *r.categories) for r in records] == [(1, "drusen"), (2, "drusen"), (5, "glaucoma")]
+    assert [error.row for error in rejected] == [3, 4]
+    assert "two.csv, row 2: the row has another number of cells" in str(rejected[0])
+
+
+@pytest.mark.parametrize(("header", "refused"), [("id,label,label", True), ("id,label,age,age", False)])
+def test_a_column_that_matters_stands_there_once(tmp_path, picture, header, refused):
+    root = tmp_path / "set"
+    root.mkdir()
+    shutil.copy(picture, root / "a.png")
+    (root / "t.csv").write_text(f"{header}\n{','.join(['a', 'drusen', 'x', 'y'][: len(header.split(','))])}\n")
+    layout = layout_file(tmp_path, {"table": "t.csv", "images": FUNDUS})
+    if refused:
+        with pytest.raises(TableError, match="'label' twice"):
+            read(root, layout=layout)
+    else:
+        assert read(root, layout=layout)[0][0].categories == ("drusen",)
+
+
+def test_a_set_beside_words_about_it_is_found_and_one_of_which_a_part_is_there_is_read_where_it_is_named(
+    tmp_path, picture
+):
+    unpack("idrid", tmp_path / "down" / "IDRiD", picture)
+    for name in ("README.txt", "LICENSE", "IDRiD.zip", "paper.pdf"):
+        (tmp_path / "down" / name).write_text("words")
+    assert find_layouts(tmp_path / "down") == ["idrid"]
+    whole, _, _ = read(tmp_path / "down")
+    for part in read_layout("idrid").parts:
+        if "raining" in part.table:
+            shutil.move(tmp_path / "down" / "IDRiD" / part.table, tmp_path / Path(part.table).name)
+    assert find_layouts(tmp_path / "down") == []
+    some, _, notes = read(tmp_path / "down", layout="idrid")
+    assert 0 < len(some) < len(whole)
+    assert any("read without" in line and "raining" in line for line in notes.lines())
+
+
+def test_the_encoding_of_a_text_can_be_said_and_a_wrong_one_is_told(tmp_path, picture):
+    root = tmp_path / "set"
+    root.mkdir()
+    shutil.copy(picture, root / "a.png")
+    (root / "t.csv").write_bytes("id;label\na;青光眼\n".encode("gb18030"))
+    layout = layout_file(tmp_path, {"table": "t.csv", "images": FUNDUS})
+    with pytest.raises(TableError, match="--encoding"):
+        read(root, layout=layout)
+    assert read(root, layout=layout, encoding="gb18030")[0][0].categories == ("青光眼",)

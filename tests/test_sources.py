@@ -13,6 +13,7 @@ import tempfile
 from contextlib import contextmanager, suppress
 
 import numpy as np
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -815,3 +816,15 @@ def test_visit_and_slice_are_read_and_a_slice_is_a_number(tmp_path):
     assert notes.ignored["slice", "b_scan"] == 1
     _, [refused] = read(tmp_path / "t.csv", slice_column="b_scan")
     assert (refused.row, refused.reason) == (2, "the slice is no whole number")
+
+
+def test_a_workbook_is_read_as_the_table_it_is(tmp_path):
+    frame = pd.DataFrame({"image": ["a.png", "b.png", "c.png"], "grade": [0, 2, None], "patient": [7, 7, 8]})
+    frame.to_excel(tmp_path / "t.xlsx", index=False)
+    names = {"0": "normal", "2": "moderate NPDR"}
+    records, [left_out] = read(tmp_path / "t.xlsx", category_columns=("grade",), label_names=names)
+    assert [(r.image.name, r.categories, r.patient) for r in records] == [
+        ("a.png", ("normal",), "7"),
+        ("b.png", ("moderate NPDR",), "7"),
+    ]
+    assert left_out.row == 3

@@ -30,8 +30,8 @@ SOURCES = {
 
 
 _FORMS = (
-    "a CSV or TSV table, JSON lines, a JSON of studies, Parquet, a folder with a folder of images for each class, or "
-    "shards"
+    "a CSV, TSV or xlsx table, JSON lines, a JSON of studies, Parquet, a folder with a folder of images for each "
+    "class, or shards"
 )
 
 
@@ -43,7 +43,7 @@ def _what_it_is(path: Path) -> str:
         return "holds neither images nor shards"
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return "is one image, with nothing said of it"
-    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+    if path.suffix.lower() in (".xls", ".ods"):
         return "is a workbook: save its sheet as CSV"
     return "has an ending that tells nothing; say what it is with --source"
 

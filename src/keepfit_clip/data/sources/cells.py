@@ -21,7 +21,8 @@ from keepfit_clip.files import printable
 from keepfit_clip.images.dicom import DICOM_SUFFIXES, dicom_facts
 from keepfit_clip.images.reading import FileSlice, Frame
 
-__all__ = ["IMAGE_SUFFIXES", "RowReader", "existing_image", "image_root", "row_error"]
+__all__ = ["IMAGE_SUFFIXES", "RowReader", "as_text", "existing_image", "image_root", "is_number", "listed", "row_error",
+           "whole"]  # fmt: skip
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", *DICOM_SUFFIXES)
 
@@ -195,7 +196,7 @@ class RowReader:
         several = len(self._columns(tuple(cells)).categories) > 1
         for written in self._texts(row, column, value):
             label = self._named(column, written)
-            if not a_written_list and _NUMBER.fullmatch(label) and label not in self.options.known_labels:
+            if not a_written_list and is_number(label) and label not in self.options.known_labels:
                 own = f"'{column}:{label}=...'" if several else f"{label}=..."
                 raise row_error(
                     self.where,
@@ -213,14 +214,14 @@ class RowReader:
         Raises:
             TableError: numbers of two columns would be named alike.
         """
-        label = _whole(written)
+        label = whole(written)
         for own in (self._of_column(column), self.label_names.get(column, {})):
             if label in own:
                 return own[label]
         name = self._for_all.get(label)
         if name is None:
             return label
-        if _NUMBER.fullmatch(label):
+        if is_number(label):
             if self._number_column not in (None, column):
                 raise TableError(
                     f"{self.where}: the columns {self._number_column!r} and {column!r} both hold numbers, and "
@@ -232,14 +233,14 @@ class RowReader:
     @cached_property
     def _for_all(self) -> dict[str, str]:
         """Names of labels whatever their column."""
-        return {_whole(label): name for label, name in self.options.label_names.items()}
+        return {whole(label): name for label, name in self.options.label_names.items()}
 
     def _of_column(self, column: str) -> dict[str, str]:
         """Names of the labels of one column alone."""
         if column not in self._column_names:
             pairs = ((key.rpartition(":"), name) for key, name in self.options.label_names.items())
             self._column_names[column] = {
-                _whole(label.strip()): name for (of, colon, label), name in pairs if colon and form(of) == form(column)
+                whole(label.strip()): name for (of, colon, label), name in pairs if colon and form(of) == form(column)
             }
         return self._column_names[column]
 
@@ -266,15 +267,9 @@ class RowReader:
         return [text for text in texts if text is not None]
 
     def _written_list(self, row: int, column: str, cell: str, must: bool) -> list | str:
-        for parse in (ast.literal_eval, json.loads):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # "\\d" in a text is odd, not wrong
-                    values = parse(cell)
-            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-                continue
-            if isinstance(values, list) and all(isinstance(v, str) for v in values):
-                return values
+        values = _parsed_list(cell)
+        if values is not None and all(isinstance(value, str) for value in values):
+            return values
         if must:
             raise row_error(
                 self.where,
@@ -294,7 +289,7 @@ class RowReader:
         text = self._plain(cells.get(column))
         if text is None:
             return None
-        text = self._of_column(column).get(_whole(text), text)
+        text = self._of_column(column).get(whole(text), text)
         if form(text) in known:
             return known[form(text)]
         if column in self.notes.guessed:
@@ -307,8 +302,8 @@ class RowReader:
     def _number(self, row: int, role: str, column: str | None, cells: Mapping[str, Any]) -> int | None:
         """The whole number in a cell; in a column that was guessed, what is none is counted."""
         text = self._plain(cells.get(column))
-        if text is None or re.fullmatch(r"\d{1,9}", _whole(text)):
-            return None if text is None else int(_whole(text))
+        if text is None or re.fullmatch(r"\d{1,9}", whole(text)):
+            return None if text is None else int(whole(text))
         if column in self.notes.guessed:
             self.notes.ignored[role, column] += 1
             return None
@@ -344,11 +339,7 @@ class RowReader:
 
     def _plain(self, value: Any) -> str | None:
         """A cell as text; None for an empty one."""
-        if value is None or (isinstance(value, float) and not math.isfinite(value)):
-            return None
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        written = " ".join(str(value).split())
+        written = as_text(value)
         text = printable(written)
         self.notes.half_characters += text != written
         return None if text.lower() in _EMPTY else text
@@ -391,6 +382,41 @@ def existing_image(path: str | os.PathLike) -> str | None:
     return None
 
 
-def _whole(label: str) -> str:
+def as_text(value: Any) -> str:
+    """A cell as text in one line, whole numbers without a point; "" for an empty one."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return " ".join(str(value).split())
+
+
+def listed(cell: str, separators: str = "[;|]") -> list[str]:
+    """What a cell lists: a list as Python or JSON writes it, or texts with separators, a pattern, between."""
+    values = _parsed_list(cell) if cell.startswith("[") else None
+    parts = re.split(separators, cell) if values is None else map(str, values)
+    return [text for text in (part.strip() for part in parts) if text]
+
+
+def _parsed_list(cell: str) -> list | None:
+    """The list that a cell holds as Python or JSON writes it; None where it holds none."""
+    for parse in (ast.literal_eval, json.loads):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "\\d" in a text is odd, not wrong
+                values = parse(cell)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(values, list):
+            return values
+    return None
+
+
+def is_number(label: str) -> bool:
+    """Whether a label is a number, which says nothing by itself."""
+    return _NUMBER.fullmatch(label) is not None
+
+
+def whole(label: str) -> str:
     """A whole number without the zeros behind its point; any other label as it is."""
     return label.partition(".")[0] if _WHOLE.fullmatch(label) else label

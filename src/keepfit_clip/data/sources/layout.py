@@ -1,31 +1,41 @@
 """A data set as it was unpacked: one of the shipped layouts that its folder fits, or the one that was asked for."""
 
-import ast
-import json
 import os
 import re
 import string
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from keepfit_clip.data.records import Record
-from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES, RowReader, existing_image, row_error
+from keepfit_clip.data.sources.cells import (
+    IMAGE_SUFFIXES,
+    RowReader,
+    as_text,
+    existing_image,
+    is_number,
+    listed,
+    row_error,
+    whole,
+)
 from keepfit_clip.data.sources.layout_file import ImageRule, LabelRule, Layout, Part, layout_names, read_layout
-from keepfit_clip.data.sources.layout_rows import matching, read_table, rows_of
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
+from keepfit_clip.data.sources.rows import matching, read_rows, rows_of
 from keepfit_clip.errors import MissingExtraError, TableError
 from keepfit_clip.knowledge.labels import Repair, read_label_map, repair_of
 
 __all__ = ["find_layouts", "fits", "missing_files", "read"]
 
 _LOOKED_AT = 500  # entries of a folder, to tell which set it is
-_EMPTY = ("", "nan", "none", "null")
+_EMPTY = ("nan", "none", "null")  # "NA" is a label of some sets
+_WORDS = ("readme", "licen", "changelog", "citation", "checksum", "md5", "sha256")
+_WORD_SUFFIXES = (".md", ".pdf", ".html", ".docx", ".zip", ".rar", ".7z", ".gz", ".tar")
+_TAKEN, _LEFT_OUT = 1, 2
 _SPLITS = {
     **dict.fromkeys(("train", "training", "trainset", "train_set"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "val"),
@@ -51,9 +61,7 @@ def _lies_as(layout: Layout, folder: Path) -> bool:
     if root is None:
         return False
     tables = [part for part in layout.parts if part.table and not part.optional]
-    return all(
-        any(_has_columns(path, part, layout.columns(part)) for path in _fitting(layout, part, root)) for part in tables
-    )
+    return all(any(_has_columns(path, part) for path in _fitting(layout, part, root)) for part in tables)
 
 
 def missing_files(layout: Layout, folder: Path) -> list[str]:
@@ -63,19 +71,29 @@ def missing_files(layout: Layout, folder: Path) -> list[str]:
 
 def _missing(layout: Layout, root: Path) -> list[str]:
     needed = [part for part in layout.parts if not part.optional]
-    return [part.table or part.files for part in needed if next(_fitting(layout, part, root), None) is None]
+    return [part.table or part.files for part in needed if not _is_there(layout, part, root)]
+
+
+def _is_there(layout: Layout, part: Part, root: Path) -> bool:
+    return next(_fitting(layout, part, root), None) is not None
 
 
 def _roots(folder: Path) -> Iterator[Path]:
-    """Where a set may lie: a folder, and those inside it where unpacking made one that holds only another."""
+    """Where a set may lie: a folder, and the one inside it where it holds only another, and words about it."""
     while True:
         yield folder
         with os.scandir(folder) as found:
-            shown = (entry for entry in found if not entry.name.startswith((".", "__MACOSX")))
+            shown = (entry for entry in found if not entry.name.startswith((".", "__MACOSX")) and not _is_word(entry))
             inner = list(islice(shown, 2))
         if len(inner) != 1 or not inner[0].is_dir():
             return
         folder = Path(inner[0].path)
+
+
+def _is_word(entry: os.DirEntry) -> bool:
+    """Whether an entry is a word about the set, or the archive that it came in, and no part of it."""
+    name = entry.name.lower()
+    return entry.is_file() and (name.startswith(_WORDS) or name.endswith(_WORD_SUFFIXES))
 
 
 def _fitting(layout: Layout, part: Part, root: Path) -> Iterator[Path]:
@@ -86,15 +104,15 @@ def _fitting(layout: Layout, part: Part, root: Path) -> Iterator[Path]:
             yield path
 
 
-def _has_columns(path: Path, part: Part, columns: set[str]) -> bool:
-    """Whether a table has the columns; one that cannot be read now is told apart by its name alone."""
+def _has_columns(path: Path, part: Part) -> bool:
+    """Whether a table has its part's columns; one that cannot be read now is told apart by its name alone."""
     try:
-        first = next(read_table(path, part.format), None)
+        first = next((row.cells for row in read_rows(path, part.format, ()) if isinstance(row.cells, dict)), None)
     except MissingExtraError:
         return True
     except TableError:
         return False
-    return first is not None and columns <= {name.strip() for name in first if isinstance(name, str)}
+    return first is not None and part.columns <= {name.strip() for name in first if isinstance(name, str)}
 
 
 def _knows(rule: LabelRule, fields: Mapping[str, str]) -> bool:
@@ -113,6 +131,8 @@ def read(
 ) -> Iterator[Record | TableError]:
     """The images of a data set, and an error for each row that cannot be used.
 
+    Rows are numbered over all tables; an error names the table and the number in it.
+
     Raises:
         TableError: the folder does not lie as the layout says.
     """
@@ -121,20 +141,33 @@ def read(
     layout = read_layout(options.layout) if options.layout else _found(path)
     notes = notes or SourceNotes()
     notes.layout = layout.title
-    missing = missing_files(layout, path)
-    if missing:
+    root = max(_roots(path), key=lambda root: sum(_is_there(layout, part, root) for part in layout.parts))
+    missing = _missing(layout, root)
+    if not any(_is_there(layout, part, root) for part in layout.parts):
         raise TableError(f"{path}: is not laid out as {layout.title}: it has no {', no '.join(missing)}")
-    path = next(root for root in _roots(path) if not _missing(layout, root))
-    reader = _LayoutReader(layout, path, options, notes)
+    notes.missing = missing
+    reader = _LayoutReader(layout, root, options, notes)
+    encoding = "" if options.encoding == SourceOptions.encoding else options.encoding
     number = 0
     for part in layout.parts:
-        for position, (file, row) in enumerate(rows_of(part, path)):
+        if (part.table or part.files) in missing:
+            continue
+        for file, row in rows_of(part, root, encoding):
             number += 1
-            repair = None if options.as_written or not part.table else repair_of(file)
-            yield from reader.read(part, number, row, repair, position)
+            if isinstance(row.cells, TableError):
+                yield _numbered(row.cells, number)
+                continue
+            for item in reader.read(part, file, row.number, row.cells):
+                yield _numbered(item, number) if isinstance(item, TableError) else replace(item, row=number)
     reader.done()
     if number == 0:
         raise TableError(f"{path}: laid out as {layout.title}, but it has no rows")
+
+
+def _numbered(error: TableError, number: int) -> TableError:
+    """The error of a row with its number over all tables."""
+    error.row = number
+    return error
 
 
 def _found(path: Path) -> Layout:
@@ -151,141 +184,117 @@ class _LayoutReader:
 
     def __init__(self, layout: Layout, root: Path, options: SourceOptions, notes: SourceNotes):
         self.layout, self.root, self.options, self.notes = layout, root, options, notes
-        own = SourceOptions(
+        self._own = SourceOptions(
             group_pattern=options.group_pattern,
             images_only=options.images_only,
             lang=options.lang,
             known_labels=options.known_labels,
             frames=options.frames,
         )
-        self.rows = RowReader(root, root, own, notes=SourceNotes())
-        self._kept: set[tuple[str, int]] = set()
-        self._left_out: set[tuple[str, int]] = set()
+        self._rows = RowReader(root, root, self._own, notes=SourceNotes())  # of the table that is read now
+        self._repair: Repair | None = None
+        self._taken: dict[Path, bytearray] = {}  # of rows that some part takes or leaves out; a byte each
 
     def done(self) -> None:
         """Tells how many rows no part of the layout takes."""
-        self.notes.filtered += len(self._left_out - self._kept)
-        self.notes.ignored.update(self.rows.notes.ignored)
+        self.notes.ignored.update(self._rows.notes.ignored)
+        self.notes.filtered += sum(rows.count(_LEFT_OUT) for rows in self._taken.values())
 
-    def read(
-        self, part: Part, number: int, row: Mapping[str, Any], repair: Repair | None = None, position: int = 0
-    ) -> Iterator[Record | TableError]:
+    def read(self, part: Part, file: Path, number: int, cells: Mapping[str, Any]) -> Iterator[Record | TableError]:
         """The records of a row.
 
         Args:
             part: of the layout.
-            number: of the row, over all parts.
-            row: its cells.
-            repair: of the table, where it is known to be wrong.
-            position: of the row in its part: parts of one table see the same rows.
+            file: that it stands in.
+            number: of the row in it.
+            cells: of the row.
         """
-        cells = {name.strip(): _text(value) for name, value in row.items() if isinstance(name, str)}
-        for column in (*part.keep, *part.drop):
-            if column not in cells:
-                yield row_error(self.root, number, f"has no column {column!r}, which the layout expects")
+        where = file if part.table else self.root
+        if where != self._rows.where:
+            self._rows = RowReader(where, self.root, self._own, notes=self._rows.notes)
+            self._repair = repair_of(file) if part.table and not self.options.as_written else None
+        row = _Row(where, number, {name.strip(): _text(value) for name, value in cells.items() if name}, self.layout)
+        try:
+            if not self._takes(part, file, row):
                 return
-        row_of_table = (part.table or part.files, position)
-        if not _among(cells, part.keep, all) or (part.drop and _among(cells, part.drop, any)):
-            self._left_out.add(row_of_table)
+        except TableError as error:
+            yield error
             return
-        self._kept.add(row_of_table)
         for rule in part.images:
             try:
-                yield from self._records(rule, number, cells, repair)
+                yield from self._records(part, rule, row)
             except TableError as error:
                 yield error
 
-    def _records(
-        self, rule: ImageRule, number: int, cells: Mapping[str, str], repair: Repair | None
-    ) -> Iterator[Record]:
-        names = self._images(rule, cells, number)
+    def _takes(self, part: Part, file: Path, row: "_Row") -> bool:
+        """Whether a part takes a row; parts of one table see the same rows."""
+        if not part.keep and not part.drop:
+            return True
+        for column in (*part.keep, *part.drop):
+            row.cell(column)
+        taken = _among(row.cells, part.keep, all) and not (part.drop and _among(row.cells, part.drop, any))
+        known = self._taken.setdefault(file, bytearray())
+        known.extend(bytes(max(0, row.number + 1 - len(known))))
+        known[row.number] = _TAKEN if taken or known[row.number] == _TAKEN else _LEFT_OUT
+        return taken
+
+    def _records(self, part: Part, rule: ImageRule, row: "_Row") -> Iterator[Record]:
+        names = self._images(rule, row)
         if not names:
             return  # an eye that was not photographed, or a file that another rule has
-        texts = {key: self._coded(rule, key, cells, number) for key in ("eye", "split", "modality")}
-        captions = [text for template in rule.captions if (text := self._filled(template, cells, number).strip())]
-        categories = self._categories(rule, cells, number)
-        if repair is not None and (right := list(repair.apply(categories))) != categories:
-            self.notes.repaired[repair.title, repair.why] += 1
+        captions = [text for template in rule.captions if (text := row.filled(template).strip())]
+        categories = list(dict.fromkeys(name for labels in rule.labels for name in self._labelled(labels, row)))
+        if self._repair is not None and (right := list(self._repair.apply(categories))) != categories:
+            self.notes.repaired[self._repair.title, self._repair.why] += 1
             categories = right
         record = {
             "image": names,
             "categories": categories,
-            "attributes": _listed(self._filled(rule.attributes, cells, number), "[;|]"),
+            "attributes": listed(row.filled(rule.attributes)),
             "caption": captions,
-            **{key: self._filled(getattr(rule, key), cells, number) for key in ("patient", "visit", "volume", "slice")},
-            "eye": texts["eye"],
-            "modality": texts["modality"] or self.layout.modality or "",
+            **{key: row.filled(getattr(rule, key)) for key in ("patient", "visit", "volume", "slice")},
+            "eye": row.coded(rule, "eye"),
+            "modality": row.coded(rule, "modality") or self.layout.modality or "",
         }
-        split = _SPLITS.get(texts["split"].lower(), texts["split"].lower()) or None
-        yield from (replace(found, split=split) for found in self.rows.records(number, record))
+        split = row.coded(rule, "split").lower()
+        for found in self._rows.records(row.number, record):
+            yield replace(found, split=_SPLITS.get(split, split) or None)
 
-    def _images(self, rule: ImageRule, cells: Mapping[str, str], number: int) -> list[str]:
+    def _images(self, rule: ImageRule, row: "_Row") -> list[str]:
         """Paths of a rule's images below the root: several where a cell lists them."""
         columns = [column for _, column, _, _ in string.Formatter().parse(rule.image) if column]
-        several = [_listed(self._cell(column, cells, number), "; ") for column in columns]
+        several = [listed(row.cell(column), "; ") for column in columns]
         if len(columns) == 1 and len(several[0]) > 1:
-            names = [self._filled(rule.image, {**cells, columns[0]: one}, number) for one in several[0]]
+            names = [row.filled(rule.image, {columns[0]: one}) for one in several[0]]
         else:
-            names = [self._filled(rule.image, cells, number)]
+            names = [row.filled(rule.image)]
         names = [name for name in names if Path(name).stem.strip() and (not columns or any(several))]
-        names = [self._anywhere(name, number) if rule.anywhere else name for name in names]
+        names = [self._anywhere(name, row) if rule.anywhere else name for name in names]
         return [name for name in names if existing_image(self.root / name)] if rule.if_there else names
 
-    def _filled(self, template: str, cells: Mapping[str, str], number: int) -> str:
-        """A template with the cells of its columns in their places."""
-        written = []
-        for literal, column, _, _ in string.Formatter().parse(template):
-            written.append(literal)
-            if column is not None:
-                written.append(self._cell(column, cells, number))
-        return "".join(written)
-
-    def _cell(self, column: str, cells: Mapping[str, str], number: int) -> str:
-        if column not in cells:
-            raise row_error(
-                self.root, number, f"has no column {column!r}, which the layout of {self.layout.title} expects"
-            )
-        return cells[column]
-
-    def _coded(self, rule: ImageRule, key: str, cells: Mapping[str, str], number: int) -> str:
-        text = self._filled(getattr(rule, key), cells, number)
-        return rule.codes.get(key, {}).get(text, text)
-
-    def _categories(self, rule: ImageRule, cells: Mapping[str, str], number: int) -> list[str]:
-        return list(dict.fromkeys(name for labels in rule.labels for name in self._labelled(labels, cells, number)))
-
-    def _labelled(self, rule: LabelRule, cells: Mapping[str, str], number: int) -> Iterator[str]:
+    def _labelled(self, rule: LabelRule, row: "_Row") -> Iterator[str]:
         label_map = read_label_map(rule.label_map) if rule.label_map else None
         for column in rule.columns:
             if rule.one_hot:  # releases of a set differ in their rarest columns
-                labels = [column] if self._is_marked(column, cells.get(column, ""), number) else []
+                labels = [column] if row.marks(column) else []
             else:
-                labels = _listed(self._cell(column, cells, number), _separators(rule.separator))
+                labels = listed(row.cell(column), _separators(rule.separator))
             for label in filter(None, labels):
                 meaning = rule.map.get(label)
                 if meaning is None and label_map is not None:
                     meaning = label_map.meaning(label) if rule.one_hot else label_map.meaning_in(column, label)
-                if meaning is None and (rule.map or label_map) and re.fullmatch(r"[-+]?\d+(\.\d+)?", label):
-                    raise row_error(
-                        self.root, number, f"the label in {column!r} is a number that the layout does not know"
-                    )
+                if meaning is None and (rule.map or label_map) and is_number(label):
+                    raise row.error(f"the label in {column!r} is a number that the layout does not know")
                 self.notes.silent.update([f"{column}: {label}"] if meaning == () else [])
                 yield from (label,) if meaning is None else meaning
 
-    def _is_marked(self, column: str, cell: str, number: int) -> bool:
-        """Whether a cell of a column of 0 and 1 says that it is there."""
-        small = cell.lower()
-        if small not in ("", "0", "1", "true", "false", "yes", "no"):
-            raise row_error(self.root, number, f"the cell of {column!r} is neither 0 nor 1", f" ({cell[:40]})")
-        return small in ("1", "true", "yes")
-
-    def _anywhere(self, name: str, number: int) -> str:
+    def _anywhere(self, name: str, row: "_Row") -> str:
         """The path of the one file of a name, wherever it is below the root."""
         found = self._by_name.get(Path(name).stem.lower(), [])
         suffix = Path(name).suffix.lower()
         exact = [path for path in found if path.lower().endswith(suffix)] if suffix in IMAGE_SUFFIXES else found
         if len(exact) > 1:
-            raise row_error(self.root, number, "the image's name is found more than once", f" ({name})")
+            raise row.error("the image's name is found more than once", f" ({name})")
         return exact[0] if exact else name
 
     @cached_property
@@ -299,22 +308,57 @@ class _LayoutReader:
         return dict(found)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of a layout.
+
+    Args:
+        where: the table, or the folder, that it stands in.
+        number: of the row in it.
+        cells: by the names of their columns, as texts.
+        layout: for errors.
+    """
+
+    where: Path
+    number: int
+    cells: Mapping[str, str]
+    layout: Layout
+
+    def error(self, reason: str, detail: str = "") -> TableError:
+        """The error of this row; only `reason` may leave the user's terminal."""
+        return row_error(self.where, self.number, reason, detail)
+
+    def cell(self, column: str) -> str:
+        """What stands in a column, which must be there."""
+        if column not in self.cells:
+            raise self.error(f"has no column {column!r}, which the layout of {self.layout.title} expects")
+        return self.cells[column]
+
+    def marks(self, column: str) -> bool:
+        """Whether a cell of a column of 0 and 1 says that it is there; releases may lack the column."""
+        cell = self.cells.get(column, "")
+        if cell.lower() not in ("", "0", "1", "true", "false", "yes", "no"):
+            raise self.error(f"the cell of {column!r} is neither 0 nor 1", f" ({cell[:40]})")
+        return cell.lower() in ("1", "true", "yes")
+
+    def filled(self, template: str, others: Mapping[str, str] | None = None) -> str:
+        """A template with the cells of its columns, or other texts, in their places."""
+        written = []
+        for literal, column, _, _ in string.Formatter().parse(template):
+            written.append(literal)
+            if column is not None:
+                written.append((others or {}).get(column) or self.cell(column))
+        return "".join(written)
+
+    def coded(self, rule: ImageRule, key: str) -> str:
+        """What a rule's template gives, and what the layout says that it stands for."""
+        text = self.filled(getattr(rule, key))
+        return rule.codes.get(key, {}).get(text, text)
+
+
 def _among(cells: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]], how: Callable) -> bool:
     """Whether cells hold wanted values, whatever their case; of all columns or of any, as `how` says."""
     return how(cells[column].lower() in {value.lower() for value in values} for column, values in wanted.items())
-
-
-def _listed(cell: str, separators: str) -> list[str]:
-    """What a cell lists: a list as Python or JSON writes it, or texts with separators between."""
-    if cell.startswith("["):
-        for parse in (ast.literal_eval, json.loads):
-            try:
-                values = parse(cell)
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                continue
-            if isinstance(values, list):
-                return [text for text in (str(value).strip() for value in values) if text]
-    return [text for text in (part.strip() for part in re.split(separators, cell)) if text]
 
 
 def _separators(separator: str | None) -> str:
@@ -326,11 +370,8 @@ def _separators(separator: str | None) -> str:
 
 
 def _text(value: Any) -> str:
-    """A cell as text; lists with semicolons between, whole numbers without a point, "" for an empty one."""
+    """A cell as text; lists with semicolons between."""
     if isinstance(value, (list, tuple)):
         return "; ".join(map(_text, value))
-    if isinstance(value, float) and value == value and value.is_integer():
-        value = int(value)
-    text = "" if value is None else " ".join(str(value).split())
-    text = text.partition(".")[0] if re.fullmatch(r"[-+]?\d+\.0+", text) else text
+    text = whole(as_text(value))
     return "" if text.lower() in _EMPTY else text

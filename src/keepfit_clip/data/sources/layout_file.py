@@ -104,6 +104,22 @@ class Part:
     drop: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional: bool = False
 
+    @property
+    def columns(self) -> set[str]:
+        """Names of the columns that its rows must have."""
+        rules = self.images
+        templates = [t for r in rules for t in (r.image, *r.captions, *(getattr(r, key) for key in _TEMPLATES))]
+        named = {column for t in templates for _, column, _, _ in string.Formatter().parse(t) if column is not None}
+        labels = {c for r in rules for rule in r.labels if not rule.one_hot for c in rule.columns}
+        parsed = {name for pattern in self.parse.values() for name in re.findall(r"\{(\w+)\}", pattern)}
+        given = set(re.findall(r"\{(\w+)\}", self.table))
+        return (named | labels | set(self.keep) | set(self.drop) | set(self.parse)) - parsed - given
+
+    @property
+    def marks(self) -> set[str]:
+        """Names of the columns of 0 and 1, of which releases of a set may lack some."""
+        return {c for r in self.images for rule in r.labels if rule.one_hot for c in rule.columns}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -131,16 +147,6 @@ class Layout:
     home: str = ""
     source: str = ""
     unverified: tuple[str, ...] = ()
-
-    def columns(self, part: Part) -> set[str]:
-        """Names of the columns that a part's rows must have."""
-        rules = part.images
-        templates = [t for r in rules for t in (r.image, *r.captions, *(getattr(r, key) for key in _TEMPLATES))]
-        named = {column for t in templates for _, column, _, _ in string.Formatter().parse(t) if column is not None}
-        labels = {c for r in rules for rule in r.labels if not rule.one_hot for c in rule.columns}
-        parsed = {name for pattern in part.parse.values() for name in re.findall(r"\{(\w+)\}", pattern)}
-        given = set(re.findall(r"\{(\w+)\}", part.table))
-        return (named | labels | set(part.keep) | set(part.drop) | set(part.parse)) - parsed - given
 
     def tree(self) -> list[str]:
         """The files that it expects, a line each."""

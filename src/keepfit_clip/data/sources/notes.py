@@ -33,6 +33,7 @@ class SourceNotes:
         repaired: (table, what is wrong in it) -> rows whose labels were repaired.
         layout: title of the layout that was found or asked for, "" for none.
         classes: names of the folders that are taken for classes.
+        missing: files that the layout expects and the folder lacks.
         filtered: rows that the layout leaves out, such as those of ungradable images.
         silent: labels that stand for nothing to be seen, by the data set's own map.
     """
@@ -46,6 +47,7 @@ class SourceNotes:
     layout: str = ""
     classes: list[str] = field(default_factory=list)
     filtered: int = 0
+    missing: list[str] = field(default_factory=list)
 
     def take(self, role: str, columns: tuple[str, ...], guessed: bool) -> None:
         """Notes columns taken for a role."""
@@ -67,6 +69,8 @@ class SourceNotes:
         if self.layout:
             left_out = f"; {self.filtered} rows left out, as it says" if self.filtered else ""
             lines.append(f"read as {self.layout}{left_out}")
+        if self.missing:
+            lines.append(f"read without {', '.join(self.missing)}, which are not there")
         for (role, column), count in self.ignored.items():
             lines.append(
                 f"column {column!r} was taken for the {role}, and {count} of its cells make no sense as one: they were "
