@@ -798,3 +798,21 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, ca
     assert "Traceback" not in printed.err
     assert len(printed.err.strip().splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "table.csv"}
+
+
+def test_a_row_whose_labels_contradict_each_other_teaches_nothing(tmp_path):
+    labels = {
+        "a.png": "['normal', 'diabetic retinopathy']",
+        "b.png": "['no glaucoma', 'glaucoma']",
+        "c.png": "['normal', 'no glaucoma', 'tessellated fundus']",
+        "d.png": "['diabetic retinopathy', 'no glaucoma']",
+    }
+    contents = {name: encoded(picture(number)) for number, name in enumerate(labels)}
+    table = labelled(tmp_path, contents, categories=labels.__getitem__)
+    report = build(table, tmp_path / "out")
+    assert report.samples == 2
+    reasons = [(row["row"], row["reason"]) for row in manifest(tmp_path / "out")["rejected"]]
+    assert reasons == [
+        (1, "its labels say normal and diabetic retinopathy at once"),
+        (2, "its labels say glaucoma and no glaucoma at once"),
+    ]

@@ -362,3 +362,55 @@ def test_the_encoding_of_a_text_can_be_said_and_a_wrong_one_is_told(tmp_path, pi
     with pytest.raises(TableError, match="--encoding"):
         read(root, layout=layout)
     assert read(root, layout=layout, encoding="gb18030")[0][0].categories == ("青光眼",)
+
+
+ROWS = [
+    {"image": "a", "label": "['drusen', 'glaucoma']", "eye": "OD", "patient": 7, "caption": "A scar.", "grade": 2},
+    {"image": "b.png", "label": "normal", "eye": "OS", "patient": 8, "caption": "Nothing, but a fold.", "grade": 0},
+]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.xlsx", "t.jsonl", "folder"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_drafted_layout_reads_what_was_read_without_it(tmp_path, picture, name, beside):
+    pictures = tmp_path / "pictures" if beside else tmp_path
+    source = tmp_path / name
+    if name == "folder":
+        for image in ("drusen/a.png", "normal/deeper/b.png"):
+            (source / image).parent.mkdir(parents=True)
+            shutil.copy(picture, source / image)
+        images = None
+    else:
+        pictures.mkdir(exist_ok=True)
+        images = pictures
+        for image in "ab":
+            shutil.copy(picture, pictures / f"{image}.png")
+        frame = pd.DataFrame(ROWS)
+        if name == "t.xlsx":
+            frame.to_excel(source, index=False)
+        elif name == "t.jsonl":
+            frame.to_json(source, orient="records", lines=True)
+        else:
+            frame.to_csv(source, index=False, sep="\t" if name == "t.tsv" else ",")
+    flags = ["--label-name", "grade:0=no diabetic retinopathy", "--label-name", "grade:2=moderate NPDR"]
+    columns = ["--category-column", "label", "--category-column", "grade", *flags] if images else []
+    arguments = ["datasets", "draft", str(source), "--out", str(tmp_path / "mine.json"), *columns]
+    result = CliRunner().invoke(app, [*arguments, *(["--images", str(images)] if images else [])])
+    assert result.exit_code == 0, result.output
+    options = {}
+    if images:
+        names = {"grade:0": "no diabetic retinopathy", "grade:2": "moderate NPDR"}
+        options = {"category_columns": ("label", "grade"), "label_names": names}
+    directly = list(read_records(source, images, options=SourceOptions(**options)))
+    root = source if images is None else tmp_path
+    drafted, rejected, _ = read(root, layout=str(tmp_path / "mine.json"))
+    assert (len(drafted), rejected) == (2, [])
+    for one, other in zip(directly, drafted, strict=True):
+        assert one.image.samefile(other.image)
+        assert (one.categories, one.captions, one.eye, one.patient) == (
+            other.categories,
+            other.captions,
+            other.eye,
+            other.patient,
+        )
+    assert CliRunner().invoke(app, arguments).exit_code == 1  # it is there already

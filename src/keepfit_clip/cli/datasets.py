@@ -10,11 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console
+from keepfit_clip.cli.table_options import reads_tables
 
 _LOOKED_AT = 2000  # files and folders
 _ALIKE, _SHORT = 0.85, 6  # a likeness, and letters of a name that says too little
 
-app = typer.Typer(help="Data sets whose layout is known: list, show, find, check.", no_args_is_help=True)
+app = typer.Typer(help="Data sets whose layout is known: list, show, find, check, draft.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -98,3 +99,23 @@ def check(file: Annotated[Path, typer.Argument(help="layout file, JSON or YAML")
 
     layout = read_layout(str(file))
     console.print(f"{file}: valid, {len(layout.parts)} parts", markup=False, soft_wrap=True)
+
+
+@app.command()
+@reads_tables
+def draft(
+    source: Annotated[Path, typer.Argument(help="table, JSON lines or folder of classes")],
+    out: Annotated[Path, typer.Option("--out", help="layout file to write")],
+    source_options,
+    images: Annotated[Path | None, typer.Option(help="folder the image paths are relative to")] = None,
+) -> None:
+    """Write a layout file that reads a table or folder as it is read now, to be corrected and kept beside the data."""
+    from keepfit_clip.data.sources.draft import draft_layout
+    from keepfit_clip.errors import OutputError
+    from keepfit_clip.files import write_json
+
+    if out.exists():
+        raise OutputError(f"{out}: is there already; give another --out")
+    content, root = draft_layout(source, images, source_options)
+    write_json(out, content)
+    console.print(f"{out}: read {root} with --layout {out}", markup=False, highlight=False, soft_wrap=True)

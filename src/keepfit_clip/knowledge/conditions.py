@@ -349,6 +349,18 @@ class Knowledge:
         excluded |= {NORMAL} if diseased else set()
         return excluded - {self.look_up(category).name for category in categories}
 
+    def contradiction(self, categories: Iterable[str]) -> tuple[str, str] | None:
+        """Two of the categories that cannot both be true: normal and a disease, or a condition and its absence."""
+        terms = [term for category in categories if (term := self.look_up(category)).condition is not None]
+        denied = {term.condition.name: term.name for term in terms if term.denies}
+        for term in terms:
+            if not term.denies and term.name in denied:
+                return term.name, denied[term.name]
+        present = [term.condition for term in terms if not term.denies]
+        disease = next((condition.name for condition in present if condition.is_disease), None)
+        normal = any(condition.name == NORMAL for condition in present)
+        return (NORMAL, disease) if normal and disease is not None else None
+
     def follows(self, category: str, categories: Iterable[str]) -> bool:
         """Whether a category is true of an image of which some are known to be."""
         return not set(self.text_codes(category)).isdisjoint(self.image_codes(categories))

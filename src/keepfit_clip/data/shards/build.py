@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from keepfit_clip._version import __version__
@@ -272,14 +273,22 @@ class _Build:
                 for path in error.looked_for:  # it may be there when a stopped build goes on
                     plan.inputs.note(path)
 
+        @lru_cache(maxsize=1 << 12)
+        def contradiction(categories: tuple[str, ...]) -> tuple[str, str] | None:
+            return self.knowledge.contradiction(n for label in categories for n in read_label(label, self.knowledge))
+
         records = read_records(self.source, self.images, reject, self.source_options, notes)
         for number, record in enumerate(records, start=1):
             if number % 1000 == 0:
                 self.on_step("reading the source", number, None)
-            if rows is None or record.row in rows:
-                yield record
-            else:
+            if rows is not None and record.row not in rows:
                 plan.register_patient(record)
+            elif self.options.kind == "public" and (both := contradiction(record.categories)):
+                reason = f"its labels say {both[0]} and {both[1]} at once"
+                plan.reject(LeftOut(record.row, reason, f"row {record.row}: {reason}"))
+                plan.register_patient(record)
+            else:
+                yield record
 
     def _content_of(self, record) -> str:
         categories = [name for category in record.categories for name in read_label(category, self.knowledge)]

@@ -1,0 +1,77 @@
+"""A layout file of a table or folder as it is read now, to be kept, corrected and passed on."""
+
+import os
+from pathlib import Path
+
+from keepfit_clip.data.sources import find_source
+from keepfit_clip.data.sources.columns import Columns, find_columns
+from keepfit_clip.data.sources.notes import SourceNotes
+from keepfit_clip.data.sources.options import SourceOptions
+from keepfit_clip.data.sources.rows import read_rows
+from keepfit_clip.errors import TableError
+
+__all__ = ["draft_layout"]
+
+_ROLES = ("attributes", "eye", "patient", "visit", "volume", "slice", "modality")
+
+
+def draft_layout(path: str | Path, images: str | Path | None, options: SourceOptions) -> tuple[dict, Path]:
+    """The content of a layout file that reads a source as it is read now, and the folder that it is read from.
+
+    Args:
+        path: a table (CSV, TSV, workbook), JSON lines or a folder of classes.
+        images: folder that the image names are relative to.
+        options: as the source is read with them.
+
+    Raises:
+        TableError: another kind of source, one that cannot be read, or a column whose name cannot stand in a layout.
+    """
+    path = Path(path)
+    kind = find_source(path, options.source)
+    if kind == "folder":
+        rule = {"image": "{path}", "labels": [{"column": "class"}]}
+        return _content(path, {"files": "{class}/**/{file}", "images": [rule]}), path
+    if kind not in ("table", "jsonl"):
+        raise TableError(f"{path}: a layout is drafted of a table, JSON lines or a folder of classes, not of {kind}")
+    root = Path(os.path.commonpath([path.parent.absolute(), Path(images or path.parent).absolute()]))
+    how = {"encoding": options.encoding}
+    first = next((row.cells for row in read_rows(path, how) if isinstance(row.cells, dict)), None)
+    if first is None:
+        raise TableError(f"{path}: has no rows")
+    columns = find_columns(tuple(first), options, True, path, SourceNotes())
+    below = Path(os.path.relpath(Path(images or path.parent).absolute(), root)).as_posix()
+    rule = _image_rule(columns, options, "" if below == "." else f"{below}/", path)
+    part = {"table": Path(os.path.relpath(path.absolute(), root)).as_posix(), "images": [rule]}
+    if options.encoding != SourceOptions.encoding:
+        part["format"] = how
+    return _content(path, part), root
+
+
+def _content(path: Path, part: dict) -> dict:
+    return {"schema": 1, "title": path.stem, "modality": None, "parts": [part]}
+
+
+def _image_rule(columns: Columns, options: SourceOptions, below: str, path: Path) -> dict:
+    used = [columns.image, *columns.captions, *(getattr(columns, role) for role in _ROLES)]
+    odd = next((name for name in used if name and set(name) & set("{}!:")), None)
+    if odd is not None:
+        raise TableError(f"{path}: the column {odd!r} cannot stand in a layout: name it without brackets, ! and :")
+    named = {role: f"{{{column}}}" for role in _ROLES if (column := getattr(columns, role))}
+    rule = {"image": f"{below}{{{columns.image}}}", **named}
+    if columns.captions:
+        rule["captions"] = [f"{{{name}}}" for name in columns.captions]
+    if columns.categories:
+        rule["labels"] = [_label_rule(column, options, len(columns.categories) > 1) for column in columns.categories]
+    return rule
+
+
+def _label_rule(column: str, options: SourceOptions, several: bool) -> dict:
+    of_all = {label: [name] for label, name in options.label_names.items() if ":" not in label}
+    own = {
+        label.removeprefix(f"{column}:"): [name]
+        for label, name in options.label_names.items()
+        if label.startswith(f"{column}:")
+    }
+    meanings = {**({} if several and own else of_all), **own}
+    rule = {"column": column, "map": meanings} if meanings else {"column": column}
+    return {**rule, "label_map": options.labels} if options.labels else rule
