@@ -101,7 +101,7 @@ BEFORE = {"--lr": LR, "--head-lr": LR, "--ema-decay": 0, "--implied": "negative"
 FAST = {"--lr": 3e-4}
 BALANCED = {"--balance": "category", "--elite-balance": "category"}
 ROOT = {"--balance": "root", "--elite-balance": "category"}
-SQUASH = {"--image-resize-mode": "squash"}
+LETTERBOX = {"--image-resize-mode": "longest"}
 CROP = {"--crop": True}
 STRONG = {"--augmentation": "strong"}
 HOLD_OUT = {"--hold-out-categories": ",".join(HELD_OUT)}
@@ -124,9 +124,8 @@ ARMS = {
     "decay": Arm("the defaults, --lr 3e-4, --layer-decay 0.85", FAST | {"--layer-decay": 0.85}),
     "joint": Arm("the defaults, public and elite contrasted together", {"--joint-contrast": True}),
     "masked": Arm("the defaults, --implied mask", {"--implied": "mask"}),
-    "squash": Arm("the defaults, images stretched to the square", SQUASH),
+    "letterbox": Arm("the defaults, images framed in place of stretched", LETTERBOX),
     "crop": Arm("the defaults, photographs without their border", CROP),
-    "crop_squash": Arm("the defaults, without border and stretched", CROP | SQUASH),
     "unaveraged": Arm("the defaults, --ema-decay 0", {"--ema-decay": 0}),
     "public": Arm("public alone", PUBLIC),
     "elite": Arm("+ elite", ELITE),
@@ -252,7 +251,7 @@ class Experiment:
             return folders
         part = self.out / "shards" / f"{table.name}-without{without}"
         if not part.exists():
-            options = ShardOptions(kind=table.kind, modality=table.modality, size=256, side="shortest")
+            options = ShardOptions(kind=table.kind, modality=table.modality, size=256)
             left = set(of_origin(self.images, without))
             rows = [row for row in self.split[table.name]["train"] if row not in left]
             build_shards(self.images / table.table, self.images, part, options, rows=rows)

@@ -167,7 +167,7 @@ def build_all_shards(images: Path, split: dict, out: Path) -> dict[str, list[str
         for part in ("train", *PARTS):
             folder = out / f"{s.name}-{part}"
             if not folder.exists():
-                options = ShardOptions(kind=s.kind, modality=s.modality, size=256, side="shortest")
+                options = ShardOptions(kind=s.kind, modality=s.modality, size=256)
                 build_shards(images / s.table, images, folder, options, rows=split[s.name][part])
             folders[f"{s.kind} {part}"].append(str(folder))
     return folders

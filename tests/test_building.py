@@ -816,3 +816,13 @@ def test_a_row_whose_labels_contradict_each_other_teaches_nothing(tmp_path):
         (1, "its labels say normal and diabetic retinopathy at once"),
         (2, "its labels say glaucoma and no glaucoma at once"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("modality", "side", "size"),
+    [("OCT", None, (160, 64)), ("CFP", None, (64, 26)), ("OCT", "longest", (64, 26)), ("CFP", "shortest", (160, 64))],
+)
+def test_wide_scans_keep_their_height(tmp_path, modality, side, size):
+    table = labelled(tmp_path, {"a.png": encoded(picture().resize((200, 80)))})
+    build(table, tmp_path / "out", modality=modality, size=64, side=side)
+    assert Image.open(io.BytesIO(shown(tmp_path / "out")["a.png"].image_bytes)).size == size

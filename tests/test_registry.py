@@ -49,7 +49,7 @@ def test_every_config_builds_offline_with_random_weights(name):
     assert (model.text_decoder is None) == (name == "keepfit-v1")
     assert model.logit_bias is None
     assert model.visual.preprocess_cfg["size"] == model.visual.image_size
-    assert model.visual.preprocess_cfg["resize_mode"] == "longest"
+    assert model.visual.preprocess_cfg["resize_mode"] == "squash"
 
 
 def test_stock_models_are_unchanged():
@@ -111,7 +111,7 @@ def test_tower_keeps_its_preprocessing_and_a_user_overrides_it():
     model, _, chosen = open_clip.create_model_and_transforms("keepfit-v2-test", image_mean=(0.1, 0.2, 0.3))
     assert tuple(chosen.transforms[-1].mean) == (0.1, 0.2, 0.3)
     assert tuple(chosen.transforms[-1].std) == (0.5, 0.5, 0.5)
-    assert model.visual.preprocess_cfg["resize_mode"] == "longest"
+    assert model.visual.preprocess_cfg["resize_mode"] == "squash"
 
 
 def test_force_image_size_and_context_length_reach_the_towers():

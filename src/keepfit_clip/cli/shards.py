@@ -37,11 +37,12 @@ def build(
         int | None, typer.Option(help="of the stored images, pixels; none is enlarged", rich_help_panel=_PICTURES)
     ] = None,
     side: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="whose size it is: longest, or shortest for towers that stretch wide images", rich_help_panel=_PICTURES
+            help="whose size it is: longest or shortest (the shortest of OCT, the longest of others)",
+            rich_help_panel=_PICTURES,
         ),
-    ] = "longest",
+    ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality", rich_help_panel=_PICTURES)] = 95,
     crop: Annotated[
         bool, typer.Option("--crop", help="cut the black border off fundus photographs", rich_help_panel=_PICTURES)

@@ -21,7 +21,8 @@ class ShardOptions:
         kind: public (categories become texts) or elite (an expert's captions).
         modality: CFP, FFA or OCT for rows that do not say; None leaves them without.
         size: a side of the stored image, pixels; None keeps the size. Images are never enlarged.
-        side: which one, longest or shortest; the shortest for towers that stretch what is not square.
+        side: which one, longest or shortest; None is the shortest of OCT, whose wide scans towers stretch, and the
+            longest of others.
         dataset: a name of the data set to store, or None.
         samples_per_shard: at most this many samples in a tar.
         quality: of the stored JPEGs.
@@ -46,7 +47,7 @@ class ShardOptions:
     kind: str
     modality: str | None = None
     size: int | None = None
-    side: str = "longest"
+    side: str | None = None
     dataset: str | None = None
     samples_per_shard: int = 1000
     quality: int = 95
@@ -64,7 +65,7 @@ class ShardOptions:
         self._one_of("modality", self.modality, (None, *MODALITIES))
         self._one_of("near_duplicates", self.near_duplicates, (None, "ignore", "together", "drop"))
         self._one_of("identifiers", self.identifiers, ("refuse", "redact", "keep"))
-        self._one_of("side", self.side, ("longest", "shortest"))
+        self._one_of("side", self.side, (None, "longest", "shortest"))
         if self.correct_terms:
             corrections_of(self.correct_terms)
         if self.size is not None and self.size < 16:

@@ -216,7 +216,8 @@ def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, by
         raise TableError("the picture also stands in an excluded set", record.row)
     if options.crop and modality == "CFP":
         picture = crop_field_of_view(picture)
-    picture = fit_within(picture, options.size, options.side)
+    side = options.side or ("shortest" if modality == "OCT" else "longest")
+    picture = fit_within(picture, options.size, side)
     if not options.keep_blank and is_blank(picture):
         raise ImageError(name, f"{BLANK} (--keep-blank keeps it)")
     return without_metadata(content, name) if options.originals else ("jpg", encode_jpeg(picture, options.quality))
