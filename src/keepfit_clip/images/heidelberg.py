@@ -85,9 +85,10 @@ def e2e_scans(file: BinaryIO, size: int) -> list[Scan]:
     base = _E2E_PACKED if read_at(file, 0, 4) != E2E_MAGIC[0] else 0
     entries = np.concatenate([np.zeros(0, _E2E_ENTRY), *_directories(file, base, size)])
     wanted = np.isin(entries["kind"], (_E2E_PICTURE, _E2E_LATERALITY)) & (entries["start"] > entries["at"])
-    entries = np.sort(entries[wanted], order="start")
+    entries = entries[wanted]
     if len(entries) > 4 * MAX_FRAMES:
         raise ValueError("it has too many pictures")
+    entries = entries[np.argsort(entries["start"], kind="stable")]
     if (entries["start"].astype(np.int64) + base + _E2E_CONTAINER + entries["size"] > size).any():
         raise ValueError("it ends before the last picture in it")
     eyes: dict[tuple, str | None] = {}
