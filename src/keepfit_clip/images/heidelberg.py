@@ -83,25 +83,27 @@ def e2e_scans(file: BinaryIO, size: int) -> list[Scan]:
         ValueError: it is damaged.
     """
     base = _E2E_PACKED if read_at(file, 0, 4) != E2E_MAGIC[0] else 0
+    eyes: dict[tuple, str | None] = {}
+    volumes: dict[tuple, dict[int, BScan]] = {}
+    for entry in _entries(file, base, size):
+        series = int(entry["patient"]), int(entry["study"]), int(entry["series"])
+        place = base + int(entry["start"]) + _E2E_CONTAINER
+        if entry["kind"] == _E2E_LATERALITY:
+            eyes.setdefault(series, _E2E_EYES.get(read_at(file, place + _E2E_EYE_AT, 1)))
+        else:
+            bscan = _bscan_of_e2e(file, place, size)
+            if bscan is not None:
+                volumes.setdefault(series, {})[int(entry["slice"])] = bscan
+    return [_volume(eyes.get(series), slices) for series, slices in sorted(volumes.items())]
+
+
+def _entries(file: BinaryIO, base: int, size: int) -> np.ndarray:
+    """The entries of pictures and of eyes, as they follow one another in the file."""
     entries = np.concatenate([np.zeros(0, _E2E_ENTRY), *_directories(file, base, size)])
-    wanted = np.isin(entries["kind"], (_E2E_PICTURE, _E2E_LATERALITY)) & (entries["start"] > entries["at"])
-    entries = entries[wanted]
+    entries = entries[np.isin(entries["kind"], (_E2E_PICTURE, _E2E_LATERALITY)) & (entries["start"] > entries["at"])]
     if len(entries) > 4 * MAX_FRAMES:
         raise ValueError("it has too many pictures")
-    entries = entries[np.argsort(entries["start"], kind="stable")]
-    if (entries["start"].astype(np.int64) + base + _E2E_CONTAINER + entries["size"] > size).any():
-        raise ValueError("it ends before the last picture in it")
-    eyes: dict[tuple, str | None] = {}
-    for entry in entries[entries["kind"] == _E2E_LATERALITY]:
-        if _series(entry) not in eyes:
-            letter = read_at(file, base + int(entry["start"]) + _E2E_CONTAINER + _E2E_EYE_AT, 1)
-            eyes[_series(entry)] = _E2E_EYES.get(letter)
-    volumes: dict[tuple, dict[int, BScan]] = {}
-    for entry in entries[(entries["kind"] == _E2E_PICTURE) & (entries["size"] >= _E2E_IMAGE.size)]:
-        bscan = _bscan_of_e2e(file, base + int(entry["start"]) + _E2E_CONTAINER, int(entry["size"]))
-        if bscan is not None:
-            volumes.setdefault(_series(entry), {})[int(entry["slice"])] = bscan
-    return [_volume(eyes.get(series), slices) for series, slices in sorted(volumes.items())]
+    return entries[np.argsort(entries["start"], kind="stable")]
 
 
 def _directories(file: BinaryIO, base: int, size: int) -> Iterator[np.ndarray]:
@@ -120,19 +122,15 @@ def _directories(file: BinaryIO, base: int, size: int) -> Iterator[np.ndarray]:
         at = before
 
 
-def _series(entry) -> tuple[int, int, int]:
-    return int(entry["patient"]), int(entry["study"]), int(entry["series"])
-
-
-def _bscan_of_e2e(file: BinaryIO, at: int, size: int) -> BScan | None:
+def _bscan_of_e2e(file: BinaryIO, place: int, size: int) -> BScan | None:
     """The B-scan that a picture's container holds; None of another kind of picture."""
-    _, kind, values, height, width = _E2E_IMAGE.unpack(read_at(file, at, _E2E_IMAGE.size))
+    _, kind, _, height, width = _E2E_IMAGE.unpack(read_at(file, place, _E2E_IMAGE.size))
     if kind != _E2E_BSCAN:
         return None
-    length = 2 * width * height
-    if values != width * height or _E2E_IMAGE.size + length > size:
-        raise ValueError("a B-scan is larger than its place")
-    return BScan(width, height, lambda: _of_e2e(read_at(file, at + _E2E_IMAGE.size, length), width, height))
+    start, length = place + _E2E_IMAGE.size, 2 * width * height
+    if start + length > size:
+        raise ValueError("it ends within a B-scan")
+    return BScan(width, height, lambda: _of_e2e(read_at(file, start, length), width, height))
 
 
 def _of_e2e(content: bytes, width: int, height: int) -> np.ndarray:
