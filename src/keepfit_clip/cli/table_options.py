@@ -61,7 +61,10 @@ _OPTIONS = {
         False,
     ),
     "frames": (
-        Annotated[str, _option("of a DICOM file of several pictures: middle, all, or every:N for every Nth")],
+        Annotated[
+            str,
+            _option("of a file of several (DICOM, .vol, .e2e, .fda): middle, all, or every:N for every Nth"),
+        ],
         "middle",
     ),
     "group_pattern": (

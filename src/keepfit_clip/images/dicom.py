@@ -8,7 +8,6 @@ import io
 import logging
 import warnings
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from PIL import Image
 from keepfit_clip.errors import ImageError
 from keepfit_clip.extras import require_extra
 from keepfit_clip.images.depth import to_8_bit
+from keepfit_clip.images.facts import VolumeFacts
 
-__all__ = ["DICOM_SUFFIXES", "DicomFacts", "dicom_facts", "dicom_picture", "is_dicom"]
+__all__ = ["DICOM_SUFFIXES", "dicom_facts", "dicom_picture", "is_dicom"]
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 _PREAMBLE, _MAGIC = 128, b"DICM"  # PS3.10, 7.1
@@ -27,26 +27,6 @@ _SIDES = {"L": "left", "R": "right"}
 _TOMOGRAMS = {"OPT", "OCT"}
 _FLUORESCEIN = ("fluorescein",)
 _FLUORESCEIN_CODES = {"C-B02CC", "387010007"}  # fluorescein, as SNOMED had and has it
-
-
-@dataclass(frozen=True)
-class DicomFacts:
-    """What a file says of its picture, without anything that tells of a person, a place or a time.
-
-    Args:
-        frames: how many pictures it holds.
-        eye: left, right or None.
-        modality: CFP, FFA, OCT or None.
-        spacing: millimetres between pixels, down and across, or None.
-        width, height: pixels.
-    """
-
-    frames: int
-    eye: str | None
-    modality: str | None
-    spacing: tuple[float, float] | None
-    width: int
-    height: int
 
 
 def is_dicom(source: str | Path | bytes) -> bool:
@@ -57,7 +37,7 @@ def is_dicom(source: str | Path | bytes) -> bool:
         return file.read(_PREAMBLE + 4)[_PREAMBLE:] == _MAGIC
 
 
-def dicom_facts(source: str | Path | bytes, name: str = "image") -> DicomFacts:
+def dicom_facts(source: str | Path | bytes, name: str = "image") -> VolumeFacts:
     """What a file says of its picture; the pixels are not read.
 
     Raises:
@@ -113,14 +93,14 @@ def _read(file, name: str, stop_before_pixels: bool = False):
         raise ImageError(name, "the DICOM file is truncated or damaged") from error
 
 
-def _facts(dataset, name: str) -> DicomFacts:
+def _facts(dataset, name: str) -> VolumeFacts:
     try:
         height, width = int(dataset.Rows), int(dataset.Columns)
         frames = max(1, int(dataset.get("NumberOfFrames") or 1))
     except (AttributeError, TypeError, ValueError) as error:
         raise ImageError(name, "the DICOM file holds no picture") from error
     side = dataset.get("ImageLaterality") or dataset.get("Laterality") or _of_shared_frame(dataset)
-    return DicomFacts(frames, _SIDES.get(str(side)), _modality(dataset), _spacing(dataset), width, height)
+    return VolumeFacts(frames, _SIDES.get(str(side)), _modality(dataset), _spacing(dataset), width, height)
 
 
 def _of_shared_frame(dataset) -> str:

@@ -14,8 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keepfit_clip.errors import ImageError, MissingExtraError, first_line
 from keepfit_clip.images.depth import is_blank, to_8_bit
-from keepfit_clip.images.dicom import dicom_picture, is_dicom
+from keepfit_clip.images.dicom import is_dicom
 from keepfit_clip.images.tiff import TiffPage, read_tiff_pages
+from keepfit_clip.images.volumes import holds_volume, volume_picture
 
 __all__ = ["BLANK", "MAX_IMAGE_BYTES", "FileSlice", "Frame", "encode_jpeg", "fit_within", "image_bytes", "image_name",
            "in_mebibytes", "open_image"]  # fmt: skip
@@ -29,7 +30,7 @@ _MULTI_FRAME = "Multi-Frame Image"  # of MPO: pictures in their own right, not a
 
 
 class Frame(NamedTuple):
-    """One picture of a DICOM file that holds several.
+    """One picture of a file that holds several: DICOM, or an OCT vendor's own.
 
     Args:
         path: the file.
@@ -75,8 +76,8 @@ def open_image(
     """Reads an image as upright 8-bit RGB, without any metadata.
 
     Args:
-        source: path, a part of a file, a frame, or the content itself. Of a DICOM file of several frames the middle
-            one is taken.
+        source: path, a part of a file, a frame, or the content itself. Of a file of several frames (DICOM,
+            .vol, .e2e, .fda) the middle one is taken.
         name: what to call it in the error; the path by default.
         max_pixels: a limit of one's own below Pillow's; looked at before anything is decoded.
         blank: whether a picture that shows nothing is taken.
@@ -125,8 +126,8 @@ def _read(source: str | Path | bytes, name: str, max_pixels: int) -> Image.Image
                     return _rgb(_turned(_deep_colours(source, name, page), orientation))
                 return _rgb(_upright(_at_8_bit(image, source, page)))
         except UnidentifiedImageError as error:
-            if is_dicom(source):
-                return _rgb(dicom_picture(source, name, max_pixels))
+            if holds_volume(source):
+                return _rgb(volume_picture(source, name, max_pixels))
             return _rgb(_unknown_to_pillow(source, name, max_pixels, error))
 
 
@@ -138,12 +139,9 @@ def image_bytes(image: Path | FileSlice | Frame | bytes) -> bytes:
     """
     if isinstance(image, bytes):
         return image
-    if isinstance(image, Frame):
-        buffer = io.BytesIO()
-        content = image_bytes(image.path)
-        dicom_picture(content, image_name(image), Image.MAX_IMAGE_PIXELS, image.number).save(buffer, format="PNG")
-        return buffer.getvalue()
     try:
+        if isinstance(image, Frame):
+            return _frame_bytes(image)
         size = image.size if isinstance(image, FileSlice) else os.path.getsize(image)
         if size > MAX_IMAGE_BYTES:
             raise ImageError(image_name(image), f"the image file has more than {in_mebibytes(MAX_IMAGE_BYTES)}")
@@ -154,6 +152,13 @@ def image_bytes(image: Path | FileSlice | Frame | bytes) -> bytes:
         raise ImageError(image_name(image), "a folder, where an image is meant") from error
     except OSError as error:
         raise ImageError(image_name(image), f"the image file cannot be read ({first_line(error)})") from error
+
+
+def _frame_bytes(image: Frame) -> bytes:
+    source = image_bytes(image.path) if is_dicom(image.path) else image.path  # of a vendor's file one B-scan is read
+    buffer = io.BytesIO()
+    volume_picture(source, image_name(image), Image.MAX_IMAGE_PIXELS, image.number).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def image_name(image: str | Path | FileSlice | Frame | bytes) -> str:

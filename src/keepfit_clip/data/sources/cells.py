@@ -18,13 +18,14 @@ from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import ImageError, TableError
 from keepfit_clip.files import printable
-from keepfit_clip.images.dicom import DICOM_SUFFIXES, dicom_facts
+from keepfit_clip.images.facts import VolumeFacts
 from keepfit_clip.images.reading import FileSlice, Frame
+from keepfit_clip.images.volumes import VOLUME_SUFFIXES, volume_facts
 
 __all__ = ["IMAGE_SUFFIXES", "RowReader", "as_text", "existing_image", "image_root", "is_number", "listed", "row_error",
            "whole"]  # fmt: skip
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", *DICOM_SUFFIXES)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", *VOLUME_SUFFIXES)
 
 _EYES = {
     **dict.fromkeys(("left", "l", "os", "oi", "left_eye"), "left"),
@@ -128,22 +129,28 @@ class RowReader:
         return [frame for record in records for frame in self._frames(record)]
 
     def _frames(self, record: Record) -> list[Record]:
-        """The pictures of a DICOM file, each with the eye and modality that it says where the row does not."""
+        """The pictures of a file of several, each with the eye and modality that it says where the row does not."""
         path = record.image
-        if not isinstance(path, Path) or path.suffix.lower() not in DICOM_SUFFIXES or not path.is_file():
+        if not isinstance(path, Path) or path.suffix.lower() not in VOLUME_SUFFIXES or not path.is_file():
             return [record]
         try:
-            facts = dicom_facts(path, str(path))
+            volumes = volume_facts(path, str(path))
         except ImageError as error:
             raise row_error(self.where, record.row, error.reason, f" ({path})") from error
-        chosen = _chosen_frames(self.options.frames, facts.frames)
-        told = replace(record, eye=record.eye or facts.eye, modality=record.modality or facts.modality)
-        if facts.frames == 1:
-            return [told]
+        if len(volumes) == volumes[0].frames == 1:
+            return [_told(record, volumes[0])]
         own = f"volume in row {record.row}"
-        patient = record.patient or (own if len(chosen) > 1 else None)
-        told = replace(told, patient=patient, volume=record.volume or own)
-        return [replace(told, image=Frame(path, number), slice=number + 1) for number in chosen]
+        of_eye = any(facts.eye == record.eye is not None for facts in volumes)  # the row's, where the file has both
+        frames = []
+        for number, facts in enumerate(volumes, start=1):
+            if of_eye and facts.eye != record.eye:
+                continue
+            volume = (record.volume or own) + (f", part {number}" if len(volumes) > 1 else "")
+            told = replace(_told(record, facts), volume=volume)
+            for frame in _chosen_frames(self.options.frames, facts.frames):
+                frames.append(replace(told, image=Frame(path, facts.first + frame), slice=frame + 1))
+        patient = record.patient or (own if len(frames) > 1 else None)
+        return [replace(frame, patient=patient) for frame in frames]
 
     def read(
         self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | bytes | None = None
@@ -356,6 +363,10 @@ class RowReader:
 
 def _file_name(image: Path | FileSlice | bytes) -> str | None:
     return image.name if isinstance(image, Path) else None
+
+
+def _told(record: Record, facts: VolumeFacts) -> Record:
+    return replace(record, eye=record.eye or facts.eye, modality=record.modality or facts.modality)
 
 
 def _chosen_frames(which: str, count: int) -> list[int]:

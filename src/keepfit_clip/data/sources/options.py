@@ -29,7 +29,8 @@ class SourceOptions:
         known_labels: numbers that are named elsewhere, such as in a class file, and pass as labels.
         group_pattern: regular expression on an image's file name; its first group, or else the whole match, names the
             patient or eye where no column does.
-        frames: which pictures of a DICOM file of several are taken: middle, all, or every:N for every Nth.
+        frames: which pictures of a file of several (DICOM, .vol, .e2e, .fda) are taken: middle, all, or every:N for
+            every Nth.
         images_only: whether only the images matter: rows without a caption or category are taken, labels not read.
         encoding: of text files.
         lang: two-letter language of captions whose column does not tell; by default Chinese is told from other
