@@ -149,8 +149,12 @@ def test_nothing_of_the_header_reaches_a_shard(tmp_path, retina):
 def test_what_cannot_be_read_is_one_clear_error(tmp_path, retina, monkeypatch):
     path = write(tmp_path / "a.dcm", np.asarray(retina))
     (tmp_path / "cut.dcm").write_bytes(path.read_bytes()[:-5000])
-    for damaged in (tmp_path / "cut.dcm", get_testdata_file("JPEG-lossy.dcm", download=False)):
-        with pytest.raises(ImageError, match="cannot be decoded"):
+    for damaged, why in (
+        (tmp_path / "cut.dcm", "pixels are cut off"),
+        (get_testdata_file("JPEG-lossy.dcm", download=False), "cannot be decoded"),
+        (write(tmp_path / "none.dcm", np.asarray(retina), PixelData=None), "pixels"),
+    ):
+        with pytest.raises(ImageError, match=why):
             open_image(damaged)
     (tmp_path / "head.dcm").write_bytes(path.read_bytes()[:140])
     with pytest.raises(ImageError, match="DICOM"):
@@ -160,3 +164,56 @@ def test_what_cannot_be_read_is_one_clear_error(tmp_path, retina, monkeypatch):
     monkeypatch.setitem(EXTRAS, "clinical", Extra("no_such_module", "DICOM files"))
     with pytest.raises(MissingExtraError, match=r"pip install .*pydicom"):
         open_image(path)
+
+
+def test_a_window_means_the_same_in_every_frame_and_a_width_of_0_is_none(tmp_path):
+    ramp = np.stack([np.full((8, 8), level, np.uint16) for level in (0, 1000, 2000, 4000)])
+    told = {"sop_class": TOMOGRAM, "modality": "OPT", "BitsStored": 12, "HighBit": 11}
+    path = write(tmp_path / "a.dcm", ramp, WindowCenter=1000, WindowWidth=2000, **told)
+    shades = [open_frame(path, number)[0, 0] for number in range(4)]
+    assert [int(shade) for shade in shades] == pytest.approx([0, 128, 255, 255], abs=1)
+    for width in (0, None):
+        plain = write(tmp_path / "b.dcm", ramp, WindowCenter=1000, WindowWidth=width, **told)
+        assert int(open_frame(plain, 3)[0, 0]) == pytest.approx(4000 / 4095 * 255, abs=1)
+
+
+def open_frame(path, number):
+    return np.asarray(Image.open(io.BytesIO(image_bytes(Frame(path, number)))).convert("L"))
+
+
+def test_a_file_without_an_ending_tells_its_eye_too(tmp_path, retina):
+    write(tmp_path / "IM0001", np.asarray(retina), ImageLaterality="L")
+    (tmp_path / "t.csv").write_text("image,category\nIM0001,glaucoma\n")
+    (record,) = read_records(tmp_path / "t.csv", tmp_path)
+    assert (record.eye, record.modality) == ("left", "CFP")
+
+
+SYNTAXES = ["ExplicitVRLittleEndian", "ImplicitVRLittleEndian", "RLELossless", "JPEG2000Lossless", "JPEGLSLossless"]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_what_highdicom_writes_is_read(tmp_path, retina, syntax):
+    highdicom = pytest.importorskip("highdicom")
+    image = highdicom.sc.SCImage(
+        np.asarray(retina),
+        "YBR_RCT" if syntax == "JPEG2000Lossless" else "RGB",
+        8,
+        "PATIENT",
+        "1.2.3",
+        "1.2.4",
+        1,
+        "1.2.5",
+        1,
+        "maker",
+        patient_id="MRN-1234567",
+        patient_name=SECRET,
+        laterality="R",
+        patient_orientation=("L", "P"),
+        pixel_spacing=(0.02, 0.02),
+        transfer_syntax_uid=getattr(pydicom.uid, syntax),
+    )
+    image.Modality = "OP"
+    image.save_as(tmp_path / "a.dcm")
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.dcm")), np.asarray(retina))
+    facts = dicom_facts(tmp_path / "a.dcm")
+    assert (facts.eye, facts.modality, facts.spacing) == ("right", "CFP", (0.02, 0.02))

@@ -77,8 +77,7 @@ def dicom_picture(source: str | Path | bytes, name: str, max_pixels: int, frame:
         except MemoryError:
             raise
         except Exception as error:  # pydicom and its decoders raise many kinds
-            syntax = getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", "unknown")
-            raise ImageError(name, f"its pixels cannot be decoded (transfer syntax {syntax})") from error
+            raise ImageError(name, _why_undecoded(dataset)) from error
 
 
 def _read(file, name: str, stop_before_pixels: bool = False):
@@ -133,6 +132,34 @@ def _spacing(dataset) -> tuple[float, float] | None:
         return None
 
 
+def _why_undecoded(dataset) -> str:
+    """What is wrong with a file whose pixels cannot be decoded."""
+    from pydicom.pixels import get_decoder
+
+    uid = dataset.file_meta.get("TransferSyntaxUID")
+    syntax = getattr(uid, "name", "unknown")
+    if not dataset.get("PixelData"):
+        return "the DICOM file holds no pixels"
+    try:
+        decoder = get_decoder(uid)
+    except (NotImplementedError, AttributeError, ValueError):
+        return f"its pixels are in a transfer syntax that pydicom does not read ({syntax})"
+    if not decoder.is_available:
+        return f"what decodes its transfer syntax is not installed ({syntax})"
+    if not uid.is_compressed and len(dataset.PixelData) < _stored_bytes(dataset):
+        return "its pixels are cut off"
+    return f"its pixels cannot be decoded (transfer syntax {syntax})"
+
+
+def _stored_bytes(dataset) -> int:
+    """Bytes that the pixels of all frames take where they are not compressed; 0 where the header does not tell."""
+    try:
+        pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)
+        return pixels * max(1, int(dataset.get("NumberOfFrames") or 1)) * int(dataset.BitsAllocated) // 8
+    except (AttributeError, TypeError, ValueError):
+        return 0
+
+
 def _pixels(dataset, frame: int) -> np.ndarray:
     """A frame as (H, W) or (H, W, 3) uint8."""
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing, pixel_array
@@ -144,15 +171,30 @@ def _pixels(dataset, frame: int) -> np.ndarray:
     if values.ndim == 3:
         return to_8_bit(values, 16 if values.dtype == np.uint16 else int(dataset.BitsStored))
     values = apply_modality_lut(values, dataset)
-    if "WindowCenter" in dataset and int(dataset.BitsStored) > 8:
-        values = apply_windowing(values, dataset)
-        low, high = float(values.min()), float(values.max())
-        values = ((values - low) / max(high - low, 1e-9) * 255).round().astype(np.uint8)
+    if _has_window(dataset) and int(dataset.BitsStored) > 8:
+        low, high = _window_range(dataset)
+        values = (apply_windowing(values, dataset) - low) / max(high - low, 1e-9) * 255
+        values = values.clip(0, 255).round().astype(np.uint8)
         return 255 - values if photometric == "MONOCHROME1" else values
     whole = np.ascontiguousarray(values)
     if whole.dtype.kind == "f" and np.array_equal(whole, whole.round()) and whole.min() >= 0 and whole.max() < 1 << 16:
         whole = whole.astype(np.uint16)
     return to_8_bit(whole, int(dataset.BitsStored), inverted=photometric == "MONOCHROME1")
+
+
+def _has_window(dataset) -> bool:
+    """Whether a file gives a window that can be: some write a width of 0 for none."""
+    width = dataset.get("WindowWidth")
+    widths = [width] if isinstance(width, (int, float, str)) or width is None else list(width)
+    return "WindowCenter" in dataset and bool(widths) and float(widths[0] or 0) >= 1
+
+
+def _window_range(dataset) -> tuple[float, float]:
+    """What black and white become by a window: the range of the stored values, rescaled (PS3.3, C.11.2.1.2)."""
+    bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    return low * slope + intercept, high * slope + intercept
 
 
 def _opened(source: str | Path | bytes):

@@ -20,12 +20,13 @@ from keepfit_clip.errors import ImageError, TableError
 from keepfit_clip.files import printable
 from keepfit_clip.images.facts import VolumeFacts
 from keepfit_clip.images.reading import FileSlice, Frame
-from keepfit_clip.images.volumes import VOLUME_SUFFIXES, volume_facts
+from keepfit_clip.images.volumes import VOLUME_SUFFIXES, holds_volume, volume_facts
 
 __all__ = ["IMAGE_SUFFIXES", "RowReader", "as_text", "existing_image", "image_root", "is_number", "listed", "row_error",
            "whole"]  # fmt: skip
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", *VOLUME_SUFFIXES)
+_OF_ONE = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm")
+IMAGE_SUFFIXES = (*_OF_ONE, *VOLUME_SUFFIXES)
 
 _EYES = {
     **dict.fromkeys(("left", "l", "os", "oi", "left_eye"), "left"),
@@ -131,9 +132,11 @@ class RowReader:
     def _frames(self, record: Record) -> list[Record]:
         """The pictures of a file of several, each with the eye and modality that it says where the row does not."""
         path = record.image
-        if not isinstance(path, Path) or path.suffix.lower() not in VOLUME_SUFFIXES or not path.is_file():
+        if not isinstance(path, Path) or path.suffix.lower() in _OF_ONE or not path.is_file():
             return [record]
         try:
+            if path.suffix.lower() not in VOLUME_SUFFIXES and not holds_volume(path):
+                return [record]
             volumes = volume_facts(path, str(path))
         except ImageError as error:
             raise row_error(self.where, record.row, error.reason, f" ({path})") from error
