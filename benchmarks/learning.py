@@ -122,6 +122,8 @@ ARMS = {
     "balanced": Arm("the defaults, --lr 3e-4, categories balanced", FAST | BALANCED),
     "root": Arm("the defaults, --lr 3e-4, public categories balanced half the way, elite ones wholly", FAST | ROOT),
     "decay": Arm("the defaults, --lr 3e-4, --layer-decay 0.85", FAST | {"--layer-decay": 0.85}),
+    "faster": Arm("the defaults, --lr 6e-4", {"--lr": 6e-4}),
+    "quarter": Arm("the defaults, --lr 3e-4, a quarter of each batch elite", FAST | {"--elite-fraction": 0.25}),
     "joint": Arm("the defaults, public and elite contrasted together", {"--joint-contrast": True}),
     "masked": Arm("the defaults, --implied mask", {"--implied": "mask"}),
     "letterbox": Arm("the defaults, images framed in place of stretched", LETTERBOX),
