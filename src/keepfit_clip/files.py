@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from keepfit_clip.errors import KeepFITError, OutputError, first_line
 
 __all__ = ["WorkFolder", "file_sha256", "new_folder", "parse_json", "printable", "put_in_place", "read_json",
-           "remove", "require_free", "to_json", "write_json", "write_text", "writing"]  # fmt: skip
+           "read_shipped", "remove", "require_free", "to_json", "write_json", "write_text", "writing"]  # fmt: skip
 
 _PARTIAL_LOCK = ".keepfit-writing"  # in a temporary folder, locked by the process that writes it
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary folder that has none is nobody's
@@ -273,6 +273,33 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def read_shipped(
+    folder: Path, name: str | Path, what: str, error: type[KeepFITError], read: Callable[[Path], Any] | None = None
+) -> tuple[Any, Path]:
+    """The content of a file that ships with the library, by its name, or of one's own, by its path; and the path.
+
+    Args:
+        folder: where the shipped ones lie, as JSON.
+        name: of one of them, or a path.
+        what: it is, for the error.
+        error: to be raised.
+        read: from a path to its content; `read_json` by default.
+
+    Raises:
+        error: there is none, or it is not JSON.
+    """
+    shipped = sorted(path.stem for path in folder.glob("*.json"))
+    path = folder / f"{name}.json" if str(name) in shipped else Path(name)
+    try:
+        return (read or read_json)(path), path
+    except OSError as problem:
+        known = ", ".join(shipped)
+        raise error(f"{name}: no such {what} ({first_line(problem)}); shipped are {known}") from problem
+    except (ValueError, RecursionError) as problem:
+        kind = "JSON" if read is None else "JSON nor YAML"
+        raise error(f"{path}: not {kind} ({' '.join(str(problem).split())})") from problem
 
 
 def read_json(path: str | Path, largest: int = _LARGEST_JSON) -> Any:

@@ -22,6 +22,8 @@ from keepfit_clip.cli.options import (
     Modality,
     Model,
     NamesOnly,
+    Pool,
+    PoolBy,
     Root,
     class_spec,
     upper,
@@ -51,10 +53,8 @@ def evaluate(
     classes: Classes = None,
     modality: Modality = None,
     allow_missing_classes: AllowMissing = False,
-    pool: Annotated[
-        str | None, typer.Option(help="score volumes, eyes or patients too: volume, eye or patient")
-    ] = None,
-    pool_by: Annotated[str, typer.Option(help="mean, max, or top-K: the mean of the K largest of a class")] = "mean",
+    pool: Pool = None,
+    pool_by: PoolBy = "mean",
     json_file: JsonFile = None,
     names_only: NamesOnly = False,
     findings: Findings = False,

@@ -28,6 +28,8 @@ __all__ = [
     "Modality",
     "Model",
     "NamesOnly",
+    "Pool",
+    "PoolBy",
     "Root",
     "class_spec",
     "require_names",
@@ -84,6 +86,8 @@ JsonFile = Annotated[
 ]
 KnowledgeFile = Annotated[Path | None, typer.Option("--knowledge", help="knowledge file instead of the shipped one")]
 NamesOnly = Annotated[bool, typer.Option(help="compare with the canonical names alone")]
+Pool = Annotated[str | None, typer.Option(help="score volumes, eyes or patients too: volume, eye or patient")]
+PoolBy = Annotated[str, typer.Option(help="mean, max, or top-K: the mean of the K largest of a class")]
 Findings = Annotated[
     bool, typer.Option("--findings", help="compare with what is visible of each class too, where each has some")
 ]

@@ -20,6 +20,8 @@ from keepfit_clip.cli.options import (
     Modality,
     Model,
     NamesOnly,
+    Pool,
+    PoolBy,
     Root,
     class_spec,
     upper,
@@ -67,10 +69,8 @@ def transfer(
     threshold: Annotated[
         str, typer.Option(help="where an image may have several classes: 0.5, one for each (0.4,0.6), or 'tuned'")
     ] = "0.5",
-    pool: Annotated[
-        str | None, typer.Option(help="score volumes, eyes or patients too: volume, eye or patient")
-    ] = None,
-    pool_by: Annotated[str, typer.Option(help="mean, max, or top-K: the mean of the K largest of a class")] = "mean",
+    pool: Pool = None,
+    pool_by: PoolBy = "mean",
     copies_together: Annotated[
         bool, typer.Option("--copies-together/--copies-apart", help="keep near copies in one fold")
     ] = True,

@@ -8,8 +8,8 @@ import numpy as np
 
 from keepfit_clip.data.records import LeftOut, Record
 from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, nothing_usable, read_records
-from keepfit_clip.errors import CategoryError, MissingClassesError, TableError, first_line
-from keepfit_clip.files import read_json
+from keepfit_clip.errors import CategoryError, MissingClassesError, TableError
+from keepfit_clip.files import read_shipped
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.labels import read_label
 
@@ -105,15 +105,7 @@ def read_class_file(name: str | Path) -> ClassFile:
     Raises:
         CategoryError: there is none, or it does not say what it should.
     """
-    path = _SHIPPED / f"{name}.json" if str(name) in list_class_files() else Path(name)
-    try:
-        content = read_json(path)
-    except OSError as error:
-        shipped = ", ".join(list_class_files())
-        raise CategoryError(f"{name}: no such class file ({first_line(error)}); shipped are {shipped}") from error
-    except ValueError as error:
-        raise CategoryError(f"{path}: not JSON ({error})") from error
-    return _checked(content, path)
+    return _checked(*read_shipped(_SHIPPED, name, "class file", CategoryError))
 
 
 def _checked(content, path: Path) -> ClassFile:

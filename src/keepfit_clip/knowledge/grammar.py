@@ -6,7 +6,7 @@ __all__ = ["article", "in_image", "is_plural", "listed", "statement"]
 
 _PLURALS = {"drusen", "foci", "nevi"}
 _NOT_PLURAL = ("ss", "us", "is", "as", "os")
-_SINGULAR_NAMES = {"lens", "diabetes", "rubeosis", "series", "edematous"}
+_SINGULAR_NAMES = {"lens", "diabetes", "rubeosis", "series"}
 # The head of a name stands before these.
 _TAIL = re.compile(r"\s(?:of|in|due to|with|without|on|after|from|at|by|before|under|secondary to|that|requiring)\s.*$")
 _WHOLE = re.compile(r"^(?:normal|healthy|unremarkable|abnormal|diseased)\b")
@@ -25,10 +25,10 @@ def article(words: str) -> str:
     return "an" if words[:1].lower() in "aeio" or words.lower().startswith(("unre", "ungr", "unu")) else "a"
 
 
-def listed(words: list[str] | tuple[str, ...]) -> str:
-    """Words with commas and an "and" between them."""
+def listed(words: list[str] | tuple[str, ...], last_by: str = "and") -> str:
+    """Words with commas, and an "and" or "or" before the last."""
     *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {last_by} {last}" if first else last
 
 
 def statement(name: str) -> str:
@@ -68,9 +68,9 @@ def in_image(names: list[str] | tuple[str, ...], image: str) -> str:
     image = " ".join([*adjectives, image])
     text = f"{article(image)} {image}"
     text += f" of {listed(shown)}" if shown else ""
-    text += f" that is not {_either(unlike)}" if unlike else ""
+    text += f" that is not {listed(unlike, 'or')}" if unlike else ""
     text += f" in {listed(phases)}" if phases else ""
-    text += f"{',' if shown else ''} without {_either(denied)}" if denied else ""
+    text += f"{',' if shown else ''} without {listed(denied, 'or')}" if denied else ""
     return text[0].upper() + text[1:]
 
 
@@ -98,11 +98,6 @@ def _quality(name: str) -> str:
     if name.endswith(" image") and not _WHOLE.match(name):
         return name.removesuffix(" image")
     return name if name.endswith("image quality") else ""
-
-
-def _either(words: list[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _be(name: str) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import jsonschema
 
-from keepfit_clip.errors import CategoryError, first_line
-from keepfit_clip.files import read_json
+from keepfit_clip.errors import CategoryError
+from keepfit_clip.files import read_shipped
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.mentions import find_mentions, stated
 from keepfit_clip.knowledge.terms import normal_form
@@ -107,14 +107,7 @@ def read_label_map(name: str) -> LabelMap:
     Raises:
         CategoryError: there is none, or it does not say what it should.
     """
-    path = _FOLDER / f"{name}.json" if name in label_map_names() else Path(name)
-    try:
-        content = read_json(path)
-    except OSError as error:
-        shipped = ", ".join(label_map_names())
-        raise CategoryError(f"{name}: no such label map ({first_line(error)}); shipped are {shipped}") from error
-    except ValueError as error:
-        raise CategoryError(f"{path}: not JSON ({error})") from error
+    content, path = read_shipped(_FOLDER, name, "label map", CategoryError)
     problem = next(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(content), None)
     if problem is not None:
         where = ".".join(map(str, problem.absolute_path)) or "the file"

@@ -210,7 +210,7 @@ def _chinese(term: Term, modality: str | None, eye: str | None = None) -> _Texts
     else:
         seen = wording.findings.get(modality, ())
         named, stated = [f"{image}示{other}" for other in names], f"{image}：可见{name}"
-        if term.condition.kind not in ("condition", "sign") or not term.condition.is_disease:
+        if not term.condition.is_disease:
             stated = f"{image}：{name}"
     return _Texts(named, stated, [f"{image}可见{finding}" for finding in seen])
 

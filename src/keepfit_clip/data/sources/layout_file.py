@@ -18,8 +18,8 @@ from typing import Any
 
 import jsonschema
 
-from keepfit_clip.errors import TableError, first_line
-from keepfit_clip.files import parse_json
+from keepfit_clip.errors import TableError
+from keepfit_clip.files import parse_json, read_shipped
 from keepfit_clip.knowledge.files import parse_yaml
 from keepfit_clip.knowledge.labels import label_map_names
 
@@ -173,22 +173,19 @@ def read_layout(name: str) -> Layout:
     Raises:
         TableError: there is none, or it does not say what it should.
     """
-    path = _FOLDER / f"{name}.json" if name in layout_names() else Path(name)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read(_LARGEST_FILE + 1)
-        if len(text) > _LARGEST_FILE:
-            raise TableError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB, which no layout is")
-        content = parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else parse_json(text)
-    except OSError as error:
-        shipped = ", ".join(layout_names())
-        raise TableError(f"{name}: no such layout ({first_line(error)}); shipped are {shipped}") from error
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{path}: neither JSON nor YAML ({' '.join(str(error).split())})") from error
+    content, path = read_shipped(_FOLDER, name, "layout", TableError, _json_or_yaml)
     problem = next(iter(_problems(content)), None)
     if problem is not None:
         raise TableError(f"{path}: {problem}")
     return _layout(content, path.stem)
+
+
+def _json_or_yaml(path: Path):
+    with open(path, encoding="utf-8-sig") as file:
+        text = file.read(_LARGEST_FILE + 1)
+    if len(text) > _LARGEST_FILE:
+        raise TableError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB, which no layout is")
+    return parse_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else parse_json(text)
 
 
 def _problems(content):
