@@ -298,8 +298,8 @@ def read_shipped(
         known = ", ".join(shipped)
         raise error(f"{name}: no such {what} ({first_line(problem)}); shipped are {known}") from problem
     except (ValueError, RecursionError) as problem:
-        kind = "JSON" if read is None else "JSON nor YAML"
-        raise error(f"{path}: not {kind} ({' '.join(str(problem).split())})") from problem
+        kind = "not JSON" if read is None else "neither JSON nor YAML"
+        raise error(f"{path}: {kind} ({' '.join(str(problem).split())})") from problem
 
 
 def read_json(path: str | Path, largest: int = _LARGEST_JSON) -> Any:
