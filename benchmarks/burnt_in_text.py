@@ -92,14 +92,15 @@ def draw_line(rng: np.random.Generator, chinese: bool = False) -> str:
     return str(rng.choice([name, date, number, f"{name} {date}", f"{name} {number}"]))
 
 
-def write(image: Image.Image, mask: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
-    """A picture with text at one of its edges or corners, and where the text is, (H, W) bool."""
+def write(image: Image.Image, mask: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, np.ndarray, str]:
+    """A picture with text at one of its edges or corners, where the text is, (H, W) bool, and the place's name."""
     spare = np.array(image.size) - mask.size
     margin = image.width * rng.uniform(0.005, 0.04)
     along = [margin, spare[0] / 2, spare[0] - margin]
     places = [(x, y) for x in along for y in (margin, spare[1] - margin)]
     places += [(x, spare[1] * rng.uniform(0.2, 0.8)) for x in (along[0], along[2])]
-    left, upper = np.maximum(0, places[rng.integers(len(places))]).astype(int).tolist()
+    number = int(rng.integers(len(places)))
+    left, upper = np.maximum(0, places[number]).astype(int).tolist()
     layer = Image.new("L", image.size)
     layer.paste(mask, (left, upper))
     ground = np.asarray(image).max(axis=2)[np.asarray(layer) > 100]
@@ -107,7 +108,11 @@ def write(image: Image.Image, mask: Image.Image, rng: np.random.Generator) -> tu
     picture = image.copy()
     picture.paste(Image.new("RGB", image.size, str(rng.choice(colours))), (0, 0), layer)
     difference = np.abs(np.asarray(picture).astype(int) - np.asarray(image)).max(axis=2)
-    return picture, difference > VISIBLE
+    return (
+        picture,
+        difference > VISIBLE,
+        ("corner", "corner", "top", "bottom", "corner", "corner", "side", "side")[number],
+    )
 
 
 def retinas(seed: int, count: int) -> list[tuple[str, Image.Image]]:
@@ -138,14 +143,16 @@ def measure(pictures: list[tuple[str, Image.Image]], writers: dict[str, Writer],
         mask = writers[font](text, rng.uniform(*span) * plain.width)
         if mask.width > plain.width:
             continue
-        picture, shown = write(plain, mask, rng)
+        picture, shown, place = write(plain, mask, rng)
         if shown.sum() < (np.asarray(mask) > 100).sum() / 2:
             continue
         if rng.random() < 0.5:
             picture = open_image(encode_jpeg(picture, 85))
         share = covered(shown, boxes := find_text(picture))
         again = bool(boxes) and bool(find_text(mask_text(picture, boxes)))
-        rows.append({"modality": modality, "height": span, "font": font, "share": share, "again": again})
+        rows.append(
+            {"modality": modality, "height": span, "font": font, "place": place, "share": share, "again": again}
+        )
     return rows
 
 
@@ -159,9 +166,11 @@ def table_of(rows: list[dict]) -> Table:
     """Misses by modality, height and font."""
     table = Table("texts", "", "n", "missed", "covered wholly")
     groups = [("all", "", rows)]
-    for what in ("modality", "height", "font"):
+    for what in ("modality", "place", "height", "font"):
         values = sorted({row[what] for row in rows})
         groups += [(what, value, [row for row in rows if row[what] == value]) for value in values]
+    side = [row for row in rows if row["place"] == "side"]
+    groups += [("side", value, [row for row in side if row["modality"] == value]) for value in ("CFP", "FFA", "OCT")]
     for what, value, chosen in groups:
         name = f"{value[0]:.1%} to {value[1]:.1%}" if what == "height" else value
         missed, whole = sum(row["share"] == 0 for row in chosen), sum(row["share"] == 1 for row in chosen)

@@ -18,7 +18,7 @@ SIZE = 384
 RETINAS = {
     modality: draw_retina(modality, "normal", 3, SIZE).image for modality in dict.fromkeys(kind[0] for kind in KINDS)
 }
-EDGES = {"top": (60, 8), "bottom": (90, 360), "left": (4, 180), "right": (190, 110), "corner": (2, 2)}
+EDGES = {"top": (60, 8), "bottom": (90, 360), "left": (4, 180), "right": (190, 130), "corner": (2, 2)}
 
 
 def written(image, place, text=NAME, colour="white"):
@@ -132,6 +132,7 @@ def test_refused_rows_are_left_out_with_a_reason_that_names_nobody(tmp_path):
     assert not any(word in left_out.reason for word in ("Qorwen", ".png", str(tmp_path)))
 
 
+@pytest.mark.long
 def test_workers_count_as_one_does(tmp_path):
     table = table_of_two(tmp_path)
     reports = [build(table, tmp_path / f"{n}", n, samples_per_shard=1, burnt_in_text="mask") for n in (1, 2)]
