@@ -201,7 +201,8 @@ def _write_tables(made, pictures):
     write_table(made / "blank.csv", blank)
     for n, row in enumerate(blank):
         Image.new("L", (32, 32), n).save(made / row["image"])
-    burnt = Image.new("RGB", (256, 256), "maroon")
+    burnt = Image.new("RGB", (256, 256))
+    burnt.paste(picture(0, 192), (32, 40))
     ImageDraw.Draw(burnt).text((4, 4), "Qorwen, Tilda 1961-03-05", "white", ImageFont.load_default(16))
     burnt.save(made / "burnt.png")
     write_table(made / "burnt.csv", [{"image": "burnt.png", "label": "normal"}])
