@@ -19,7 +19,7 @@ import torch
 import typer
 from open_clip_train.params import parse_args as upstream_parse_args
 from packaging.requirements import Requirement
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoTokenizer
 
 from keepfit_clip.cli import app
@@ -201,6 +201,11 @@ def _write_tables(made, pictures):
     write_table(made / "blank.csv", blank)
     for n, row in enumerate(blank):
         Image.new("L", (32, 32), n).save(made / row["image"])
+    burnt = Image.new("RGB", (256, 256))
+    burnt.paste(picture(0, 192), (32, 40))
+    ImageDraw.Draw(burnt).text((4, 4), "Qorwen, Tilda 1961-03-05", "white", ImageFont.load_default(16))
+    burnt.save(made / "burnt.png")
+    write_table(made / "burnt.csv", [{"image": "burnt.png", "label": "normal"}])
     (made / "grades.json").write_text(json.dumps({"classes": {"normal": ["0"], "glaucoma": ["1"]}}))
     (made / "several.json").write_text(json.dumps({"classes": CONDITIONS, "multi_label": True, "modality": "CFP"}))
 
@@ -332,6 +337,11 @@ CASES = [
      "... --redact", "... --keep-identifiers"),
     ("--redact and --keep-identifiers exclude each other", f"{BUILD} {FEW} --redact --keep-identifiers",
      f"{BUILD} {FEW} --redact", f"{BUILD} {FEW} --keep-identifiers"),
+    ("look at it, then --burnt-in-text mask or count",
+     f"{BUILD} {{made}}/burnt.csv --images {{made}} --burnt-in-text refuse",
+     "... --burnt-in-text mask", "... --burnt-in-text count"),
+    ("leave one of the two out", f"{BUILD} {FEW} --originals --burnt-in-text mask", f"{BUILD} {FEW} --originals",
+     f"{BUILD} {FEW} --burnt-in-text mask"),
     ("--keep-blank keeps it", f"{BUILD} {{made}}/blank.csv --images {{made}}", "... --keep-blank"),
     ("leave the size and the crop out", f"{BUILD} {FEW} --originals --size 32 --crop", f"{BUILD} {FEW} --originals"),
     ("holds something already: choose a new folder", f"shards build --kind public --out {{made}} {FEW}",

@@ -83,6 +83,13 @@ def build(
     keep_identifiers: Annotated[
         bool, typer.Option("--keep-identifiers", help="keep such captions as they are", rich_help_panel=_PRIVATE)
     ] = False,
+    burnt_in_text: Annotated[
+        str,
+        typer.Option(
+            help="text at the edges of pictures: count, mask (paint over), refuse (leave such rows out), or ignore",
+            rich_help_panel=_PRIVATE,
+        ),
+    ] = "count",
     lang: Annotated[str | None, typer.Option(help="language of the captions, e.g. en")] = None,
     correct_terms: Annotated[
         str, typer.Option(help="replace the known mistranslations of a data set in its captions: mm-retinal")
@@ -128,6 +135,7 @@ def build(
         identifiers="redact" if redact else "keep" if keep_identifiers else "refuse",
         correct_terms=correct_terms,
         keep_blank=keep_blank,
+        burnt_in_text=burnt_in_text,
     )
     with StepProgress() as progress:
         report = build_shards(
@@ -147,6 +155,15 @@ def build(
     show_left_out(report.left_out, "rows left out (numbers and reasons are in manifest.json)")
     if report.redacted:
         error_console.print(f"[yellow]something was blacked out in the captions of {report.redacted} samples[/]")
+    if report.burnt_in_text:
+        pictures = f"{len(report.burnt_in_text)} pictures (burnt_in_text in manifest.json has their rows)"
+        told = (
+            f"text was painted over in {pictures}"
+            if burnt_in_text == "mask"
+            else f"text seems to be burnt into {pictures}: look at them, then --burnt-in-text mask paints it over, "
+            "--burnt-in-text refuse leaves the rows out"
+        )
+        error_console.print(f"[yellow]{told}[/]", soft_wrap=True)
     if report.silent:
         error_console.print(
             f"[yellow]{report.silent} labels tell of the patient or a story, and name nothing to be seen: left out[/]"

@@ -395,5 +395,6 @@ class _Build:
             "redacted": report.redacted,
             "corrected": report.corrected,
             "silent_labels": report.silent,
+            "burnt_in_text": sorted(report.burnt_in_text),
             "rejected": [row.without_names() for row in sorted(report.left_out)],
         }

@@ -38,6 +38,8 @@ class ShardOptions:
             the place, or keep it.
         correct_terms: name of the data set whose known mistranslations are replaced in captions; "" replaces none.
         keep_blank: keep pictures that are even or nearly black, which are left out otherwise.
+        burnt_in_text: what becomes of pictures with text at their edges: count them, mask the text, refuse the row, or
+            ignore it, which is faster: nothing is looked for.
 
     Raises:
         ShardError: a value that cannot be used.
@@ -59,6 +61,7 @@ class ShardOptions:
     identifiers: str = "refuse"
     correct_terms: str = ""
     keep_blank: bool = False
+    burnt_in_text: str = "count"
 
     def __post_init__(self):
         self._one_of("kind of shards", self.kind, KINDS)
@@ -66,6 +69,7 @@ class ShardOptions:
         self._one_of("near_duplicates", self.near_duplicates, (None, "ignore", "together", "drop"))
         self._one_of("identifiers", self.identifiers, ("refuse", "redact", "keep"))
         self._one_of("side", self.side, (None, "longest", "shortest"))
+        self._one_of("way with burnt_in_text", self.burnt_in_text, ("count", "mask", "refuse", "ignore"))
         if self.correct_terms:
             corrections_of(self.correct_terms)
         if self.size is not None and self.size < 16:
@@ -74,6 +78,10 @@ class ShardOptions:
             raise ShardError("a shard holds at least one sample")
         if self.originals and (self.size is not None or self.crop):
             raise ShardError("originals are neither sized nor cropped: leave the size and the crop out")
+        if self.originals and self.burnt_in_text == "mask":
+            raise ShardError(
+                "originals are stored as they are coded: no text can be masked in them, leave one of the two out"
+            )
         if isinstance(self.split, str):
             self._one_of("split", self.split, (GIVEN,))
             if self.near_duplicates == "together":

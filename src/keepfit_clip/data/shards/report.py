@@ -30,6 +30,7 @@ class _Counts:
     redacted: int = 0
     corrected: int = 0
     silent: int = 0
+    burnt_in_text: list[int] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -60,6 +61,7 @@ class ShardResult(_Counts):
         redacted: samples in whose captions something was blacked out.
         silent: labels that stand for nothing to be seen: they tell of the patient, or a story.
         corrected: samples in whose captions a mistranslation was replaced.
+        burnt_in_text: rows in it whose pictures have text at their edges, or had it before it was masked.
         sha256: of the tar, None where no sample was left for it.
     """
 
@@ -78,7 +80,8 @@ class ShardReport(_Counts):
     """What was built: the sum of the results of its shards.
 
     Args:
-        samples, categories, modalities, unresolved, left_out, redacted, corrected, silent: see `ShardResult`.
+        samples, categories, modalities, unresolved, left_out, redacted, corrected, silent, burnt_in_text: see
+            `ShardResult`.
         shards: name -> {"sha256", "samples"} of each tar; with a split the name begins with its part.
         told: which columns were taken for what, for the terminal only.
     """
@@ -93,6 +96,7 @@ class ShardReport(_Counts):
         self.corrected += result.corrected
         self.silent += result.silent
         self.left_out += result.left_out
+        self.burnt_in_text += result.burnt_in_text
         for counter in _COUNTERS:
             getattr(self, counter).update(getattr(result, counter))
         if result.samples:

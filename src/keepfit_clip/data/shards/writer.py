@@ -24,6 +24,7 @@ from keepfit_clip.data.shards.plan import read_rows
 from keepfit_clip.data.shards.report import ShardResult, reading_leftovers
 from keepfit_clip.errors import ImageError, KeepFITError, OutputError, TableError
 from keepfit_clip.files import file_sha256, printable, writing
+from keepfit_clip.images.burnt_in_text import find_text, mask_text
 from keepfit_clip.images.depth import is_blank
 from keepfit_clip.images.field_of_view import crop_field_of_view
 from keepfit_clip.images.metadata import without_metadata
@@ -95,7 +96,7 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
         for record, patient in read_rows(job.plan, job.part, job.start, job.stop):
             try:
                 corrected = _corrected(record, job.options)
-                sample, description, redacted = _sample(corrected, patient, job)
+                sample, description, redacted, has_text = _sample(corrected, patient, job)
                 first = first_rows.setdefault(sample["__key__"], record.row)
                 if first != record.row:
                     raise TableError(f"the same picture and text as row {first}", record.row)
@@ -109,6 +110,7 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
                 result.left_out.append(LeftOut(record.row, reason, printable(f"row {record.row}: {error}")))
             else:
                 result.redacted += redacted
+                result.burnt_in_text += [record.row] * has_text
                 result.corrected += corrected is not record
                 result.silent += sum(not read_label(label, job.knowledge) for label in record.categories)
                 result.count(description, job.knowledge)
@@ -157,13 +159,15 @@ def describe(record: Record, options: ShardOptions, knowledge: Knowledge, patien
         raise TableError(str(error), record.row) from error
 
 
-def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, Description, bool]:
-    """A WebDataset sample of bytes, keyed by a hash of its content; its description; whether a caption was redacted."""
+def _sample(record: Record, patient: int | None, job: ShardJob) -> tuple[dict, Description, bool, bool]:
+    """A WebDataset sample of bytes, keyed by a hash of its content; its description; whether a caption was redacted;
+    whether the picture has text burnt in, or had.
+    """
     private, redacted = _private(record, job)
     description = describe(private, job.options, job.knowledge, patient)
-    suffix, image = _image(record, description.modality, job)
+    suffix, image, has_text = _image(record, description.modality, job)
     sample = {"__key__": description.key(image), suffix: image, "json": description.to_json()}
-    return {**sample, "txt": description.text.encode()}, description, redacted
+    return {**sample, "txt": description.text.encode()}, description, redacted, has_text
 
 
 def _corrected(record: Record, options: ShardOptions) -> Record:
@@ -207,8 +211,13 @@ def _private(record: Record, job: ShardJob) -> tuple[Record, bool]:
     return redacted, True
 
 
-def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, bytes]:
-    """Suffix and bytes of the image as it is stored."""
+def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, bytes, bool]:
+    """Suffix and bytes of the image as it is stored, and whether text is burnt into it, or was.
+
+    Raises:
+        TableError: it is excluded, or has text and is to be refused.
+        ImageError: it cannot be read, or shows nothing.
+    """
     options, name = job.options, image_name(record.image)
     content = image_bytes(record.image)
     picture = open_image(content, name)
@@ -216,11 +225,20 @@ def _image(record: Record, modality: str | None, job: ShardJob) -> tuple[str, by
         raise TableError("the picture also stands in an excluded set", record.row)
     if options.crop and modality == "CFP":
         picture = crop_field_of_view(picture)
+    text = find_text(picture) if options.burnt_in_text != "ignore" else []
+    if text and options.burnt_in_text == "refuse":
+        raise TableError(
+            "text seems to be burnt into the picture: look at it, then --burnt-in-text mask or count", record.row
+        )
+    if options.burnt_in_text == "mask":
+        picture = mask_text(picture, text)
     side = options.side or ("shortest" if modality == "OCT" else "longest")
     picture = fit_within(picture, options.size, side)
     if not options.keep_blank and is_blank(picture):
         raise ImageError(name, f"{BLANK} (--keep-blank keeps it)")
-    return without_metadata(content, name) if options.originals else ("jpg", encode_jpeg(picture, options.quality))
+    if options.originals:
+        return *without_metadata(content, name), bool(text)
+    return "jpg", encode_jpeg(picture, options.quality), bool(text)
 
 
 def _excluded(path: Path) -> ImageIndex:
