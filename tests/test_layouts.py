@@ -414,3 +414,14 @@ def test_a_drafted_layout_reads_what_was_read_without_it(tmp_path, picture, name
             other.patient,
         )
     assert CliRunner().invoke(app, arguments).exit_code == 1  # it is there already
+
+
+def test_the_first_version_of_brset_and_the_mirror_of_its_publisher_are_known(tmp_path, picture):
+    root = tmp_path / "physionet.org" / "files" / "brazilian-ophthalmological" / "1.0.0"
+    content = unpack("brset", root, picture)
+    (root / "labels_brset.csv").rename(root / "labels.csv")
+    (tmp_path / "physionet.org" / "robots.txt").write_text("x")
+    (root / "SHA256SUMS.txt").write_text("x")
+    assert find_layouts(tmp_path) == ["brset"]
+    records, _, _ = read(tmp_path)
+    assert len(records) == len(content["records"])

@@ -33,7 +33,7 @@ __all__ = ["find_layouts", "fits", "missing_files", "read"]
 
 _LOOKED_AT = 500  # entries of a folder, to tell which set it is
 _EMPTY = ("nan", "none", "null")  # "NA" is a label of some sets
-_WORDS = ("readme", "licen", "changelog", "citation", "checksum", "md5", "sha256")
+_WORDS = ("readme", "robots", "licen", "changelog", "citation", "checksum", "md5", "sha256")
 _WORD_SUFFIXES = (".md", ".pdf", ".html", ".docx", ".zip", ".rar", ".7z", ".gz", ".tar")
 _TAKEN, _LEFT_OUT = 1, 2
 _SPLITS = {
