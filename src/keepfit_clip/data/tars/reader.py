@@ -18,6 +18,7 @@ from keepfit_clip.data.tars.members import IMAGE_MEMBERS, read_tar
 from keepfit_clip.errors import ShardError
 from keepfit_clip.files import printable
 from keepfit_clip.images.reading import FileSlice, open_image
+from keepfit_clip.remote.paths import Place, place
 
 __all__ = [
     "RawSample",
@@ -122,9 +123,9 @@ def _list_part(part: str) -> list[str]:
     return shards
 
 
-def split_parts(folder: str | Path) -> dict[str, Path]:
+def split_parts(folder: str | Place) -> dict[str, Place]:
     """Name and folder of each part of a split, or "" and the folder itself where it is none."""
-    folder = Path(folder)
+    folder = place(folder)
     try:
         parts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parts"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
