@@ -10,6 +10,7 @@ share the listings, of which the last are kept.
 import hashlib
 import io
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -26,11 +27,12 @@ _LEAST_LISTINGS = 8  # kept however long they are, so that a table that goes bac
 _VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
 _ACCOUNTS = ("abfs", "abfss")  # whose URLs have CONTAINER@ACCOUNT
 _FOLDER = (-1, None)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def is_url(location: Any) -> bool:
     """Whether a location is in object storage or on a server, not a local path."""
-    return "://" in str(location)
+    return _URL.match(str(location)) is not None
 
 
 def place(location: "str | Path | RemotePath", listings: "Listings | None" = None) -> "Path | RemotePath":
@@ -97,10 +99,12 @@ class Listings:
             TableError: the storage does not say.
         """
         folder, _, name = url.rpartition("/")
-        if folder in self._kept:
-            return self._kept[folder].get(name)
-        info = _asked(url, lambda filesystem, path: filesystem.info(path))
-        return None if info is None else _size_and_version(info)
+        return self._kept[folder].get(name) if folder in self._kept else _entry(url)
+
+
+def _entry(url: str) -> tuple[int, int | None] | None:
+    info = _asked(url, lambda filesystem, path: filesystem.info(path))
+    return None if info is None else _size_and_version(info)
 
 
 def _listing(url: str) -> dict[str, tuple[int, int | None]]:
@@ -223,8 +227,8 @@ class RemotePath:
         return None if entry is None or entry == _FOLDER else RemoteFile(path.url, *entry)
 
     def as_file(self) -> RemoteFile | None:
-        """Itself as a file; None where there is none."""
-        entry = self.listings.entry(self.url)
+        """Itself as a file, from a request for it alone; None where there is none."""
+        entry = _entry(self.url)
         return None if entry is None or entry == _FOLDER else RemoteFile(self.url, *entry)
 
     def open(self, mode: str = "r", newline: str | None = None, encoding: str | None = None) -> IO:

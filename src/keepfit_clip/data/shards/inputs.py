@@ -33,7 +33,8 @@ class Inputs:
     def __init__(self, db: sqlite3.Connection):
         self._db = db
         self._last: tuple[str | Path | RemoteFile, int | None] = ("", None)
-        self._listings, self._asked = Listings(), None  # and the folder that was asked last
+        self._listings = Listings()
+        self._alone: set[str] = set()  # URLs whose folder need not be one that may be listed
 
     def clear(self) -> None:
         """Forgets all."""
@@ -49,6 +50,7 @@ class Inputs:
 
     def note_all(self, locations: Iterable[str | Place]) -> None:
         """Notes files, and all that is below folders."""
+        self._alone.update(map(str, locations := list(locations)))
         for path in self._files(locations):
             self.note(path)
 
@@ -65,6 +67,7 @@ class Inputs:
         Args:
             locations: files and folders, as they were given to `note_all`.
         """
+        self._alone.update(map(str, locations := list(locations)))
         last = b""
         while block := self._db.execute(
             f"SELECT path, size, mtime FROM inputs WHERE path > ? ORDER BY path LIMIT {_AT_ONCE}", (last,)
@@ -84,12 +87,11 @@ class Inputs:
             self._db.execute("INSERT OR REPLACE INTO inputs VALUES (?, ?, ?)", (_encoded(path), *self._now(path)))
 
     def _now(self, path: str | Path) -> tuple[int | None, int | None]:
-        """Size and time, or version, of a file; of a second one in object storage by the listing of their folder."""
+        """Size and time, or version, of a file; in object storage by the listing of its folder."""
         if not is_url(path):
             return _size_and_time(path)
         remote = RemotePath(str(path), self._listings)
-        beside, self._asked = remote.parent == self._asked, remote.parent
-        file = remote.parent.file(remote.name) if beside else remote.as_file()
+        file = remote.as_file() if remote.url in self._alone else remote.parent.file(remote.name)
         return (None, None) if file is None else (file.size, file.version)
 
     def _files(self, locations: Iterable[str | Place]) -> Iterator[str]:
