@@ -320,11 +320,11 @@ class Plan:
         rows = self._db.execute(
             "SELECT DISTINCT patient FROM rows WHERE part = ? AND patient IS NOT NULL ORDER BY patient", (part,)
         )
-        numbers = [number for (number,) in rows]
+        numbers = as_ranges(number for (number,) in rows)
         if not numbers:
             return {}
         (mark,) = self._db.execute("SELECT mark FROM numbering").fetchone()
-        return {"patients": {"numbering": mark, "numbers": as_ranges(numbers)}}
+        return {"patients": {"numbering": mark, "numbers": numbers}}
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -371,7 +371,7 @@ class Plan:
         self._db.execute(f"DROP TABLE temp.{name}")
 
 
-def as_ranges(numbers: Sequence[int]) -> str:
+def as_ranges(numbers: Iterable[int]) -> str:
     """Rising whole numbers as text, such as "0-5,9"."""
     parts: list[list[int]] = []
     for number in numbers:

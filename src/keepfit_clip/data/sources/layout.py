@@ -3,9 +3,8 @@
 import os
 import re
 import string
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -23,8 +22,8 @@ from keepfit_clip.data.sources.cells import (
     row_error,
     whole,
 )
-from keepfit_clip.data.sources.folder import walk_images
 from keepfit_clip.data.sources.layout_file import ImageRule, LabelRule, Layout, Part, layout_names, read_layout
+from keepfit_clip.data.sources.names import ImagesByName
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.data.sources.rows import matching, read_rows, rows_of
@@ -149,20 +148,19 @@ def read(
     if not any(_is_there(layout, part, root) for part in layout.parts):
         raise TableError(f"{path}: is not laid out as {layout.title}: it has no {', no '.join(missing)}")
     notes.missing = missing
-    reader = _LayoutReader(layout, root, options, notes)
     encoding = "" if options.encoding == SourceOptions.encoding else options.encoding
+    there = [part for part in layout.parts if (part.table or part.files) not in missing]
+    rows = ((part, *found) for part in there for found in rows_of(part, root, encoding))
     number = 0
-    for part in layout.parts:
-        if (part.table or part.files) in missing:
-            continue
-        for file, row in rows_of(part, root, encoding):
+    with closing(_LayoutReader(layout, root, options, notes)) as reader:
+        for part, file, row in rows:
             number += 1
             if isinstance(row.cells, TableError):
                 yield _numbered(row.cells, number)
                 continue
             for item in reader.read(part, file, row.number, row.cells):
                 yield _numbered(item, number) if isinstance(item, TableError) else replace(item, row=number)
-    reader.done()
+        reader.done()
     if number == 0:
         raise TableError(f"{path}: laid out as {layout.title}, but it has no rows")
 
@@ -197,6 +195,11 @@ class _LayoutReader:
         self._rows = RowReader(root, root, self._own, notes=SourceNotes())  # of the table that is read now
         self._repair: Repair | None = None
         self._taken: dict[Place, bytearray] = {}  # of rows that some part takes or leaves out; a byte each
+
+    def close(self) -> None:
+        """Removes what was only for the reading."""
+        if "_by_name" in self.__dict__:
+            self._by_name.close()
 
     def done(self) -> None:
         """Tells how many rows no part of the layout takes."""
@@ -293,7 +296,7 @@ class _LayoutReader:
 
     def _anywhere(self, name: str, row: "_Row") -> str:
         """The path of the one file of a name, wherever it is below the root."""
-        found = self._by_name.get(Path(name).stem.lower(), [])
+        found = self._by_name.paths(name)
         suffix = Path(name).suffix.lower()
         exact = [path for path in found if path.lower().endswith(suffix)] if suffix in IMAGE_SUFFIXES else found
         if len(exact) > 1:
@@ -301,11 +304,8 @@ class _LayoutReader:
         return exact[0] if exact else name
 
     @cached_property
-    def _by_name(self) -> dict[str, list[str]]:
-        found = defaultdict(list)
-        for path in walk_images(self.root):
-            found[Path(path).stem.lower()].append(path)
-        return dict(found)
+    def _by_name(self) -> ImagesByName:
+        return ImagesByName(self.root)
 
 
 @dataclass(frozen=True)
