@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +28,6 @@ from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.templates import classes_texts
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.model.zero_shot import ClassTexts
-from keepfit_clip.remote.paths import place
 
 __all__ = ["Evaluation", "Evaluator", "HeldOutShards", "WrittenCaption", "ZeroShotTable"]
 
@@ -255,7 +255,7 @@ class ZeroShotTable:
         self.modality = modality.upper() or None
         if self.modality is not None and self.modality not in MODALITIES:
             raise ConfigError(f"--zeroshot-table {spec!r}: {modality!r} is none of {', '.join(MODALITIES)}")
-        self.table, self.root = place(table), place(root)
+        self.table, self.root = Path(table), Path(root)
         self.tokenizer, self.preprocess, self.knowledge = tokenizer, preprocess, knowledge
         # Rather fail now than after an epoch.
         with plain_tables_only("--zeroshot-table"):

@@ -13,7 +13,7 @@ from keepfit_clip.cli.console import console
 from keepfit_clip.cli.options import path_or_url
 from keepfit_clip.cli.table_options import reads_tables
 
-_LOOKED_AT = 2000  # files and folders
+_LOOKED_AT = 2000  # files
 _ALIKE, _SHORT = 0.85, 6  # a likeness, and letters of a name that says too little
 
 app = typer.Typer(help="Data sets whose layout is known: list, show, find, check, draft.", no_args_is_help=True)
@@ -77,7 +77,8 @@ def find(
         console.print(f"{name}: {layouts[name].title}", markup=False, soft_wrap=True)
     if whole:
         return
-    there = [part.lower() for name in islice(files_below(folder), _LOOKED_AT) for part in name.split("/")]
+    names = islice(files_below(folder), _LOOKED_AT)
+    there = list(dict.fromkeys(part.lower() for name in names for part in name.split("/")))
     likeness = {name: _likeness(layout, there) for name, layout in layouts.items()}
     near = [name for name in sorted(likeness, key=likeness.get, reverse=True) if likeness[name] > _ALIKE][:3]
     for name in near:

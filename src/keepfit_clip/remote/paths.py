@@ -20,7 +20,7 @@ from typing import IO, Any
 from keepfit_clip.errors import TableError, first_line
 from keepfit_clip.remote.opening import RemoteFile, RetryingReader, filesystem_of, with_retries, without_secrets
 
-__all__ = ["Place", "RemotePath", "files_below", "is_url", "place"]
+__all__ = ["Listings", "Place", "RemotePath", "files_below", "is_url", "place"]
 
 _MOST_NAMES = 1 << 18  # in the listings that are kept
 _LEAST_LISTINGS = 8  # kept however long they are, so that a table that goes back and forth lists no folder twice

@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-from pathlib import Path
 
 from keepfit_clip.data.sources.folder import walk_images
 from keepfit_clip.remote.paths import Place
@@ -37,4 +36,4 @@ class ImagesByName:
 
 
 def _key(path: str) -> bytes:
-    return os.fsencode(Path(path).stem.lower())
+    return os.fsencode(os.path.splitext(os.path.basename(path))[0].lower())
