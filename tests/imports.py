@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "_version _faces _former errors",
     "extras files finite processor",
+    "remote",
     "knowledge images",
     "page drawing model",
     "folders",

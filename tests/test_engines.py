@@ -10,6 +10,8 @@ import pytest
 
 from keepfit_clip.data.engines import require_engine, run_jobs
 from keepfit_clip.errors import MissingExtraError, ShardError
+from tests.test_building import tree
+from tests.test_layouts import unpack
 
 
 def double(number):
@@ -49,3 +51,14 @@ def test_ray_makes_the_same_bytes(pictures, tmp_path):
         subprocess.run([*command, *common, "--out", str(tmp_path / name), *more], check=True, capture_output=True)
     made, expected = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("ray", "processes"))
     assert made == expected
+
+
+@pytest.mark.slow
+def test_ray_reads_a_layout_in_place(tmp_path):
+    pytest.importorskip("ray")
+    unpack("rfmid", tmp_path / "set")
+    words = ["--kind", "public", "--split", "given", "--samples-per-shard", "2", "--workers", "2"]
+    for source, out, more in ((f"file://{tmp_path}/set", "ray", ["--engine", "ray"]), (tmp_path / "set", "local", [])):
+        command = [Path(sys.executable).with_name("keepfit-clip"), "shards", "build", source, "--out", tmp_path / out]
+        subprocess.run([*map(str, command), *words, *more], check=True, capture_output=True)
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")

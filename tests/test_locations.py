@@ -83,7 +83,7 @@ def server(shards):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("keepfit_clip.data.tars.locations._FIRST_DELAY", 0.01)
+    monkeypatch.setattr("keepfit_clip.remote.opening._FIRST_DELAY", 0.01)
 
 
 def keys(spec, **options):

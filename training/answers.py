@@ -14,6 +14,7 @@ from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.images.reading import FileSlice, Frame, image_bytes, open_image
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.page.report import Card, Section, picture_uri
+from keepfit_clip.remote.opening import RemoteFile
 
 __all__ = ["ClassifiedImage", "answers_section", "classified_images"]
 
@@ -31,7 +32,7 @@ class ClassifiedImage:
         probability: of the predicted one.
     """
 
-    image: Path | FileSlice | Frame | bytes
+    image: Path | FileSlice | Frame | RemoteFile | bytes
     modality: str | None
     truth: str
     predicted: str

@@ -39,7 +39,7 @@ EXTRAS = {
     "clinical": Extra("pydicom", "DICOM files"),
     "workbooks": Extra("openpyxl", "data sets whose labels are in a workbook (.xlsx)"),
     "parquet": Extra("pyarrow", "shards build from Parquet"),
-    "remote": Extra("s3fs", "shards at s3:// and gs://"),
+    "remote": Extra("s3fs", "tables, images and shards at s3:// and gs://"),
     "ray": Extra("ray", "shards build on a cluster"),
     "track": Extra("tensorboard", "train --report-to"),
 }

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries, show_left_out, with_progress
-from keepfit_clip.cli.options import USE, Cache, Crop, Device, KnowledgeFile
+from keepfit_clip.cli.options import USE, Cache, Crop, Device, KnowledgeFile, path_or_url
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.errors import CheckpointError
 
@@ -24,9 +24,12 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help=f"folder made by `export` or `import` ({_DEMO}, of the demo)")
     ] = None,
-    gallery: Annotated[Path | None, typer.Option(help="shards or a table; the most similar images are shown")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="shards or a table; the most similar images are shown", parser=path_or_url)
+    ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="folder the image paths of a gallery table are relative to")
+        Path | None,
+        typer.Option(help="folder the image paths of a gallery table are relative to", parser=path_or_url),
     ] = None,
     host: Annotated[str, typer.Option(help="address to bind to")] = "127.0.0.1",
     allow_host: Annotated[

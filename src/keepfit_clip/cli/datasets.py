@@ -10,9 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console
+from keepfit_clip.cli.options import path_or_url
 from keepfit_clip.cli.table_options import reads_tables
 
-_LOOKED_AT = 2000  # files and folders
+_LOOKED_AT = 2000  # files
 _ALIKE, _SHORT = 0.85, 6  # a likeness, and letters of a name that says too little
 
 app = typer.Typer(help="Data sets whose layout is known: list, show, find, check, draft.", no_args_is_help=True)
@@ -58,11 +59,14 @@ def show(name: Annotated[str, typer.Argument(help="of a data set, or a layout fi
 
 
 @app.command()
-def find(folder: Annotated[Path, typer.Argument(help="that a data set was unpacked into")]) -> None:
+def find(
+    folder: Annotated[Path, typer.Argument(help="that a data set was unpacked into", parser=path_or_url)],
+) -> None:
     """Say which data set a folder is, or what it lacks of those it resembles."""
     from keepfit_clip.data.sources.layout import missing_files
     from keepfit_clip.data.sources.layout_file import layout_names, read_layout
     from keepfit_clip.errors import TableError
+    from keepfit_clip.remote.paths import files_below
 
     if not folder.is_dir():
         raise TableError(f"{folder}: no such folder")
@@ -73,7 +77,8 @@ def find(folder: Annotated[Path, typer.Argument(help="that a data set was unpack
         console.print(f"{name}: {layouts[name].title}", markup=False, soft_wrap=True)
     if whole:
         return
-    there = [path.name.lower() for path in islice(folder.rglob("*"), _LOOKED_AT)]
+    names = islice(files_below(folder), _LOOKED_AT)
+    there = list(dict.fromkeys(part.lower() for name in names for part in name.split("/")))
     likeness = {name: _likeness(layout, there) for name, layout in layouts.items()}
     near = [name for name in sorted(likeness, key=likeness.get, reverse=True) if likeness[name] > _ALIKE][:3]
     for name in near:

@@ -26,6 +26,7 @@ from keepfit_clip.cli.options import (
     PoolBy,
     Root,
     class_spec,
+    path_or_url,
     upper,
     write_result,
 )
@@ -33,7 +34,10 @@ from keepfit_clip.cli.table_options import reads_tables, tell_notes
 from keepfit_clip.page.cells import csv_text
 
 Pairs = Annotated[
-    Path, typer.Argument(metavar="TABLE", help="CSV of images and captions or categories, or another source")
+    Path,
+    typer.Argument(
+        metavar="TABLE", help="CSV of images and captions or categories, or another source", parser=path_or_url
+    ),
 ]
 Language = Annotated[str, typer.Option("--lang", help="language of the captions")]
 
@@ -46,7 +50,9 @@ def add_commands(app: typer.Typer) -> None:
 
 @reads_tables
 def evaluate(
-    table: Annotated[Path, typer.Argument(help="CSV of images and categories, or another source of labels")],
+    table: Annotated[
+        Path, typer.Argument(help="CSV of images and categories, or another source of labels", parser=path_or_url)
+    ],
     model: Model,
     source_options,
     images: Root = None,

@@ -32,6 +32,7 @@ __all__ = [
     "PoolBy",
     "Root",
     "class_spec",
+    "path_or_url",
     "require_names",
     "upper",
     "write_result",
@@ -39,6 +40,15 @@ __all__ = [
 
 # The groups of commands in --help, in order.
 DATA, TRAIN, WEIGHTS, USE, MEASURE, HELP = "Data", "Training", "Weights", "Use", "Measuring", "Help"
+
+
+def path_or_url(text: str):
+    """A local path, or one in object storage: for what commands read."""
+    if "://" not in text:
+        return Path(text)
+    from keepfit_clip.remote.paths import place  # takes its time
+
+    return place(text)
 
 
 def _tables_to_stderr(file: Path | None) -> Path | None:
@@ -58,7 +68,11 @@ Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words th
 Cache = Annotated[Path, typer.Option(help="folder where what a model says of images is kept")]
 Root = Annotated[
     Path | None,
-    typer.Option("--images", help="folder the image paths are relative to; shards and folders hold theirs themselves"),
+    typer.Option(
+        "--images",
+        help="folder the image paths are relative to; shards and folders hold theirs themselves",
+        parser=path_or_url,
+    ),
 ]
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing-classes", help="go on where a class has no image; scores say nothing of it")

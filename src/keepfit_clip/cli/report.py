@@ -16,6 +16,7 @@ from keepfit_clip.cli.options import (
     Modality,
     NamesOnly,
     class_spec,
+    path_or_url,
     upper,
 )
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
@@ -44,10 +45,12 @@ def report(
         str | None, typer.Option(help="model folder whose answers are shown", rich_help_panel=_ANSWERS)
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="CSV of images and categories it answers", rich_help_panel=_ANSWERS)
+        Path | None,
+        typer.Option(help="CSV of images and categories it answers", rich_help_panel=_ANSWERS, parser=path_or_url),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="folder the image paths are relative to", rich_help_panel=_ANSWERS)
+        Path | None,
+        typer.Option(help="folder the image paths are relative to", rich_help_panel=_ANSWERS, parser=path_or_url),
     ] = None,
     classes: Classes = None,
     allow_missing_classes: AllowMissing = False,

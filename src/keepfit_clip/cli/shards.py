@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from keepfit_clip.cli import shards_check
 from keepfit_clip.cli.console import StepProgress, console, error_console, show_left_out
+from keepfit_clip.cli.options import path_or_url
 from keepfit_clip.cli.table_options import name_value_pairs, reads_tables, tell_lines
 from keepfit_clip.errors import ConfigError
 
@@ -23,13 +24,16 @@ def build(
     source: Annotated[
         Path,
         typer.Argument(
-            help="CSV, TSV, JSON lines, JSON of studies, Parquet, folder of classes, or shards to build anew"
+            help="CSV, TSV, JSON lines, JSON of studies, Parquet, folder of classes, or shards to build anew",
+            parser=path_or_url,
         ),
     ],
     out: Annotated[Path, typer.Option(help="new folder for the shards")],
     kind: Annotated[str, typer.Option(help="public (categories) or elite (expert captions)")],
     source_options,
-    images: Annotated[Path | None, typer.Option(help="folder the image paths are relative to")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder the image paths are relative to", parser=path_or_url)
+    ] = None,
     modality: Annotated[str | None, typer.Option(help="CFP, FFA or OCT, for rows that do not say")] = None,
     dataset: Annotated[str | None, typer.Option(help="name of the data set to store")] = None,
     knowledge: Annotated[Path | None, typer.Option(help="knowledge file instead of the shipped one")] = None,
@@ -70,7 +74,11 @@ def build(
     ] = None,
     exclude: Annotated[
         list[Path] | None,
-        typer.Option(help="drop images that also stand in this set; may be repeated", rich_help_panel=_PRIVATE),
+        typer.Option(
+            help="drop images that also stand in this set; may be repeated",
+            rich_help_panel=_PRIVATE,
+            parser=path_or_url,
+        ),
     ] = None,
     redact: Annotated[
         bool,

@@ -24,6 +24,7 @@ from keepfit_clip.cli.options import (
     PoolBy,
     Root,
     class_spec,
+    path_or_url,
     upper,
     write_result,
 )
@@ -41,7 +42,10 @@ def add_commands(app: typer.Typer) -> None:
 
 @reads_tables
 def transfer(
-    tables: Annotated[list[Path], typer.Argument(help="CSVs of images and categories, or other sources of labels")],
+    tables: Annotated[
+        list[Path],
+        typer.Argument(help="CSVs of images and categories, or other sources of labels", parser=path_or_url),
+    ],
     model: Model,
     source_options,
     images: Root = None,
@@ -75,10 +79,11 @@ def transfer(
         bool, typer.Option("--copies-together/--copies-apart", help="keep near copies in one fold")
     ] = True,
     domain_shift: Annotated[
-        Path | None, typer.Option(help="test on this table instead", rich_help_panel=_SHIFT)
+        Path | None, typer.Option(help="test on this table instead", rich_help_panel=_SHIFT, parser=path_or_url)
     ] = None,
     domain_shift_images: Annotated[
-        Path | None, typer.Option(help="folder of its images (--images)", rich_help_panel=_SHIFT)
+        Path | None,
+        typer.Option(help="folder of its images (--images)", rich_help_panel=_SHIFT, parser=path_or_url),
     ] = None,
     cache: Cache = Path("runs/features"),
     out: Annotated[

@@ -184,7 +184,7 @@ def read_downstream(
     if spec is None:
         spec = sorted({name for r in records for category in r.categories for name in read_label(category, knowledge)})
     if not isinstance(spec, ClassFile):
-        spec = ClassFile(Path(table).stem, dict.fromkeys((knowledge.canonical(name) for name in spec), ()))
+        spec = ClassFile(Path(str(table)).stem, dict.fromkeys((knowledge.canonical(name) for name in spec), ()))
     if len(spec.classes) < 2:
         raise CategoryError(f"{table}: at least two classes are needed, there are {list(spec.classes) or 'none'}")
     meaning = _meaning(spec, knowledge)

@@ -21,6 +21,8 @@ from keepfit_clip.data.tars.reader import list_all_shards, read_raw_samples, spl
 from keepfit_clip.errors import ImageError, TableError
 from keepfit_clip.images.field_of_view import crop_field_of_view
 from keepfit_clip.images.reading import FileSlice, image_bytes, image_name, open_image
+from keepfit_clip.remote.opening import RemoteFile
+from keepfit_clip.remote.paths import Place, RemotePath, place
 
 __all__ = [
     "NEAR_BITS",
@@ -133,7 +135,7 @@ class ImageIndex:
         digests, hashes = [], []
         for where in sets:
             readable = 0
-            for image in progress(_images(Path(where))):
+            for image in progress(_images(place(where))):
                 try:
                     content = image_bytes(image)
                     hashes += _views(open_image(content, image_name(image)))
@@ -181,11 +183,11 @@ class ImageIndex:
             raise ValueError(f"not a readable index ({error})") from error
 
 
-def _images(where: Path) -> Iterator[Path | FileSlice | bytes]:
+def _images(where: Place) -> Iterator[Path | FileSlice | RemoteFile | bytes]:
     """Every image of a set, whatever is said of it."""
     if where.is_dir() and not any(where.glob("*.tar")) and list(split_parts(where)) == [""]:
         for name in walk_images(where):
-            yield where / name
+            yield where.file(name) if isinstance(where, RemotePath) else where / name
     elif where.is_dir() or find_source(where) == "shards":
         for shard in list_all_shards(where):
             for sample in read_raw_samples(shard, on_error=lambda _: None):

@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 from keepfit_clip.errors import TableError
 from keepfit_clip.images.reading import FileSlice, Frame
+from keepfit_clip.remote.opening import RemoteFile
 
 __all__ = ["Caption", "LeftOut", "Record"]
 
@@ -28,7 +29,8 @@ class Record:
 
     Args:
         row: its number in the source, from 1.
-        image: where the encoded image is: a file, a part or a frame of one, or the bytes themselves.
+        image: where the encoded image is: a file, a part or a frame of one, a file in object storage, or
+            the bytes themselves.
         captions: an expert's captions, maybe none.
         categories: what the image shows, as written.
         attributes: words about the image itself, as written.
@@ -43,7 +45,7 @@ class Record:
     """
 
     row: int
-    image: Path | FileSlice | Frame | bytes
+    image: Path | FileSlice | Frame | RemoteFile | bytes
     captions: tuple[Caption, ...] = ()
     categories: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()

@@ -26,7 +26,8 @@ from keepfit_clip.files import file_sha256
 from keepfit_clip.finite import finite_rows
 from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, require_model
-from keepfit_clip.images.reading import FileSlice, Frame
+from keepfit_clip.images.reading import FileSlice, Frame, image_bytes
+from keepfit_clip.remote.opening import RemoteFile
 
 __all__ = ["FeatureCache", "ImageFeatures", "ImageRow", "image_features", "once_each", "unreadable_rows"]
 
@@ -290,10 +291,17 @@ def _content_hash(record: Record, number: int, unreadable: dict[int, ImageError]
     try:
         if isinstance(record.image, Path):
             return file_sha256(record.image)
-        if isinstance(record.image, Frame):
+        if isinstance(record.image, Frame) and isinstance(record.image.path, Path):
             return f"{file_sha256(record.image.path)}-{record.image.number}"
+        if isinstance(record.image, Frame):
+            return f"{hashlib.sha256(image_bytes(record.image.path)).hexdigest()}-{record.image.number}"
+        if isinstance(record.image, RemoteFile):
+            return hashlib.sha256(image_bytes(record.image)).hexdigest()
         content = record.image.read() if isinstance(record.image, FileSlice) else record.image
         return hashlib.sha256(content).hexdigest()
+    except ImageError as error:
+        unreadable[number] = error
+        return None
     except OSError as error:
         unreadable[number] = ImageError(str(record.image), f"cannot be read ({first_line(error)})")
         return None

@@ -12,11 +12,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from keepfit_clip.errors import ImageError, MissingExtraError, first_line
+from keepfit_clip.errors import ImageError, MissingExtraError, WorkerError, first_line
 from keepfit_clip.images.depth import is_blank, to_8_bit
 from keepfit_clip.images.dicom import is_dicom
 from keepfit_clip.images.tiff import TiffPage, read_tiff_pages
 from keepfit_clip.images.volumes import holds_volume, volume_picture
+from keepfit_clip.remote.opening import RemoteFile, without_secrets
 
 __all__ = ["BLANK", "MAX_IMAGE_BYTES", "FileSlice", "Frame", "encode_jpeg", "fit_within", "image_bytes", "image_name",
            "in_mebibytes", "open_image"]  # fmt: skip
@@ -33,11 +34,11 @@ class Frame(NamedTuple):
     """One picture of a file that holds several: DICOM, or an OCT vendor's own.
 
     Args:
-        path: the file.
+        path: the file; one in object storage is read whole for each of its frames.
         number: of the frame, from 0.
     """
 
-    path: Path
+    path: Path | RemoteFile
     number: int
 
 
@@ -71,13 +72,16 @@ def in_mebibytes(size: int) -> str:
 
 
 def open_image(
-    source: str | Path | FileSlice | bytes, name: str = "", max_pixels: int | None = None, blank: bool = True
+    source: str | Path | FileSlice | Frame | RemoteFile | bytes,
+    name: str = "",
+    max_pixels: int | None = None,
+    blank: bool = True,
 ) -> Image.Image:
     """Reads an image as upright 8-bit RGB, without any metadata.
 
     Args:
-        source: path, a part of a file, a frame, or the content itself. Of a file of several frames (DICOM,
-            .vol, .e2e, .fda) the middle one is taken.
+        source: path, a part of a file, a frame, a file in object storage, or the content itself. Of a file of several
+            frames (DICOM, .vol, .e2e, .fda) the middle one is taken.
         name: what to call it in the error; the path by default.
         max_pixels: a limit of one's own below Pillow's; looked at before anything is decoded.
         blank: whether a picture that shows nothing is taken.
@@ -85,9 +89,10 @@ def open_image(
     Raises:
         ImageError: missing, empty, truncated, not an image of a known format, of several pages, or more pixels than
             Pillow's limit against decompression bombs; or it shows nothing (see `blank`).
+        WorkerError: it lies in object storage, which does not answer.
     """
     name = name or image_name(source)
-    if isinstance(source, (FileSlice, Frame)):
+    if isinstance(source, (FileSlice, Frame, RemoteFile)):
         source = image_bytes(source)
     if max_pixels is None or max_pixels > Image.MAX_IMAGE_PIXELS:
         max_pixels = Image.MAX_IMAGE_PIXELS
@@ -131,14 +136,17 @@ def _read(source: str | Path | bytes, name: str, max_pixels: int) -> Image.Image
             return _rgb(_unknown_to_pillow(source, name, max_pixels, error))
 
 
-def image_bytes(image: Path | FileSlice | Frame | bytes) -> bytes:
+def image_bytes(image: Path | FileSlice | Frame | RemoteFile | bytes) -> bytes:
     """The encoded image of a record; a frame of a file of several as PNG.
 
     Raises:
         ImageError: it cannot be read, or is larger than `MAX_IMAGE_BYTES`.
+        WorkerError: it lies in object storage, which does not answer.
     """
     if isinstance(image, bytes):
         return image
+    if isinstance(image, RemoteFile):
+        return _remote_bytes(image)
     try:
         if isinstance(image, Frame):
             return _frame_bytes(image)
@@ -154,14 +162,28 @@ def image_bytes(image: Path | FileSlice | Frame | bytes) -> bytes:
         raise ImageError(image_name(image), f"the image file cannot be read ({first_line(error)})") from error
 
 
+def _remote_bytes(image: RemoteFile) -> bytes:
+    try:
+        content = b"" if image.size > MAX_IMAGE_BYTES else image.read(MAX_IMAGE_BYTES)
+    except FileNotFoundError as error:
+        raise ImageError(image.url, "the image file is missing") from error
+    except OSError as error:  # a key that ran out, or a network that is gone, says nothing against the image
+        why = without_secrets(first_line(error))
+        raise WorkerError(f"{image.url}: cannot be read ({why}); what was finished is kept") from error
+    if max(image.size, len(content)) > MAX_IMAGE_BYTES:
+        raise ImageError(image.url, f"the image file has more than {in_mebibytes(MAX_IMAGE_BYTES)}")
+    return content
+
+
 def _frame_bytes(image: Frame) -> bytes:
-    source = image_bytes(image.path) if is_dicom(image.path) else image.path  # of a vendor's file one B-scan is read
+    whole = isinstance(image.path, RemoteFile) or is_dicom(image.path)  # of a vendor's file here one B-scan is read
+    source = image_bytes(image.path) if whole else image.path
     buffer = io.BytesIO()
     volume_picture(source, image_name(image), Image.MAX_IMAGE_PIXELS, image.number).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def image_name(image: str | Path | FileSlice | Frame | bytes) -> str:
+def image_name(image: str | Path | FileSlice | Frame | RemoteFile | bytes) -> str:
     """What to call an image at the terminal."""
     if isinstance(image, Frame):
         return f"{image.path}, frame {image.number}"

@@ -180,7 +180,7 @@ class Repair:
 
 def repair_of(table: str | Path) -> Repair | None:
     """What is known to be wrong in a table, by its file name (such as 31_JICHI.csv)."""
-    return _repairs().get(Path(table).stem.casefold())
+    return _repairs().get(Path(str(table)).stem.casefold())
 
 
 @lru_cache(maxsize=1)

@@ -38,6 +38,7 @@ from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerErr
 from keepfit_clip.files import WorkFolder, put_in_place, read_json, require_free, write_json, writing
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.labels import read_label
+from keepfit_clip.remote.paths import Place, place
 
 __all__ = ["build_shards"]
 
@@ -51,8 +52,8 @@ _NOTES = "notes.json"  # which columns were taken for what
 
 
 def build_shards(
-    source: str | Path,
-    images: str | Path | None,
+    source: str | Place,
+    images: str | Place | None,
     out: str | Path,
     options: ShardOptions,
     knowledge: Knowledge | None = None,
@@ -84,7 +85,8 @@ def build_shards(
         OutputError: `out` holds something already, another build is writing it, no space is left; or a stopped build
             of `out` had other options, its input changed since, or what it left is damaged.
         ShardError: no row could be used.
-        WorkerError: a worker process was killed, or the cluster is gone; started again, the build goes on.
+        WorkerError: a worker process was killed, the cluster is gone, or object storage does not answer; started
+            again, the build goes on.
         MissingExtraError: the engine ray, and Ray is not installed.
     """
     source_options = source_options or SourceOptions()
@@ -98,7 +100,7 @@ def build_shards(
     find_source(source, source_options.source)
     require_engine(engine)
     folder = WorkFolder(work)
-    build = _Build(Path(source), images, out, folder, options, knowledge, source_options, on_step or _ignore)
+    build = _Build(place(source), images, out, folder, options, knowledge, source_options, on_step or _ignore)
     with folder.alone(busy=OutputError(f"{out}: another build is writing it")), writing(out):
         if restart:
             folder.clear()
@@ -118,8 +120,8 @@ class _Build:
         folder: where it works.
     """
 
-    source: Path
-    images: str | Path | None
+    source: Place
+    images: str | Place | None
     out: Path
     folder: WorkFolder
     options: ShardOptions
@@ -197,10 +199,11 @@ class _Build:
 
     def _input_paths(self) -> list[str]:
         """The files and folders that are read, but for the images that rows name."""
-        paths = [str(self.source)] if self.source.exists() else []
+        there = place(str(self.source)).exists()  # asked anew: it may have come or gone
+        paths = [str(self.source)] if there else []
         if find_source(self.source, self.source_options.source) == "shards":
             paths += [shard for shard in list_shards(self.source) if is_local(shard)]
-        return [*paths, *(where for where in self.options.exclude if Path(where).exists())]
+        return [*paths, *(where for where in self.options.exclude if place(where).exists())]
 
     def _check_inputs(self, plan: Plan, accept: bool) -> None:
         """Makes sure that the input is as it was when the plan was made, or that the user takes what changed."""
@@ -271,7 +274,7 @@ class _Build:
             if rows is None or error.row in rows:
                 plan.reject(LeftOut.of(error))
                 for path in error.looked_for:  # it may be there when a stopped build goes on
-                    plan.inputs.note(path)
+                    plan.inputs.note_missing(path)
 
         @lru_cache(maxsize=1 << 12)
         def contradiction(categories: tuple[str, ...]) -> tuple[str, str] | None:

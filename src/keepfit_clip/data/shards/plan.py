@@ -22,6 +22,7 @@ from keepfit_clip.data.shards.inputs import INPUTS_TABLE, Inputs, size_of
 from keepfit_clip.errors import ImageError, ShardError
 from keepfit_clip.files import printable
 from keepfit_clip.images.reading import FileSlice, Frame, image_bytes, image_name, open_image
+from keepfit_clip.remote.opening import RemoteFile
 
 __all__ = ["Plan", "as_ranges", "read_rows"]
 
@@ -116,7 +117,7 @@ class Plan:
         with open(self._spool, "wb") as spool:
             for record in records:
                 image = record.image
-                if isinstance(image, Path):
+                if isinstance(image, (Path, RemoteFile)):
                     size = self.inputs.note(image)
                 elif isinstance(image, FileSlice):
                     size = image.size
@@ -151,7 +152,7 @@ class Plan:
                 size = image.size
             case Frame():
                 size = size_of(image.path)
-            case Path():
+            case Path() | RemoteFile():
                 size = size_of(image)
             case _:
                 size = len(image)
@@ -319,11 +320,11 @@ class Plan:
         rows = self._db.execute(
             "SELECT DISTINCT patient FROM rows WHERE part = ? AND patient IS NOT NULL ORDER BY patient", (part,)
         )
-        numbers = [number for (number,) in rows]
+        numbers = as_ranges(number for (number,) in rows)
         if not numbers:
             return {}
         (mark,) = self._db.execute("SELECT mark FROM numbering").fetchone()
-        return {"patients": {"numbering": mark, "numbers": as_ranges(numbers)}}
+        return {"patients": {"numbering": mark, "numbers": numbers}}
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -370,7 +371,7 @@ class Plan:
         self._db.execute(f"DROP TABLE temp.{name}")
 
 
-def as_ranges(numbers: Sequence[int]) -> str:
+def as_ranges(numbers: Iterable[int]) -> str:
     """Rising whole numbers as text, such as "0-5,9"."""
     parts: list[list[int]] = []
     for number in numbers:
@@ -387,10 +388,18 @@ def read_rows(path: Path, part: str, start: int, stop: int) -> list[tuple[Record
         return plan.rows(part, start, stop)
 
 
-def _to_json(record: Record, image: Path | FileSlice | Frame) -> str:
-    location = [str(image.path), *image[1:]] if isinstance(image, (FileSlice, Frame)) else str(image)
+def _to_json(record: Record, image: Path | FileSlice | Frame | RemoteFile) -> str:
+    location = [_place(image.path), *image[1:]] if isinstance(image, (FileSlice, Frame)) else _place(image)
     fields = {name: getattr(record, name) for name in Record.__dataclass_fields__ if name != "image"}
     return json.dumps({**fields, "image": location}, ensure_ascii=True)
+
+
+def _place(file: Path | RemoteFile) -> str | dict:
+    return file._asdict() if isinstance(file, RemoteFile) else str(file)
+
+
+def _file_at(written: str | dict) -> Path | RemoteFile:
+    return Path(written) if isinstance(written, str) else RemoteFile(**written)
 
 
 def from_json(content: str) -> Record:
@@ -400,8 +409,10 @@ def from_json(content: str) -> Record:
     fields["captions"] = tuple(Caption(*caption) for caption in fields["captions"])
     for name in ("categories", "attributes"):
         fields[name] = tuple(fields[name])
-    kind = {1: Path, 2: Frame, 3: FileSlice}[1 if isinstance(image, str) else len(image)]
-    location = Path(image) if kind is Path else kind(Path(image[0]), *image[1:])
+    if isinstance(image, list):
+        location = {2: Frame, 3: FileSlice}[len(image)](_file_at(image[0]), *image[1:])
+    else:
+        location = _file_at(image)
     return Record(image=location, **fields)
 
 

@@ -22,7 +22,7 @@ from keepfit_clip.data.records import Caption, LeftOut, Record
 from keepfit_clip.data.shards.options import ShardOptions
 from keepfit_clip.data.shards.plan import read_rows
 from keepfit_clip.data.shards.report import ShardResult, reading_leftovers
-from keepfit_clip.errors import ImageError, KeepFITError, OutputError, TableError
+from keepfit_clip.errors import ImageError, KeepFITError, OutputError, TableError, WorkerError
 from keepfit_clip.files import file_sha256, printable, writing
 from keepfit_clip.images.burnt_in_text import find_text, mask_text
 from keepfit_clip.images.depth import is_blank
@@ -71,6 +71,7 @@ def write_shard(job: ShardJob, on_row: Callable[[], None] | None = None) -> int:
 
     Raises:
         OutputError: no space is left.
+        WorkerError: images lie in object storage, which does not answer.
     """
     if job.report.exists() and (job.tar.exists() or not ShardResult.load(job.report).samples):
         return job.stop - job.start
@@ -103,7 +104,7 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     tar.write(sample)
-            except OutputError:
+            except (OutputError, WorkerError):
                 raise
             except KeepFITError as error:
                 reason = getattr(error, "reason", str(error))

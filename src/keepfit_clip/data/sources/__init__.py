@@ -4,7 +4,6 @@ like it, and `read(path, images, options, notes)`, which yields records and an e
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources import folder, jsonl, layout, parquet, shards, studies, table
@@ -13,6 +12,7 @@ from keepfit_clip.data.sources.labels import SourceLabels
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
+from keepfit_clip.remote.paths import Place, place
 
 __all__ = ["SOURCES", "SourceNotes", "SourceOptions", "find_source", "nothing_usable", "plain_tables_only",
            "read_records"]  # fmt: skip
@@ -35,7 +35,7 @@ _FORMS = (
 )
 
 
-def _what_it_is(path: Path) -> str:
+def _what_it_is(path: Place) -> str:
     """Why a path is no source, in the words of the person who gave it."""
     if path.is_dir():
         if any(folder.walk_images(path)):
@@ -48,7 +48,7 @@ def _what_it_is(path: Path) -> str:
     return "has an ending that tells nothing; say what it is with --source"
 
 
-def find_source(path: str | Path, source: str = "auto") -> str:
+def find_source(path: str | Place, source: str = "auto") -> str:
     """Name of the source that a path is, or the one asked for.
 
     Raises:
@@ -59,7 +59,7 @@ def find_source(path: str | Path, source: str = "auto") -> str:
         if source not in SOURCES:
             raise TableError(f"the source {source!r} is not known; it can be auto, {names}")
         return source
-    path = Path(path)
+    path = place(path)
     if not path.exists() and not shards.fits(path):
         raise TableError(f"{path}: cannot be read (no such file or folder)")
     fitting = next((name for name, module in SOURCES.items() if module.fits(path)), None)
@@ -68,7 +68,7 @@ def find_source(path: str | Path, source: str = "auto") -> str:
     return fitting
 
 
-def nothing_usable(where: str | Path, rejected: Sequence[TableError]) -> TableError:
+def nothing_usable(where: str | Place, rejected: Sequence[TableError]) -> TableError:
     """The error of a source whose rows were all rejected: the first says why."""
     if not rejected:
         return TableError(f"{where}: none of its rows can be used")
@@ -93,8 +93,8 @@ def plain_tables_only(option: str) -> Iterator[None]:
 
 
 def read_records(
-    source: str | Path,
-    images: str | Path | None = None,
+    source: str | Place,
+    images: str | Place | None = None,
     on_reject: Callable[[TableError], None] | None = None,
     options: SourceOptions | None = None,
     notes: SourceNotes | None = None,
@@ -102,8 +102,9 @@ def read_records(
     """Yields the records of a source, in its order.
 
     Args:
-        source: a table (CSV, TSV), JSON lines, a JSON of studies, Parquet, a folder of classes, or shards.
-        images: folder the image paths are relative to; None leaves them as written and looks at no file.
+        source: a table (CSV, TSV), JSON lines, a JSON of studies, Parquet, a folder of classes, or shards; a path, or
+            a URL such as s3://bucket/table.csv.
+        images: folder the image paths are relative to, or its URL; None leaves them as written and looks at no file.
         on_reject: called with the error of each row that cannot be used, which is then left out; without it the
             first such row raises.
         options: column names and the like.
@@ -113,10 +114,10 @@ def read_records(
         TableError: no such source, an empty one, no usable columns; or a row cannot be used (see `on_reject`).
         CategoryError: there is no such label map as the options name.
     """
-    options, notes = options or SourceOptions(), notes or SourceNotes()
+    options, notes, source = options or SourceOptions(), notes or SourceNotes(), place(source)
     module = SOURCES["layout" if options.layout else find_source(source, options.source)]
     labels = SourceLabels(source, options, notes)
-    for item in module.read(Path(source), images, labels.options, notes):
+    for item in module.read(source, images, labels.options, notes):
         if isinstance(item, Record):
             yield labels.read(item)
         elif on_reject is None or item.row is None:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from keepfit_clip.data.records import Caption, Record
@@ -19,8 +19,10 @@ from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import ImageError, TableError
 from keepfit_clip.files import printable
 from keepfit_clip.images.facts import VolumeFacts
-from keepfit_clip.images.reading import FileSlice, Frame
+from keepfit_clip.images.reading import FileSlice, Frame, image_bytes
 from keepfit_clip.images.volumes import VOLUME_SUFFIXES, holds_volume, volume_facts
+from keepfit_clip.remote.opening import RemoteFile
+from keepfit_clip.remote.paths import Place, RemotePath, place
 
 __all__ = ["IMAGE_SUFFIXES", "RowReader", "as_text", "existing_image", "image_root", "is_number", "listed", "row_error",
            "whole"]  # fmt: skip
@@ -44,23 +46,28 @@ _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
 def row_error(
-    where: str | Path, row: int, reason: str, detail: str = "", looked_for: Sequence[str] = (), remedy: str = ""
+    where: str | Place, row: int, reason: str, detail: str = "", looked_for: Sequence[str] = (), remedy: str = ""
 ) -> TableError:
     """The error of one row; only `reason` may leave the user's terminal."""
     return TableError(printable(f"{where}, row {row}: {reason}{detail}"), row, reason, looked_for, remedy)
 
 
-def image_root(images: str | Path | None) -> Path | None:
+def image_root(images: str | Place | None) -> Place | None:
     """The folder that image names are relative to.
 
     Raises:
         TableError: no such folder.
     """
-    if images is not None and not os.path.isdir(images):
-        if os.path.exists(images):
+    if images is None:
+        return None
+    root = place(images)
+    if str(images).startswith(("http://", "https://")):
+        raise TableError(f"{images}: a web server does not list its folders; images are read from disks and buckets")
+    if not root.is_dir():
+        if root.exists():
             raise TableError(f"{images}: is a file; give the folder that the image names are relative to (--images)")
         raise TableError(f"{images}: no such folder of images")
-    return None if images is None else Path(images)
+    return root
 
 
 class RowReader:
@@ -78,8 +85,8 @@ class RowReader:
 
     def __init__(
         self,
-        where: str | Path,
-        root: Path | None,
+        where: str | Place,
+        root: Place | None,
         options: SourceOptions,
         needs_image: bool = True,
         label_names: Mapping[str, Mapping[str, str]] | None = None,
@@ -103,7 +110,7 @@ class RowReader:
         self._columns(tuple(names))
 
     def records(
-        self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | bytes | None = None
+        self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | RemoteFile | bytes | None = None
     ) -> list[Record]:
         """The records of a row: one for each of its images.
 
@@ -132,12 +139,10 @@ class RowReader:
     def _frames(self, record: Record) -> list[Record]:
         """The pictures of a file of several, each with the eye and modality that it says where the row does not."""
         path = record.image
-        if not isinstance(path, Path) or path.suffix.lower() in _OF_ONE or not path.is_file():
+        if not _is_volume(path):
             return [record]
         try:
-            if path.suffix.lower() not in VOLUME_SUFFIXES and not holds_volume(path):
-                return [record]
-            volumes = volume_facts(path, str(path))
+            volumes = volume_facts(image_bytes(path) if isinstance(path, RemoteFile) else path, str(path))
         except ImageError as error:
             raise row_error(self.where, record.row, error.reason, f" ({path})") from error
         if len(volumes) == volumes[0].frames == 1:
@@ -156,7 +161,7 @@ class RowReader:
         return [replace(frame, patient=patient) for frame in frames]
 
     def read(
-        self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | bytes | None = None
+        self, row: int, cells: Mapping[str, Any], image: Path | FileSlice | RemoteFile | bytes | None = None
     ) -> Iterator[Record | TableError]:
         """The same, or the error."""
         try:
@@ -319,14 +324,14 @@ class RowReader:
             return None
         raise row_error(self.where, row, f"the {role} is no whole number", f" ({text[:40]!r})")
 
-    def _images(self, row: int, value: Any) -> list[tuple[Path | bytes, str | None]]:
+    def _images(self, row: int, value: Any) -> list[tuple[Path | RemoteFile | bytes, str | None]]:
         """Images of a row, and the name of each one's file where there is one."""
         values = value if isinstance(value, (list, tuple)) else [value]
         if not values:
             raise row_error(self.where, row, "names no image")
         return [self._image(row, item) for item in values]
 
-    def _image(self, row: int, value: Any) -> tuple[Path | bytes, str | None]:
+    def _image(self, row: int, value: Any) -> tuple[Path | RemoteFile | bytes, str | None]:
         if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:  # as Hugging Face's datasets store it
             content, value = value.get("bytes"), value.get("path")
             if isinstance(content, bytes):
@@ -338,6 +343,8 @@ class RowReader:
             raise row_error(self.where, row, "the cell of 'image' is empty")
         if self.root is None:
             return Path(name), Path(name).name
+        if isinstance(self.root, RemotePath):
+            return self._remote_image(row, name, self.root)
         base = os.path.abspath(self.root)
         path = os.path.join(base, name)  # an absolute name stands for itself
         if ".." in Path(name).parts or os.path.commonpath([base, os.path.normpath(path)]) != base:
@@ -346,6 +353,17 @@ class RowReader:
         if file is None:
             raise row_error(self.where, row, "the image file is missing", f" ({path})", _candidates(path))
         return Path(file), os.path.basename(file)
+
+    def _remote_image(self, row: int, name: str, root: RemotePath) -> tuple[RemoteFile, str]:
+        inside = name.removeprefix(f"{root}/")  # a whole URL may stand there
+        below = PurePosixPath(inside)
+        if below.is_absolute() or ".." in below.parts or "::" in inside or "://" in inside:
+            raise row_error(self.where, row, "the image path leaves the image folder", f" ({name})")
+        path = root / str(below)
+        file = existing_image(path)
+        if file is None:
+            raise row_error(self.where, row, "the image file is missing", f" ({path})", _candidates(str(path)))
+        return file, file.name
 
     def _plain(self, value: Any) -> str | None:
         """A cell as text; None for an empty one."""
@@ -364,12 +382,25 @@ class RowReader:
         return (match[1] if match.groups() else None) or match[0]
 
 
-def _file_name(image: Path | FileSlice | bytes) -> str | None:
-    return image.name if isinstance(image, Path) else None
+def _file_name(image: Path | FileSlice | RemoteFile | bytes) -> str | None:
+    return image.name if isinstance(image, (Path, RemoteFile)) else None
 
 
 def _told(record: Record, facts: VolumeFacts) -> Record:
     return replace(record, eye=record.eye or facts.eye, modality=record.modality or facts.modality)
+
+
+def _is_volume(image: Any) -> bool:
+    """Whether a record's image is a file of several; in object storage its ending alone tells: nothing is fetched."""
+    suffix = image.suffix.lower() if isinstance(image, (Path, RemoteFile)) else ""
+    if isinstance(image, RemoteFile):
+        return suffix in VOLUME_SUFFIXES
+    if not isinstance(image, Path) or suffix in _OF_ONE or not image.is_file():
+        return False
+    try:
+        return suffix in VOLUME_SUFFIXES or holds_volume(image)
+    except OSError:  # told by what reads the image
+        return False
 
 
 def _chosen_frames(which: str, count: int) -> list[int]:
@@ -386,8 +417,11 @@ def _candidates(path: str) -> list[str]:
     return [path, *(path + written for suffix in IMAGE_SUFFIXES for written in (suffix, suffix.upper()))]
 
 
-def existing_image(path: str | os.PathLike) -> str | None:
+def existing_image(path: str | os.PathLike | RemotePath) -> str | RemoteFile | None:
     """The file of an image's path, its ending filled in where it has none; None where there is none."""
+    if isinstance(path, RemotePath):
+        found = (path.parent.file(candidate) for candidate in _candidates(path.name))
+        return next(filter(None, found), None)
     path = os.fspath(path)
     try:
         return next((candidate for candidate in _candidates(path) if os.path.isfile(candidate)), None)

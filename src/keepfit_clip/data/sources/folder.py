@@ -1,8 +1,7 @@
 """A folder of images with one folder for each class, as torchvision's ImageFolder has it."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES, RowReader, row_error
@@ -10,19 +9,20 @@ from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError
 from keepfit_clip.files import printable
+from keepfit_clip.remote.paths import Place, RemotePath, files_below, place
 
 __all__ = ["fits", "read", "walk_images"]
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def fits(path: Path) -> bool:
+def fits(path: Place) -> bool:
     """Whether a path is a folder that holds folders."""
     return path.is_dir() and any(entry.is_dir() for entry in path.iterdir())
 
 
 def read(
-    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+    path: Place, images: str | Place | None, options: SourceOptions, notes: SourceNotes | None = None
 ) -> Iterator[Record | TableError]:
     """The images of a folder, each with its class as category; an error for each image outside a class folder.
 
@@ -31,7 +31,7 @@ def read(
     """
     if not path.is_dir():
         raise TableError(f"{path}: no such folder")
-    if images is not None and Path(images).resolve() != path.resolve():
+    if images is not None and place(images).resolve() != path.resolve():
         raise TableError(f"{path}: a folder of classes holds its images itself; leave --images out")
     classes = {entry.name.lower() for entry in path.iterdir() if entry.is_dir()}
     if classes and classes <= _SPLITS:
@@ -41,20 +41,17 @@ def read(
         notes.classes = sorted(map(printable, classes))
     number = 0
     for number, name in enumerate(walk_images(path), start=1):
-        parts = Path(name).parts
+        parts = PurePath(name).parts
         if len(parts) < 2:
             reason = "the image is not inside a folder that names its class"
             yield row_error(path, number, reason, f" ({name})")
             continue
-        yield from reader.read(number, {"class": parts[0].replace("_", " ")}, path / name)
+        image = path.file(name) if isinstance(path, RemotePath) else path / name
+        yield from reader.read(number, {"class": parts[0].replace("_", " ")}, image)
     if number == 0:
         raise TableError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
 
 
-def walk_images(folder: str | Path) -> Iterator[str]:
+def walk_images(folder: str | Place) -> Iterator[str]:
     """Names of all images below a folder, relative to it, in a fixed order."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield os.path.relpath(os.path.join(root, name), folder)
+    return (name for name in files_below(folder) if name.lower().endswith(IMAGE_SUFFIXES))

@@ -1,12 +1,12 @@
 """What a source's labels mean, where the data set has a map of its own or its table is known to be wrong."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.knowledge.labels import read_label_map, repair_of
+from keepfit_clip.remote.paths import Place
 
 __all__ = ["SourceLabels"]
 
@@ -23,7 +23,7 @@ class SourceLabels:
         CategoryError: there is no such label map, or it is not one.
     """
 
-    def __init__(self, source: str | Path, options: SourceOptions, notes: SourceNotes):
+    def __init__(self, source: str | Place, options: SourceOptions, notes: SourceNotes):
         self.map = read_label_map(options.labels) if options.labels else None
         self.repair = None if options.as_written else repair_of(source)
         self.notes = notes

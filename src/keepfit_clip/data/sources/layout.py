@@ -3,8 +3,8 @@
 import os
 import re
 import string
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -23,11 +23,13 @@ from keepfit_clip.data.sources.cells import (
     whole,
 )
 from keepfit_clip.data.sources.layout_file import ImageRule, LabelRule, Layout, Part, layout_names, read_layout
+from keepfit_clip.data.sources.names import ImagesByName
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.data.sources.rows import matching, read_rows, rows_of
 from keepfit_clip.errors import MissingExtraError, TableError
 from keepfit_clip.knowledge.labels import Repair, read_label_map, repair_of
+from keepfit_clip.remote.paths import Place, RemotePath
 
 __all__ = ["find_layouts", "fits", "missing_files", "read"]
 
@@ -43,12 +45,12 @@ _SPLITS = {
 }
 
 
-def fits(path: Path) -> bool:
+def fits(path: Place) -> bool:
     """Whether a path is a folder that lies as a shipped layout says; as two of them is an error when it is read."""
     return path.is_dir() and bool(find_layouts(path))
 
 
-def find_layouts(folder: Path) -> list[str]:
+def find_layouts(folder: Place) -> list[str]:
     """Names of the shipped layouts whose tables, or folders of images, a folder has, maybe one folder deeper.
 
     A layout of tables is told by their names and columns; one of folders of images by those that name classes.
@@ -56,7 +58,7 @@ def find_layouts(folder: Path) -> list[str]:
     return [name for name in layout_names() if _lies_as(read_layout(name), folder)]
 
 
-def _lies_as(layout: Layout, folder: Path) -> bool:
+def _lies_as(layout: Layout, folder: Place) -> bool:
     root = next((root for root in _roots(folder) if not _missing(layout, root)), None)
     if root is None:
         return False
@@ -64,39 +66,39 @@ def _lies_as(layout: Layout, folder: Path) -> bool:
     return all(any(_has_columns(path, part) for path in _fitting(layout, part, root)) for part in tables)
 
 
-def missing_files(layout: Layout, folder: Path) -> list[str]:
+def missing_files(layout: Layout, folder: Place) -> list[str]:
     """What a folder lacks of a layout: the patterns of files that it has none of."""
     return min((_missing(layout, root) for root in _roots(folder)), key=len)
 
 
-def _missing(layout: Layout, root: Path) -> list[str]:
+def _missing(layout: Layout, root: Place) -> list[str]:
     needed = [part for part in layout.parts if not part.optional]
     return [part.table or part.files for part in needed if not _is_there(layout, part, root)]
 
 
-def _is_there(layout: Layout, part: Part, root: Path) -> bool:
+def _is_there(layout: Layout, part: Part, root: Place) -> bool:
     return next(_fitting(layout, part, root), None) is not None
 
 
-def _roots(folder: Path) -> Iterator[Path]:
+def _roots(folder: Place) -> Iterator[Place]:
     """Where a set may lie: a folder, and the one inside it where it holds only another, and words about it."""
     while True:
         yield folder
-        with os.scandir(folder) as found:
+        with nullcontext(folder.iterdir()) if isinstance(folder, RemotePath) else os.scandir(folder) as found:
             shown = (entry for entry in found if not entry.name.startswith((".", "__MACOSX")) and not _is_word(entry))
             inner = list(islice(shown, 2))
         if len(inner) != 1 or not inner[0].is_dir():
             return
-        folder = Path(inner[0].path)
+        folder = folder / inner[0].name
 
 
-def _is_word(entry: os.DirEntry) -> bool:
+def _is_word(entry: os.DirEntry | RemotePath) -> bool:
     """Whether an entry is a word about the set, or the archive that it came in, and no part of it."""
     name = entry.name.lower()
     return entry.is_file() and (name.startswith(_WORDS) or name.endswith(_WORD_SUFFIXES))
 
 
-def _fitting(layout: Layout, part: Part, root: Path) -> Iterator[Path]:
+def _fitting(layout: Layout, part: Part, root: Place) -> Iterator[Place]:
     """Files of a part: tables of its name, or images whose class the layout knows."""
     rules = [rule for image in part.images for rule in image.labels]
     for path, fields in matching(part.table or part.files, root, most=_LOOKED_AT):
@@ -104,7 +106,7 @@ def _fitting(layout: Layout, part: Part, root: Path) -> Iterator[Path]:
             yield path
 
 
-def _has_columns(path: Path, part: Part) -> bool:
+def _has_columns(path: Place, part: Part) -> bool:
     """Whether a table has its part's columns; one that cannot be read now is told apart by its name alone."""
     try:
         first = next((row.cells for row in read_rows(path, part.format, ()) if isinstance(row.cells, dict)), None)
@@ -127,7 +129,7 @@ def _knows(rule: LabelRule, fields: Mapping[str, str]) -> bool:
 
 
 def read(
-    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+    path: Place, images: str | Place | None, options: SourceOptions, notes: SourceNotes | None = None
 ) -> Iterator[Record | TableError]:
     """The images of a data set, and an error for each row that cannot be used.
 
@@ -146,20 +148,19 @@ def read(
     if not any(_is_there(layout, part, root) for part in layout.parts):
         raise TableError(f"{path}: is not laid out as {layout.title}: it has no {', no '.join(missing)}")
     notes.missing = missing
-    reader = _LayoutReader(layout, root, options, notes)
     encoding = "" if options.encoding == SourceOptions.encoding else options.encoding
+    there = [part for part in layout.parts if (part.table or part.files) not in missing]
+    rows = ((part, *found) for part in there for found in rows_of(part, root, encoding))
     number = 0
-    for part in layout.parts:
-        if (part.table or part.files) in missing:
-            continue
-        for file, row in rows_of(part, root, encoding):
+    with closing(_LayoutReader(layout, root, options, notes)) as reader:
+        for part, file, row in rows:
             number += 1
             if isinstance(row.cells, TableError):
                 yield _numbered(row.cells, number)
                 continue
             for item in reader.read(part, file, row.number, row.cells):
                 yield _numbered(item, number) if isinstance(item, TableError) else replace(item, row=number)
-    reader.done()
+        reader.done()
     if number == 0:
         raise TableError(f"{path}: laid out as {layout.title}, but it has no rows")
 
@@ -170,7 +171,7 @@ def _numbered(error: TableError, number: int) -> TableError:
     return error
 
 
-def _found(path: Path) -> Layout:
+def _found(path: Place) -> Layout:
     names = find_layouts(path)
     if len(names) == 1:
         return read_layout(names[0])
@@ -182,7 +183,7 @@ def _found(path: Path) -> Layout:
 class _LayoutReader:
     """Makes records of a layout's rows, with the reader of all tables."""
 
-    def __init__(self, layout: Layout, root: Path, options: SourceOptions, notes: SourceNotes):
+    def __init__(self, layout: Layout, root: Place, options: SourceOptions, notes: SourceNotes):
         self.layout, self.root, self.options, self.notes = layout, root, options, notes
         self._own = SourceOptions(
             group_pattern=options.group_pattern,
@@ -193,14 +194,19 @@ class _LayoutReader:
         )
         self._rows = RowReader(root, root, self._own, notes=SourceNotes())  # of the table that is read now
         self._repair: Repair | None = None
-        self._taken: dict[Path, bytearray] = {}  # of rows that some part takes or leaves out; a byte each
+        self._taken: dict[Place, bytearray] = {}  # of rows that some part takes or leaves out; a byte each
+
+    def close(self) -> None:
+        """Removes what was only for the reading."""
+        if "_by_name" in self.__dict__:
+            self._by_name.close()
 
     def done(self) -> None:
         """Tells how many rows no part of the layout takes."""
         self.notes.ignored.update(self._rows.notes.ignored)
         self.notes.filtered += sum(rows.count(_LEFT_OUT) for rows in self._taken.values())
 
-    def read(self, part: Part, file: Path, number: int, cells: Mapping[str, Any]) -> Iterator[Record | TableError]:
+    def read(self, part: Part, file: Place, number: int, cells: Mapping[str, Any]) -> Iterator[Record | TableError]:
         """The records of a row.
 
         Args:
@@ -226,7 +232,7 @@ class _LayoutReader:
             except TableError as error:
                 yield error
 
-    def _takes(self, part: Part, file: Path, row: "_Row") -> bool:
+    def _takes(self, part: Part, file: Place, row: "_Row") -> bool:
         """Whether a part takes a row; parts of one table see the same rows."""
         if not part.keep and not part.drop:
             return True
@@ -290,7 +296,7 @@ class _LayoutReader:
 
     def _anywhere(self, name: str, row: "_Row") -> str:
         """The path of the one file of a name, wherever it is below the root."""
-        found = self._by_name.get(Path(name).stem.lower(), [])
+        found = self._by_name.paths(name)
         suffix = Path(name).suffix.lower()
         exact = [path for path in found if path.lower().endswith(suffix)] if suffix in IMAGE_SUFFIXES else found
         if len(exact) > 1:
@@ -298,14 +304,8 @@ class _LayoutReader:
         return exact[0] if exact else name
 
     @cached_property
-    def _by_name(self) -> dict[str, list[str]]:
-        found = defaultdict(list)
-        for folder, folders, files in os.walk(self.root):
-            folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
-            for file in sorted(files):
-                if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
-                    found[Path(file).stem.lower()].append(os.path.relpath(os.path.join(folder, file), self.root))
-        return dict(found)
+    def _by_name(self) -> ImagesByName:
+        return ImagesByName(self.root)
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ class _Row:
         layout: for errors.
     """
 
-    where: Path
+    where: Place
     number: int
     cells: Mapping[str, str]
     layout: Layout

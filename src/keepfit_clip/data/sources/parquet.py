@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import nullcontext
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root
@@ -10,19 +10,21 @@ from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
 from keepfit_clip.extras import require_extra
+from keepfit_clip.remote.opening import without_secrets
+from keepfit_clip.remote.paths import Place, RemotePath
 
 __all__ = ["fits", "read"]
 
 _ROWS_AT_ONCE = 64
 
 
-def fits(path: Path) -> bool:
+def fits(path: Place) -> bool:
     """Whether a path is a Parquet file or a folder of them."""
     return path.suffix.lower() == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")))
 
 
 def read(
-    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+    path: Place, images: str | Place | None, options: SourceOptions, notes: SourceNotes | None = None
 ) -> Iterator[Record | TableError]:
     """The records of a Parquet file or a folder of them, and an error for each row that cannot be used.
 
@@ -39,20 +41,19 @@ def read(
     number = 0
     for file in files:
         try:
-            table = pyarrow.parquet.ParquetFile(file)
-            names = table.schema_arrow.names
-            reader = RowReader(
-                file, root, options, label_names=_label_names(table.schema_arrow.metadata or {}), notes=notes
-            )
-            reader.check(names)
-            for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
-                for cells in batch.to_pylist():
-                    number += 1
-                    yield from reader.read(number, cells)
+            with file.open("rb") if isinstance(file, RemotePath) else nullcontext(file) as opened:
+                table = pyarrow.parquet.ParquetFile(opened)
+                label_names = _label_names(table.schema_arrow.metadata or {})
+                reader = RowReader(file, root, options, label_names=label_names, notes=notes)
+                reader.check(table.schema_arrow.names)
+                for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
+                    for cells in batch.to_pylist():
+                        number += 1
+                        yield from reader.read(number, cells)
         except FileNotFoundError as error:
             raise TableError(f"{file}: cannot be read (no such file)") from error
         except (OSError, UnicodeError, pyarrow.ArrowException) as error:
-            raise TableError(f"{file}: not a readable Parquet file ({first_line(error)})") from error
+            raise TableError(f"{file}: not a readable Parquet file ({without_secrets(first_line(error))})") from error
     if number == 0:
         raise TableError(f"{path}: has no rows")
 

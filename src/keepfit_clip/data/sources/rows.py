@@ -2,13 +2,14 @@
 
 import codecs
 import csv
+import io
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from itertools import islice
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pandas as pd
 
@@ -16,6 +17,8 @@ from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES, row_error
 from keepfit_clip.data.sources.layout_file import Part
 from keepfit_clip.errors import MissingExtraError, TableError, first_line
 from keepfit_clip.extras import require_extra
+from keepfit_clip.remote.opening import without_secrets
+from keepfit_clip.remote.paths import Place, RemotePath
 
 __all__ = ["Row", "matching", "read_rows", "rows_of"]
 
@@ -38,7 +41,7 @@ class Row(NamedTuple):
     cells: dict[str, Any] | TableError
 
 
-def rows_of(part: Part, root: Path, encoding: str = "") -> Iterator[tuple[Path, Row]]:
+def rows_of(part: Part, root: Place, encoding: str = "") -> Iterator[tuple[Place, Row]]:
     """The rows of a part of a layout, each with the file that it stands in.
 
     Args:
@@ -67,7 +70,7 @@ def rows_of(part: Part, root: Path, encoding: str = "") -> Iterator[tuple[Path, 
         raise TableError(f"{root}: has no {part.table or part.files}, which the layout expects")
 
 
-def matching(pattern: str, root: Path, most: int | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
+def matching(pattern: str, root: Place, most: int | None = None) -> Iterator[tuple[Place, dict[str, str]]]:
     """Files below a folder whose path fits a pattern, in a fixed order, and what its {NAME}s stand for.
 
     `{NAME}` and `*` stand for anything inside one part of a path, `**` for any folders; letters may be small or large.
@@ -81,15 +84,15 @@ def matching(pattern: str, root: Path, most: int | None = None) -> Iterator[tupl
 
 
 def _walk(
-    folder: Path, steps: list[str], fields: dict[str, str], most: int | None
-) -> Iterator[tuple[Path, dict[str, str]]]:
+    folder: Place, steps: list[str], fields: dict[str, str], most: int | None
+) -> Iterator[tuple[Place, dict[str, str]]]:
     step, *rest = steps
     if step == "**":
         if rest:
             yield from _walk(folder, rest, fields, most)
         for entry in _entries(folder, most):
             if entry.is_dir():
-                yield from _walk(Path(entry.path), steps, fields, most)
+                yield from _walk(_at(entry), steps, fields, most)
         return
     expression = _expression(step)
     for entry in _named(folder, step) or _entries(folder, most):
@@ -98,14 +101,20 @@ def _walk(
             continue
         inner = {**fields, **match.groupdict()}
         if rest and entry.is_dir():
-            yield from _walk(Path(entry.path), rest, inner, most)
+            yield from _walk(_at(entry), rest, inner, most)
         elif not rest and entry.is_file():
-            yield Path(entry.path), inner
+            yield _at(entry), inner
 
 
-def _named(folder: Path, step: str) -> list:
+def _at(entry: "os.DirEntry | _Entry | RemotePath") -> Place:
+    return entry if isinstance(entry, RemotePath) else Path(entry.path)
+
+
+def _named(folder: Place, step: str) -> list:
     """The entry of a step that is a plain name, where it stands there letter by letter: no need to list the folder."""
     path = folder / step
+    if isinstance(path, RemotePath):  # whose folder's listing is kept
+        return [path] if step in folder.listings.of(folder.url) else []
     if "{" in step or "*" in step or not path.exists():
         return []
     return [_Entry(step, str(path))]
@@ -124,7 +133,9 @@ class _Entry(NamedTuple):
         return os.path.isfile(self.path)
 
 
-def _entries(folder: Path, most: int | None) -> list:
+def _entries(folder: Place, most: int | None) -> Iterable:
+    if isinstance(folder, RemotePath):
+        return islice((entry for entry in folder.iterdir() if not entry.name.startswith(".")), most)
     with os.scandir(folder) as found:
         entries = [entry for entry in islice(found, most) if not entry.name.startswith(".")]
     return sorted(entries, key=lambda entry: entry.name)
@@ -147,7 +158,7 @@ def _parsed(part: Part, row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def read_rows(path: Path, how: Mapping[str, Any], needed: Collection[str] | None = None) -> Iterator[Row]:
+def read_rows(path: Place, how: Mapping[str, Any], needed: Collection[str] | None = None) -> Iterator[Row]:
     """The rows of a table.
 
     Args:
@@ -171,7 +182,7 @@ def read_rows(path: Path, how: Mapping[str, Any], needed: Collection[str] | None
         else:
             yield from _read_text(path, how, _with_mark(encoding), needed)
     except OSError as error:
-        raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
+        raise TableError(f"{path}: cannot be read ({without_secrets(first_line(error))})") from error
     except (UnicodeError, csv.Error) as error:
         what = "a CSV" if kind == "csv" else "text"
         message = f"{path}: not {what} in {encoding.upper()} ({first_line(error)})"
@@ -187,7 +198,7 @@ def _with_mark(encoding: str) -> str:
     return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
 
 
-def _read_json(path: Path, how: Mapping[str, Any], encoding: str) -> Iterator[Row]:
+def _read_json(path: Place, how: Mapping[str, Any], encoding: str) -> Iterator[Row]:
     """Records of a JSON: a list of them, objects of them by their keys, or a list of objects of one key."""
     content = json.loads(path.read_text(encoding=encoding))
     yield from (Row(number, cells) for number, cells in enumerate(_records(content, list(how.get("keys", ()))), 1))
@@ -210,8 +221,8 @@ def _records(content, keys: list[str]) -> Iterator[dict[str, Any]]:
         raise ValueError("its records are no objects")
 
 
-def _read_lines(path: Path, encoding: str) -> Iterator[Row]:
-    with open(path, encoding=encoding) as file:
+def _read_lines(path: Place, encoding: str) -> Iterator[Row]:
+    with path.open(encoding=encoding) as file:
         for number, line in enumerate((line for line in file if line.strip()), start=1):
             try:
                 cells = json.loads(line.removeprefix("\ufeff"))
@@ -222,35 +233,44 @@ def _read_lines(path: Path, encoding: str) -> Iterator[Row]:
             yield Row(number, cells)
 
 
-def _read_workbook(path: Path, how: Mapping[str, Any], needed: Collection[str] | None) -> Iterator[Row]:
+def _read_workbook(path: Place, how: Mapping[str, Any], needed: Collection[str] | None) -> Iterator[Row]:
     require_extra("workbooks")
-    frame = pd.read_excel(path, sheet_name=how.get("sheet", 0), header=None, dtype=object)
+    source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
+    frame = pd.read_excel(source, sheet_name=how.get("sheet", 0), header=None, dtype=object)
     yield from _with_header(path, frame.itertuples(index=False), how, needed)
 
 
-def _read_text(path: Path, how: Mapping[str, Any], encoding: str, needed: Collection[str] | None) -> Iterator[Row]:
-    with open(path, "rb") as file:
-        if file.read(8).startswith(_WORKBOOKS):  # no encoding would help
-            raise TableError(f"{path}: is a workbook (or another archive), not text: save its sheet as CSV")
+def _read_text(path: Place, how: Mapping[str, Any], encoding: str, needed: Collection[str] | None) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
-    with open(path, newline="", encoding=encoding) as file:
+    with path.open(newline="", encoding=encoding) as file:
+        if file.buffer.peek(8).startswith(_WORKBOOKS):  # no encoding would help
+            raise TableError(f"{path}: is a workbook (or another archive), not text: save its sheet as CSV")
         separator = how.get("separator")
         if separator == " ":
             rows: Any = (line.split() for line in file)
         else:
-            first = next((line for line in file if line.strip()), "")
-            file.seek(0)
-            rows = csv.reader(file, delimiter=separator or _delimiter(path, first))
+            empty, first = _first_line_with_text(file)
+            rows = csv.reader(chain(empty, [first], file), delimiter=separator or _delimiter(path, first))
         yield from _with_header(path, (row for row in rows if row), how, needed)  # without empty lines
 
 
-def _delimiter(path: Path, first: str) -> str:
+def _first_line_with_text(file: IO[str]) -> tuple[list[str], str]:
+    """The empty lines that a file begins with, and its first other one."""
+    empty: list[str] = []
+    for line in file:
+        if line.strip():
+            return empty, line
+        empty.append(line)
+    return empty, ""
+
+
+def _delimiter(path: Place, first: str) -> str:
     if path.suffix.lower() in (".tsv", ".tab"):
         return "\t"
     return max(_DELIMITERS, key=first.count)  # the first of equals: the comma
 
 
-def _with_header(path: Path, rows, how: Mapping[str, Any], needed: Collection[str] | None) -> Iterator[Row]:
+def _with_header(path: Place, rows, how: Mapping[str, Any], needed: Collection[str] | None) -> Iterator[Row]:
     """Rows with their names from the header, whose rows are joined where they are several."""
     rows = iter(rows)
     for _ in range(how.get("skip", 0)):

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from keepfit_clip.data.description import Description, json_text
 from keepfit_clip.data.records import Record
@@ -11,17 +10,18 @@ from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.data.tars.reader import RawSample, list_shards, read_raw_samples
 from keepfit_clip.errors import ShardError, TableError
+from keepfit_clip.remote.paths import Place
 
 __all__ = ["fits", "read"]
 
 
-def fits(path: Path) -> bool:
+def fits(path: Place) -> bool:
     """Whether a path is a tar, a pattern of tars or a folder of them."""
     return ".tar" in path.name or (path.is_dir() and any(path.glob("*.tar")))
 
 
 def read(
-    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+    path: Place, images: str | Place | None, options: SourceOptions, notes: SourceNotes | None = None
 ) -> Iterator[Record | TableError]:
     """The samples of shards, and an error for each that cannot be used.
 

@@ -7,26 +7,27 @@ The file is a list of studies or an object of them (identifier -> study), maybe 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.errors import TableError, first_line
+from keepfit_clip.remote.opening import without_secrets
+from keepfit_clip.remote.paths import Place
 
 __all__ = ["fits", "read"]
 
 _STUDY = "study_id"
 
 
-def fits(path: Path) -> bool:
+def fits(path: Place) -> bool:
     """Whether a path looks like such a file."""
     return path.suffix.lower() == ".json"
 
 
 def read(
-    path: Path, images: str | Path | None, options: SourceOptions, notes: SourceNotes | None = None
+    path: Place, images: str | Place | None, options: SourceOptions, notes: SourceNotes | None = None
 ) -> Iterator[Record | TableError]:
     """The images of all studies, each with its study's reports; an error for each study that cannot be used.
 
@@ -36,7 +37,7 @@ def read(
     try:
         content = json.loads(path.read_text(encoding=options.encoding).removeprefix("\ufeff"))
     except OSError as error:
-        raise TableError(f"{path}: cannot be read ({first_line(error)})") from error
+        raise TableError(f"{path}: cannot be read ({without_secrets(first_line(error))})") from error
     except (ValueError, RecursionError) as error:
         raise TableError(f"{path}: not a JSON file ({error})") from error
     if options.patient_column is None:  # the images of a study belong together

@@ -3,7 +3,6 @@ Label, cn_caption, en_caption), and any other with a column of images and one of
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.data.sources.cells import RowReader, image_root
@@ -11,18 +10,19 @@ from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.data.sources.rows import read_rows
 from keepfit_clip.errors import TableError
+from keepfit_clip.remote.paths import Place
 
 __all__ = ["fits", "read"]
 
 
-def fits(path: Path) -> bool:
+def fits(path: Place) -> bool:
     """Whether a path looks like such a table."""
     return path.suffix.lower() in (".csv", ".tsv", ".txt", ".tab", ".xlsx")
 
 
 def read(
-    path: Path,
-    images: str | Path | None,
+    path: Place,
+    images: str | Place | None,
     options: SourceOptions,
     notes: SourceNotes | None = None,
     kind: str = "",

@@ -18,6 +18,7 @@ from keepfit_clip.data.tars.members import IMAGE_MEMBERS, read_tar
 from keepfit_clip.errors import ShardError
 from keepfit_clip.files import printable
 from keepfit_clip.images.reading import FileSlice, open_image
+from keepfit_clip.remote.paths import Place, RemotePath, place
 
 __all__ = [
     "RawSample",
@@ -73,7 +74,7 @@ class ShardSample:
         return open_image(self.image_bytes, name=f"sample {self.key}")
 
 
-def list_shards(spec: str | Path) -> list[str]:
+def list_shards(spec: str | Place) -> list[str]:
     """The tars that a specification stands for, sorted within each part.
 
     Args:
@@ -122,9 +123,9 @@ def _list_part(part: str) -> list[str]:
     return shards
 
 
-def split_parts(folder: str | Path) -> dict[str, Path]:
+def split_parts(folder: str | Place) -> dict[str, Place]:
     """Name and folder of each part of a split, or "" and the folder itself where it is none."""
-    folder = Path(folder)
+    folder = place(folder)
     try:
         parts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parts"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -133,9 +134,9 @@ def split_parts(folder: str | Path) -> dict[str, Path]:
     return {part: folder / part for part in parts} if parts and named else {"": folder}
 
 
-def list_all_shards(spec: str | Path) -> list[str]:
+def list_all_shards(spec: str | Place) -> list[str]:
     """`list_shards`, and for a split the tars of all its parts."""
-    if os.path.isdir(spec):
+    if spec.is_dir() if isinstance(spec, RemotePath) else os.path.isdir(spec):
         return [shard for where in split_parts(spec).values() for shard in list_shards(where)]
     return list_shards(spec)
 

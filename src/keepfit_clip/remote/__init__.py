@@ -1,0 +1,1 @@
+"""Object storage, through fsspec: `opening` reads what lies there, `paths` finds it by listings of folders."""
