@@ -370,6 +370,24 @@ ROWS = [
 ]
 
 
+def test_a_drafted_layout_of_studies_keeps_all_their_images_and_reports(tmp_path, picture):
+    for image in "abc":
+        shutil.copy(picture, tmp_path / f"{image}.png")
+    studies = [
+        {"id": "s1", "images": ["a.png", "b.png"], "reports": ["A scar; old.", "Nothing else."]},
+        {"id": "s2", "images": ["c.png"], "reports": ["Nothing."]},
+    ]
+    (tmp_path / "s.json").write_text(json.dumps({"train": studies}))
+    arguments = ["datasets", "draft", str(tmp_path / "s.json"), "--images", str(tmp_path)]
+    assert CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "mine.json")]).exit_code == 0
+    directly = list(read_records(tmp_path / "s.json", tmp_path))
+    drafted, rejected, _ = read(tmp_path, layout=str(tmp_path / "mine.json"))
+    assert rejected == []
+    assert [(r.image.name, r.captions, r.patient) for r in drafted] == [
+        (r.image.name, r.captions, r.patient) for r in directly
+    ]
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.xlsx", "t.jsonl", "folder"])
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_drafted_layout_reads_what_was_read_without_it(tmp_path, picture, name, beside):

@@ -1,13 +1,14 @@
 """A layout file of a table or folder as it is read now, to be kept, corrected and passed on."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from keepfit_clip.data.sources import find_source
 from keepfit_clip.data.sources.columns import Columns, find_columns
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
-from keepfit_clip.data.sources.rows import read_rows
+from keepfit_clip.data.sources.rows import STUDY, read_rows
 from keepfit_clip.errors import TableError
 
 __all__ = ["draft_layout"]
@@ -19,7 +20,7 @@ def draft_layout(path: str | Path, images: str | Path | None, options: SourceOpt
     """The content of a layout file that reads a source as it is read now, and the folder that it is read from.
 
     Args:
-        path: a table (CSV, TSV, workbook), JSON lines or a folder of classes.
+        path: a table (CSV, TSV, workbook), JSON lines, a JSON of studies or a folder of classes.
         images: folder that the image names are relative to.
         options: as the source is read with them.
 
@@ -31,10 +32,13 @@ def draft_layout(path: str | Path, images: str | Path | None, options: SourceOpt
     if kind == "folder":
         rule = {"image": "{path}", "labels": [{"column": "class"}]}
         return _content(path, {"files": "{class}/**/{file}", "images": [rule]}), path
-    if kind not in ("table", "jsonl"):
-        raise TableError(f"{path}: a layout is drafted of a table, JSON lines or a folder of classes, not of {kind}")
+    if kind not in ("table", "jsonl", "studies"):
+        raise TableError(f"{path}: a layout is drafted of a table, JSON or a folder of classes, not of {kind}")
     root = Path(os.path.commonpath([path.parent.absolute(), Path(images or path.parent).absolute()]))
-    how = {"encoding": options.encoding}
+    how = {} if options.encoding == SourceOptions.encoding else {"encoding": options.encoding}
+    if kind == "studies":
+        how["kind"] = kind
+        options = replace(options, patient_column=options.patient_column or STUDY)
     first = next((row.cells for row in read_rows(path, how) if isinstance(row.cells, dict)), None)
     if first is None:
         raise TableError(f"{path}: has no rows")
@@ -42,7 +46,7 @@ def draft_layout(path: str | Path, images: str | Path | None, options: SourceOpt
     below = Path(os.path.relpath(Path(images or path.parent).absolute(), root)).as_posix()
     rule = _image_rule(columns, options, "" if below == "." else f"{below}/", path)
     part = {"table": Path(os.path.relpath(path.absolute(), root)).as_posix(), "images": [rule]}
-    if options.encoding != SourceOptions.encoding:
+    if how:
         part["format"] = how
     return _content(path, part), root
 

@@ -219,7 +219,9 @@ class _LayoutReader:
         if where != self._rows.where:
             self._rows = RowReader(where, self.root, self._own, notes=self._rows.notes)
             self._repair = repair_of(file) if part.table and not self.options.as_written else None
-        row = _Row(where, number, {name.strip(): _text(value) for name, value in cells.items() if name}, self.layout)
+        texts = {name.strip(): _text(value) for name, value in cells.items() if name}
+        lists = {n.strip(): list(map(_text, value)) for n, value in cells.items() if isinstance(value, (list, tuple))}
+        row = _Row(where, number, texts, lists, self.layout)
         try:
             if not self._takes(part, file, row):
                 return
@@ -248,7 +250,7 @@ class _LayoutReader:
         names = self._images(rule, row)
         if not names:
             return  # an eye that was not photographed, or a file that another rule has
-        captions = [text for template in rule.captions if (text := row.filled(template).strip())]
+        captions = [text for template in rule.captions for text in row.texts(template) if text.strip()]
         categories = list(dict.fromkeys(name for labels in rule.labels for name in self._labelled(labels, row)))
         if self._repair is not None and (right := list(self._repair.apply(categories))) != categories:
             self.notes.repaired[self._repair.title, self._repair.why] += 1
@@ -316,12 +318,14 @@ class _Row:
         where: the table, or the folder, that it stands in.
         number: of the row in it.
         cells: by the names of their columns, as texts.
+        lists: the texts of those cells that hold several.
         layout: for errors.
     """
 
     where: Place
     number: int
     cells: Mapping[str, str]
+    lists: Mapping[str, list[str]]
     layout: Layout
 
     def error(self, reason: str, detail: str = "") -> TableError:
@@ -349,6 +353,11 @@ class _Row:
             if column is not None:
                 written.append((others or {}).get(column) or self.cell(column))
         return "".join(written)
+
+    def texts(self, template: str) -> list[str]:
+        """What a template gives: of one that is a column alone, all that a list in its cell holds."""
+        listed_in_cell = self.lists.get(template[1:-1]) if template == f"{{{template[1:-1]}}}" else None
+        return [self.filled(template)] if listed_in_cell is None else listed_in_cell
 
     def coded(self, rule: ImageRule, key: str) -> str:
         """What a rule's template gives, and what the layout says that it stands for."""

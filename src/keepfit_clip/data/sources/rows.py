@@ -20,10 +20,11 @@ from keepfit_clip.extras import require_extra
 from keepfit_clip.remote.opening import without_secrets
 from keepfit_clip.remote.paths import Place, RemotePath
 
-__all__ = ["Row", "matching", "read_rows", "rows_of"]
+__all__ = ["STUDY", "Row", "matching", "read_rows", "rows_of"]
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _KINDS = {".xlsx": "xlsx", ".xls": "xlsx", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # others: csv
+STUDY = "study_id"  # column of what names a study
 _DELIMITERS = (",", "\t", ";", "|")
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # xlsx and ods, xls
 _LONGEST_CELL = 1 << 24  # characters; Python's own limit of 131,072 is too short for some reports
@@ -175,6 +176,8 @@ def read_rows(path: Place, how: Mapping[str, Any], needed: Collection[str] | Non
     try:
         if kind == "json":
             yield from _read_json(path, how, _with_mark(encoding))
+        elif kind == "studies":
+            yield from _read_studies(path, _with_mark(encoding))
         elif kind == "jsonl":
             yield from _read_lines(path, _with_mark(encoding))
         elif kind == "xlsx":
@@ -183,6 +186,8 @@ def read_rows(path: Place, how: Mapping[str, Any], needed: Collection[str] | Non
             yield from _read_text(path, how, _with_mark(encoding), needed)
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({without_secrets(first_line(error))})") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise TableError(f"{path}: not a JSON file ({first_line(error)})") from error
     except (UnicodeError, csv.Error) as error:
         what = "a CSV" if kind == "csv" else "text"
         message = f"{path}: not {what} in {encoding.upper()} ({first_line(error)})"
@@ -219,6 +224,38 @@ def _records(content, keys: list[str]) -> Iterator[dict[str, Any]]:
         yield content
     else:
         raise ValueError("its records are no objects")
+
+
+def _read_studies(path: Place, encoding: str) -> Iterator[Row]:
+    """Studies, each with an identifier of its own or its number."""
+    found = False
+    for number, (identifier, study) in enumerate(_studies(json.loads(path.read_text(encoding=encoding))), start=1):
+        found = True
+        yield Row(number, {STUDY: identifier or f"study {number}", **study})
+    if not found:
+        raise TableError(f"{path}: holds no studies: a list or an object of objects with images and a report")
+
+
+def _studies(content) -> Iterator[tuple[str | None, dict]]:
+    """Identifier and study, in the file's order."""
+    if isinstance(content, list):
+        for study in content:
+            if isinstance(study, dict):
+                yield _identifier(study), study
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            if isinstance(value, list) or (isinstance(value, dict) and _all_objects(value)):
+                yield from _studies(value)  # a split
+            elif isinstance(value, dict):
+                yield name, value
+
+
+def _identifier(study: dict) -> str | None:
+    return next((str(study[key]) for key in ("id", "study_id", "case_id", "ID") if key in study), None)
+
+
+def _all_objects(value: dict) -> bool:
+    return bool(value) and all(isinstance(item, dict) for item in value.values())
 
 
 def _read_lines(path: Place, encoding: str) -> Iterator[Row]:
