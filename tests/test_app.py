@@ -520,6 +520,16 @@ def test_an_example_given_as_an_upload_stays_for_everybody(address, service, tmp
     assert not upload.exists()
 
 
+def test_a_dicom_file_is_looked_at_like_a_png_and_removed(service, tmp_path):
+    pydicom_data = pytest.importorskip("pydicom.data")
+    upload = tmp_path / "uploads" / "hash" / "eye.dcm"
+    upload.parent.mkdir(parents=True)
+    shutil.copy(pydicom_data.get_testdata_file("CT_small.dcm", download=False), upload)
+    seen, *_ = Handlers(service, tmp_path / "uploads").uploaded([str(upload)], "guess", [], "similarity")
+    assert [image.image.size for image in seen] == [(128, 128)]
+    assert not upload.exists()
+
+
 def test_files_that_wait_for_others_are_not_taken_for_left_behind(service, tmp_path):
     uploads = tmp_path / "uploads"
     paths = []

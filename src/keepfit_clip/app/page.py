@@ -14,12 +14,13 @@ from keepfit_clip.app.service import MAPS, MAX_IMAGES, Service
 from keepfit_clip.app.uploads import SESSION_KEPT, forgetting
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.extras import require_extra
+from keepfit_clip.images.volumes import VOLUME_SUFFIXES
 from keepfit_clip.knowledge.conditions import MODALITIES
 
 __all__ = ["running_page"]
 
 CATEGORIES = ("normal", "diabetic retinopathy", "glaucoma", "age-related macular degeneration", "cataract")
-_TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"]
+_TYPES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *VOLUME_SUFFIXES]
 _MAX_FILE = 25_000_000  # bytes
 _MAX_UPLOAD = MAX_IMAGES * _MAX_FILE + 1_000_000
 _SESSIONS = 4  # that hold pictures at a time; the one not used for longest goes
