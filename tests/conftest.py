@@ -31,7 +31,7 @@ PREPROCESS = {
     "mean": [0.5] * 3,
     "std": [0.5] * 3,
     "interpolation": "bicubic",
-    "resize_mode": "longest",
+    "resize_mode": "squash",
     "fill_color": 0,
 }
 

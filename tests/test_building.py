@@ -806,15 +806,25 @@ def test_a_row_whose_labels_contradict_each_other_teaches_nothing(tmp_path):
         "b.png": "['no glaucoma', 'glaucoma']",
         "c.png": "['normal', 'no glaucoma', 'tessellated fundus']",
         "d.png": "['diabetic retinopathy', 'no glaucoma']",
+        "e.png": "['no diabetic retinopathy', 'proliferative diabetic retinopathy']",
+        "f.png": "['no diabetic retinopathy', 'diabetic macular edema']",
+        "g.png": "['no macular edema', 'diabetic macular edema']",
+        "h.png": "['normal macula', 'diabetic macular edema']",
+        "i.png": "['normal macula', 'glaucoma']",
+        "j.png": "['normal optic disc', 'abnormal optic disc']",
     }
     contents = {name: encoded(picture(number)) for number, name in enumerate(labels)}
     table = labelled(tmp_path, contents, categories=labels.__getitem__)
     report = build(table, tmp_path / "out")
-    assert report.samples == 2
+    assert report.samples == 4
     reasons = [(row["row"], row["reason"]) for row in manifest(tmp_path / "out")["rejected"]]
     assert reasons == [
         (1, "its labels say normal and diabetic retinopathy at once"),
         (2, "its labels say glaucoma and no glaucoma at once"),
+        (5, "its labels say proliferative diabetic retinopathy and no diabetic retinopathy at once"),
+        (7, "its labels say diabetic macular edema and no macular edema at once"),
+        (8, "its labels say normal macula and diabetic macular edema at once"),
+        (10, "its labels say normal optic disc and abnormal optic disc at once"),
     ]
 
 

@@ -11,6 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -443,3 +444,57 @@ def test_the_first_version_of_brset_and_the_mirror_of_its_publisher_are_known(tm
     assert find_layouts(tmp_path) == ["brset"]
     records, _, _ = read(tmp_path)
     assert len(records) == len(content["records"])
+
+
+def test_a_part_beyond_the_first_files_of_a_folder_is_read_and_filters_count_what_nobody_takes(tmp_path, picture):
+    root = tmp_path / "set"
+    (root / "images").mkdir(parents=True)
+    for number in range(520):
+        (root / "images" / f"DR_{number:03}.jpg").touch()
+    shutil.copy(picture, root / "images" / "N_1.png")
+    parts = [
+        {"files": f"images/{name}_{{n}}.{ending}", "images": [{"image": "{path}", "labels": [{"column": "n"}]}]}
+        for name, ending in (("DR", "jpg"), ("N", "png"))
+    ]
+    parts[0]["keep"] = {"n": ["3"]}
+    layout = layout_file(tmp_path, *parts)
+    records, _, notes = read(root, layout=layout, images_only=True)
+    assert [record.image.name for record in records] == ["N_1.png"]
+    assert (notes.missing, notes.filtered) == ([], 520)
+
+
+def test_rows_that_another_part_takes_are_not_told_as_left_out(tmp_path, picture):
+    root = tmp_path / "set"
+    root.mkdir()
+    shutil.copy(picture, root / "a.png")
+    (root / "t.csv").write_text("id,label,eye\na,drusen,L\na,drusen,R\n")
+    filtered = {"table": "t.csv", "keep": {"eye": ["L"]}, "images": FUNDUS}
+    both = layout_file(tmp_path, filtered, {"table": "t.csv", "images": FUNDUS})
+    records, _, notes = read(root, layout=both)
+    assert (len(records), notes.filtered) == (3, 0)
+
+
+def test_a_table_without_a_header_takes_commas_whatever_its_texts_hold(tmp_path, picture):
+    root = tmp_path / "set"
+    root.mkdir()
+    shutil.copy(picture, root / "a.png")
+    (root / "t.txt").write_text("a,drusen; PED; fluid\n")
+    part = {"table": "t.txt", "format": {"columns": ["id", "label"]}, "images": FUNDUS}
+    ((record,), rejected, _) = read(root, layout=layout_file(tmp_path, part))
+    assert (record.categories, rejected) == (("drusen", "PED", "fluid"), [])
+
+
+def test_volumes_of_two_files_are_two_whatever_their_rows(tmp_path):
+    from tests.test_dicom import TOMOGRAM, write
+
+    root = tmp_path / "set"
+    root.mkdir()
+    ramp = np.stack([np.full((8, 8), level, np.uint8) for level in (10, 90, 200)])
+    for name in "abc":
+        write(root / f"{name}.dcm", ramp, sop_class=TOMOGRAM, modality="OPT")
+    (root / "one.csv").write_text("id,label\na,drusen\n")
+    (root / "two.csv").write_text("id,label\nb; c,drusen\n")
+    parts = ({"table": table, "images": FUNDUS} for table in ("one.csv", "two.csv"))
+    records, _, _ = read(root, layout=layout_file(tmp_path, *parts), frames="all")
+    assert len(records) == 9
+    assert len({record.volume for record in records}) == len({record.patient for record in records}) == 3

@@ -323,9 +323,47 @@ def test_a_storage_that_fails_stops_a_build_that_can_go_on(table, bucket, tmp_pa
 def test_a_folder_that_cannot_be_listed_costs_no_row(table, bucket, monkeypatch):
     failing(monkeypatch, PermissionError("Forbidden"), "ls")
     rejected = []
-    with pytest.raises(TableError, match=f"{bucket}/public: cannot be read"):
+    with pytest.raises(WorkerError, match=f"{bucket}/public: cannot be read"):
         list(read_records(table, bucket, rejected.append))
     assert rejected == []
+
+
+def test_nor_does_one_that_a_layout_names(picture, tmp_path, bucket, monkeypatch):
+    unpack("aptos", tmp_path / "set", picture)
+    put(tmp_path / "set", bucket)
+    own = MemoryFileSystem.ls
+
+    def forbidden(self, path, *args, **more):
+        if path.rstrip("/").endswith("train_images"):
+            raise PermissionError("Forbidden")
+        return own(self, path, *args, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", forbidden)
+    rejected = []
+    with pytest.raises(WorkerError, match="cannot be read"):
+        list(read_records(bucket, None, rejected.append, SourceOptions(layout="aptos")))
+    assert rejected == []
+
+
+def test_a_name_that_fsspec_would_take_apart_costs_its_own_image(picture, tmp_path):
+    for name in ("glaucoma/OCT::1.png", "glaucoma/2.png", "normal/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(picture, tmp_path / name)
+    records = list(read_records(f"file://{tmp_path}"))
+    assert len(records) == 3
+    with pytest.raises(ImageError, match="the name of the image file cannot be read"):
+        [open_image(record.image) for record in records]
+
+
+def test_several_parquet_files(picture, bucket):
+    pytest.importorskip("pyarrow")
+    fsspec.filesystem("memory").pipe(f"{bucket}/a.png", picture.read_bytes())
+    for number in range(2):
+        frame = pd.DataFrame({"image": ["a.png"], "category": [f"category {number}"]})
+        with fsspec.open(f"{bucket}/tables/{number}.parquet", "wb") as file:
+            frame.to_parquet(file)
+    records = list(read_records(f"{bucket}/tables", bucket))
+    assert [record.categories for record in records] == [("category 0",), ("category 1",)]
 
 
 def test_a_storage_that_fails_once_is_asked_again(table, bucket, monkeypatch):

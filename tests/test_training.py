@@ -506,6 +506,15 @@ def test_a_model_trained_without_borders_crops_wherever_it_is_used_and_when_it_g
     assert "without their black border" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_a_run_that_began_with_framed_images_goes_on_so(shards, tmp_path):
+    flags = train_flags(shards, tmp_path, "framed", train_num_samples=8)
+    train([*flags, "--epochs", "1", "--image-resize-mode", "longest"])
+    train([*flags, "--epochs", "2", "--resume", "latest"])  # without the flag, as before there was another default
+    assert read_model_config(tmp_path / "framed" / "model").preprocess["resize_mode"] == "longest"
+    with pytest.raises(ConfigError, match="another model config"):
+        train([*flags, "--epochs", "3", "--resume", "latest", "--image-resize-mode", "shortest"])
+
+
 def test_export_refuses_what_it_cannot_export(run, tmp_path):
     with pytest.raises(CheckpointError, match="no such run folder"):
         export_model(tmp_path / "none", tmp_path / "out")

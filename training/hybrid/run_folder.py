@@ -119,6 +119,9 @@ def prepare_run(settings: HybridPretraining, upstream: argparse.Namespace) -> tu
         stored = read_model_config(folder)
         # No flag chooses it: a run that was started before there was a choice goes on as it was.
         wanted = replace(wanted, model=wanted.model.with_revision(stored.model.keepfit.revision))
+        resize_mode = stored.model.keepfit.preprocess.get("resize_mode")
+        if resize_mode and upstream.image_resize_mode is None:
+            wanted = replace(wanted, model=wanted.model.with_preprocess(resize_mode=resize_mode))
         differing = differing_settings(stored.model.to_dict(), wanted.model.to_dict())
         if differing:
             raise ConfigError(

@@ -23,7 +23,8 @@ def model_card(config: ModelConfig, preprocess_cfg: Mapping, history: Mapping[st
         history: where the weights come from, as labels and values.
     """
     encoder = config.text.hf_model_config
-    cropped = "colour photographs without their black border, " if config.keepfit.preprocess.get("crop") else ""
+    crop = config.keepfit.preprocess.get("crop", False)
+    cropped = "colour photographs without their black border, " if crop else ""
     facts = {
         "image tower": f"{config.vision.timm_model_name} (timm), images of {config.vision.image_size} pixels",
         "text tower": f"{encoder['model_type']}, {encoder.get('num_hidden_layers', '?')} layers of width "
@@ -38,7 +39,7 @@ def model_card(config: ModelConfig, preprocess_cfg: Mapping, history: Mapping[st
     data = ModelCardData(library_name="keepfit_clip", pipeline_tag="zero-shot-image-classification", tags=_TAGS)
     name = config.keepfit.base or "keepfit-v2"
     template = Path(__file__).with_suffix(".md.j2")
-    return str(ModelCard.from_template(data, str(template), name=name, version=__version__, facts=facts))
+    return str(ModelCard.from_template(data, str(template), name=name, version=__version__, facts=facts, crop=crop))
 
 
 def _listed(values) -> str:

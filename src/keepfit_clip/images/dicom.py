@@ -18,6 +18,7 @@ from keepfit_clip.errors import ImageError
 from keepfit_clip.extras import require_extra
 from keepfit_clip.images.depth import to_8_bit
 from keepfit_clip.images.facts import VolumeFacts
+from keepfit_clip.images.scans import MAX_FRAMES
 
 __all__ = ["DICOM_SUFFIXES", "dicom_facts", "dicom_picture", "is_dicom"]
 
@@ -98,6 +99,8 @@ def _facts(dataset, name: str) -> VolumeFacts:
         frames = max(1, int(dataset.get("NumberOfFrames") or 1))
     except (AttributeError, TypeError, ValueError) as error:
         raise ImageError(name, "the DICOM file holds no picture") from error
+    if frames > MAX_FRAMES:
+        raise ImageError(name, f"the DICOM file says it holds more than {MAX_FRAMES} pictures")
     side = dataset.get("ImageLaterality") or dataset.get("Laterality") or _of_shared_frame(dataset)
     return VolumeFacts(frames, _SIDES.get(str(side)), _modality(dataset), _spacing(dataset), width, height)
 
@@ -137,7 +140,8 @@ def _why_undecoded(dataset) -> str:
     from pydicom.pixels import get_decoder
 
     uid = dataset.file_meta.get("TransferSyntaxUID")
-    syntax = getattr(uid, "name", "unknown")
+    name = getattr(uid, "name", "")
+    syntax = name if name and name != str(uid) else "unknown"  # what no dictionary has, a header may have made up
     if not dataset.get("PixelData"):
         return "the DICOM file holds no pixels"
     try:

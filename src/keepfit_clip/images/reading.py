@@ -17,7 +17,7 @@ from keepfit_clip.images.depth import is_blank, to_8_bit
 from keepfit_clip.images.dicom import is_dicom
 from keepfit_clip.images.tiff import TiffPage, read_tiff_pages
 from keepfit_clip.images.volumes import holds_volume, volume_picture
-from keepfit_clip.remote.opening import RemoteFile, without_secrets
+from keepfit_clip.remote.opening import RemoteFile, UnreadableName, without_secrets
 
 __all__ = ["BLANK", "MAX_IMAGE_BYTES", "FileSlice", "Frame", "encode_jpeg", "fit_within", "image_bytes", "image_name",
            "in_mebibytes", "open_image"]  # fmt: skip
@@ -167,6 +167,8 @@ def _remote_bytes(image: RemoteFile) -> bytes:
         content = b"" if image.size > MAX_IMAGE_BYTES else image.read(MAX_IMAGE_BYTES)
     except FileNotFoundError as error:
         raise ImageError(image.url, "the image file is missing") from error
+    except UnreadableName as error:
+        raise ImageError(image.url, "the name of the image file cannot be read") from error
     except OSError as error:  # a key that ran out, or a network that is gone, says nothing against the image
         why = without_secrets(first_line(error))
         raise WorkerError(f"{image.url}: cannot be read ({why}); what was finished is kept") from error

@@ -57,6 +57,8 @@ def volume_facts(source: str | Path | bytes, name: str = "image") -> list[Volume
     """
     known = _format_of(source)
     if known is None:
+        if not is_dicom(source):
+            raise ImageError(name, "neither DICOM nor a vendor's OCT file, whatever its ending says")
         return [dicom_facts(source, name)]
     with closing(_opened(source)) as file, _told_as_ours(known, name):
         facts, first = [], 0

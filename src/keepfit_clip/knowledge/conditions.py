@@ -28,6 +28,7 @@ _NO_DISEASE = {
     "intraocular lens", "scleral buckle", "gas-filled eye", "silicone oil-filled eye",
     "tessellated fundus", "large optic cup", "myopia", "posterior vitreous detachment",
 }  # fmt: skip
+_GRADED_APART = {"diabetic macular edema": "diabetic retinopathy"}  # tables grade the two, each for itself
 # What is normal -> what is there where it is not.
 OPPOSITES = {
     NORMAL: ANY_DISEASE, "normal macula": "maculopathy", "normal optic disc": "abnormal optic disc",
@@ -350,16 +351,26 @@ class Knowledge:
         return excluded - {self.look_up(category).name for category in categories}
 
     def contradiction(self, categories: Iterable[str]) -> tuple[str, str] | None:
-        """Two of the categories that cannot both be true: normal and a disease, or a condition and its absence."""
+        """Two of the categories that cannot both be true, or None.
+
+        That is normal and a disease; a normal part and what it excludes, or a form of that; a condition, or a form of
+        it, and its absence. Macular edema of diabetes is graded apart from retinopathy, which may be denied beside it.
+        """
         terms = [term for category in categories if (term := self.look_up(category)).condition is not None]
         denied = {term.condition.name: term.name for term in terms if term.denies}
-        for term in terms:
-            if not term.denies and term.name in denied:
-                return term.name, denied[term.name]
         present = [term.condition for term in terms if not term.denies]
-        disease = next((condition.name for condition in present if condition.is_disease), None)
-        normal = any(condition.name == NORMAL for condition in present)
-        return (NORMAL, disease) if normal and disease is not None else None
+        normal = {OPPOSITES[condition.name]: condition.name for condition in present if condition.name in OPPOSITES}
+        for condition in present:
+            if NORMAL in normal.values() and condition.is_disease:
+                return NORMAL, condition.name
+            above = (condition.name, *self.ancestors(condition.name))
+            apart = [of for edema, of in _GRADED_APART.items() if edema in above]
+            for name in above:
+                if name in denied and name not in apart:
+                    return condition.name, denied[name]
+                if name in normal and condition.name not in OPPOSITES:
+                    return normal[name], condition.name
+        return None
 
     def follows(self, category: str, categories: Iterable[str]) -> bool:
         """Whether a category is true of an image of which some are known to be."""

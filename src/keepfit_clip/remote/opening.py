@@ -12,7 +12,7 @@ import fsspec
 from keepfit_clip.errors import MissingExtraError, first_line
 from keepfit_clip.extras import install_command
 
-__all__ = ["RemoteFile", "RetryingReader", "filesystem_of", "with_retries", "without_secrets"]
+__all__ = ["RemoteFile", "RetryingReader", "UnreadableName", "filesystem_of", "with_retries", "without_secrets"]
 
 _log = logging.getLogger(__name__)
 
@@ -20,7 +20,11 @@ _ATTEMPTS = 5
 _FIRST_DELAY = 0.5  # seconds; doubled after every failure
 _BLOCK = 1 << 22  # bytes asked of a server at once
 _READ_TIMEOUT = 60  # seconds without a byte before a connection counts as broken
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
+
+
+class UnreadableName(OSError):
+    """A name that fsspec would take for a protocol inside another."""
 
 
 class RemoteFile(NamedTuple):
@@ -68,10 +72,11 @@ def filesystem_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
     Raises:
         MissingExtraError: the protocol needs a package that is not installed.
-        ValueError: a protocol nobody knows, or one inside another.
+        ValueError: a protocol nobody knows.
+        UnreadableName: a name with "::" in it.
     """
     if "::" in url:
-        raise ValueError("protocols inside each other are not read")
+        raise UnreadableName("a name with '::' in it is not read, nor are protocols inside each other")
     options: dict[str, Any] = {"use_listings_cache": False}
     if url.startswith(("http://", "https://")):
         import aiohttp

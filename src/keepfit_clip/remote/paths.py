@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from keepfit_clip.errors import TableError, first_line
+from keepfit_clip.errors import TableError, WorkerError, first_line
 from keepfit_clip.remote.opening import RemoteFile, RetryingReader, filesystem_of, with_retries, without_secrets
 
 __all__ = ["Listings", "Place", "RemotePath", "files_below", "is_url", "place"]
@@ -52,7 +52,7 @@ def place(location: "str | Path | RemotePath", listings: "Listings | None" = Non
     _refuse_secrets(url)
     try:
         filesystem_of(url)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise TableError(f"{url}: {first_line(error)}") from error
     return RemotePath(url if url.endswith("://") else url.rstrip("/"), listings or Listings())
 
@@ -81,7 +81,7 @@ class Listings:
         """Name -> size and version of what stands in a folder; the size of a folder is -1. Empty where none is.
 
         Raises:
-            TableError: it cannot be listed.
+            WorkerError: it cannot be listed.
         """
         if url in self._kept:
             self._kept.move_to_end(url)
@@ -96,7 +96,7 @@ class Listings:
         """Size and version of a file, (-1, None) of a folder, None where nothing is.
 
         Raises:
-            TableError: the storage does not say.
+            WorkerError: the storage does not say.
         """
         folder, _, name = url.rpartition("/")
         return self._kept[folder].get(name) if folder in self._kept else _entry(url)
@@ -115,14 +115,19 @@ def _listing(url: str) -> dict[str, tuple[int, int | None]]:
 
 
 def _asked(url: str, ask: Callable) -> Any:
-    """What a storage answers of a URL, None where nothing is there."""
+    """What a storage answers of a URL, None where nothing is there.
+
+    Raises:
+        WorkerError: it does not answer: that says nothing against what stands in it.
+    """
     filesystem, path = filesystem_of(url)
     try:
         return with_retries(lambda: ask(filesystem, path), url)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise TableError(f"{url}: cannot be read ({without_secrets(first_line(error))})") from error
+        why = without_secrets(first_line(error))
+        raise WorkerError(f"{url}: cannot be read ({why}); what was finished is kept") from error
 
 
 def _size_and_version(info: Mapping[str, Any]) -> tuple[int, int | None]:
@@ -220,7 +225,7 @@ class RemotePath:
         """The file of a path below this folder, from the listing of its own folder; None where there is none.
 
         Raises:
-            TableError: that folder cannot be listed.
+            WorkerError: that folder cannot be listed.
         """
         path = self / name
         entry = self.listings.of(path.parent.url).get(path.name)

@@ -34,7 +34,7 @@ from keepfit_clip.data.shards.writer import EXCLUDED, ShardJob, write_shard
 from keepfit_clip.data.sources import SourceNotes, SourceOptions, find_source, read_records
 from keepfit_clip.data.tars.locations import is_local
 from keepfit_clip.data.tars.reader import list_shards
-from keepfit_clip.errors import KeepFITError, OutputError, ShardError, WorkerError
+from keepfit_clip.errors import KeepFITError, MissingExtraError, OutputError, ShardError, WorkerError
 from keepfit_clip.files import WorkFolder, put_in_place, read_json, require_free, write_json, writing
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.labels import read_label
@@ -168,7 +168,7 @@ class _Build:
         """Throws everything away after an error that a second try would end in too."""
         try:
             yield
-        except (OutputError, WorkerError):
+        except (OutputError, WorkerError, MissingExtraError):
             raise
         except KeepFITError:
             shutil.rmtree(self.work, ignore_errors=True)

@@ -22,7 +22,7 @@ from keepfit_clip.data.records import Caption, LeftOut, Record
 from keepfit_clip.data.shards.options import ShardOptions
 from keepfit_clip.data.shards.plan import read_rows
 from keepfit_clip.data.shards.report import ShardResult, reading_leftovers
-from keepfit_clip.errors import ImageError, KeepFITError, OutputError, TableError, WorkerError
+from keepfit_clip.errors import ImageError, KeepFITError, MissingExtraError, OutputError, TableError, WorkerError
 from keepfit_clip.files import file_sha256, printable, writing
 from keepfit_clip.images.burnt_in_text import find_text, mask_text
 from keepfit_clip.images.depth import is_blank
@@ -104,10 +104,10 @@ def _write_tar(job: ShardJob, path: Path, on_row: Callable[[], None] | None) -> 
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     tar.write(sample)
-            except (OutputError, WorkerError):
+            except (OutputError, WorkerError, MissingExtraError):
                 raise
             except KeepFITError as error:
-                reason = getattr(error, "reason", str(error))
+                reason = getattr(error, "reason", "it cannot be stored")  # a message may name a file
                 result.left_out.append(LeftOut(record.row, reason, printable(f"row {record.row}: {error}")))
             else:
                 result.redacted += redacted

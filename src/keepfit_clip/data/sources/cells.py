@@ -147,7 +147,7 @@ class RowReader:
             raise row_error(self.where, record.row, error.reason, f" ({path})") from error
         if len(volumes) == volumes[0].frames == 1:
             return [_told(record, volumes[0])]
-        own = f"volume in row {record.row}"
+        own = str(path)  # as other rows and tables may have it too; it stays inside the program
         of_eye = any(facts.eye == record.eye is not None for facts in volumes)  # the row's, where the file has both
         frames = []
         for number, facts in enumerate(volumes, start=1):

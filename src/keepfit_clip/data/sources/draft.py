@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from keepfit_clip.data.sources import find_source
-from keepfit_clip.data.sources.columns import Columns, find_columns
+from keepfit_clip.data.sources.columns import Columns, find_columns, form
 from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.data.sources.rows import STUDY, read_rows
@@ -13,7 +13,7 @@ from keepfit_clip.errors import TableError
 
 __all__ = ["draft_layout"]
 
-_ROLES = ("attributes", "eye", "patient", "visit", "volume", "slice", "modality")
+_ROLES = ("attributes", "eye", "patient", "visit", "volume", "slice", "dataset", "modality")
 
 
 def draft_layout(path: str | Path, images: str | Path | None, options: SourceOptions) -> tuple[dict, Path]:
@@ -35,9 +35,10 @@ def draft_layout(path: str | Path, images: str | Path | None, options: SourceOpt
     if kind not in ("table", "jsonl", "studies"):
         raise TableError(f"{path}: a layout is drafted of a table, JSON or a folder of classes, not of {kind}")
     root = Path(os.path.commonpath([path.parent.absolute(), Path(images or path.parent).absolute()]))
-    how = {} if options.encoding == SourceOptions.encoding else {"encoding": options.encoding}
-    if kind == "studies":
+    how: dict[str, str] = {} if options.encoding == SourceOptions.encoding else {"encoding": options.encoding}
+    if kind in ("jsonl", "studies"):
         how["kind"] = kind
+    if kind == "studies":
         options = replace(options, patient_column=options.patient_column or STUDY)
     first = next((row.cells for row in read_rows(path, how) if isinstance(row.cells, dict)), None)
     if first is None:
@@ -62,6 +63,9 @@ def _image_rule(columns: Columns, options: SourceOptions, below: str, path: Path
         raise TableError(f"{path}: the column {odd!r} cannot stand in a layout: name it without brackets, ! and :")
     named = {role: f"{{{column}}}" for role in _ROLES if (column := getattr(columns, role))}
     rule = {"image": f"{below}{{{columns.image}}}", **named}
+    codes = {role: _named(getattr(columns, role), options) for role in ("eye", "modality")}
+    if any(codes.values()):
+        rule["codes"] = {role: names for role, names in codes.items() if names}
     if columns.captions:
         rule["captions"] = [f"{{{name}}}" for name in columns.captions]
     if columns.categories:
@@ -70,12 +74,14 @@ def _image_rule(columns: Columns, options: SourceOptions, below: str, path: Path
 
 
 def _label_rule(column: str, options: SourceOptions, several: bool) -> dict:
-    of_all = {label: [name] for label, name in options.label_names.items() if ":" not in label}
-    own = {
-        label.removeprefix(f"{column}:"): [name]
-        for label, name in options.label_names.items()
-        if label.startswith(f"{column}:")
-    }
-    meanings = {**({} if several and own else of_all), **own}
+    own = _named(column, options)
+    of_all = {label: name for label, name in options.label_names.items() if ":" not in label}
+    meanings = {label: [name] for label, name in ({**of_all, **own} if not (several and own) else own).items()}
     rule = {"column": column, "map": meanings} if meanings else {"column": column}
     return {**rule, "label_map": options.labels} if options.labels else rule
+
+
+def _named(column: str | None, options: SourceOptions) -> dict[str, str]:
+    """What the labels of a column alone stand for."""
+    parts = ((*key.rpartition(":"), name) for key, name in options.label_names.items())
+    return {label.strip(): name for of, colon, label, name in parts if colon and column and form(of) == form(column)}

@@ -76,8 +76,8 @@ def _missing(layout: Layout, root: Place) -> list[str]:
     return [part.table or part.files for part in needed if not _is_there(layout, part, root)]
 
 
-def _is_there(layout: Layout, part: Part, root: Place) -> bool:
-    return next(_fitting(layout, part, root), None) is not None
+def _is_there(layout: Layout, part: Part, root: Place, most: int | None = _LOOKED_AT) -> bool:
+    return next(_fitting(layout, part, root, most), None) is not None
 
 
 def _roots(folder: Place) -> Iterator[Place]:
@@ -98,10 +98,10 @@ def _is_word(entry: os.DirEntry | RemotePath) -> bool:
     return entry.is_file() and (name.startswith(_WORDS) or name.endswith(_WORD_SUFFIXES))
 
 
-def _fitting(layout: Layout, part: Part, root: Place) -> Iterator[Place]:
-    """Files of a part: tables of its name, or images whose class the layout knows."""
+def _fitting(layout: Layout, part: Part, root: Place, most: int | None = _LOOKED_AT) -> Iterator[Place]:
+    """Files of a part, among so many of each folder: tables of its name, or images whose class the layout knows."""
     rules = [rule for image in part.images for rule in image.labels]
-    for path, fields in matching(part.table or part.files, root, most=_LOOKED_AT):
+    for path, fields in matching(part.table or part.files, root, most):
         if part.table or (path.suffix.lower() in IMAGE_SUFFIXES and all(_knows(rule, fields) for rule in rules)):
             yield path
 
@@ -144,12 +144,12 @@ def read(
     notes = notes or SourceNotes()
     notes.layout = layout.title
     root = max(_roots(path), key=lambda root: sum(_is_there(layout, part, root) for part in layout.parts))
-    missing = _missing(layout, root)
-    if not any(_is_there(layout, part, root) for part in layout.parts):
-        raise TableError(f"{path}: is not laid out as {layout.title}: it has no {', no '.join(missing)}")
-    notes.missing = missing
+    there = [part for part in layout.parts if _is_there(layout, part, root, most=None)]
+    if not there:
+        lacks = ", no ".join(_missing(layout, root))
+        raise TableError(f"{path}: is not laid out as {layout.title}: it has no {lacks}")
+    notes.missing = [part.table or part.files for part in layout.parts if not part.optional and part not in there]
     encoding = "" if options.encoding == SourceOptions.encoding else options.encoding
-    there = [part for part in layout.parts if (part.table or part.files) not in missing]
     rows = ((part, *found) for part in there for found in rows_of(part, root, encoding))
     number = 0
     with closing(_LayoutReader(layout, root, options, notes)) as reader:
@@ -166,7 +166,9 @@ def read(
 
 
 def _numbered(error: TableError, number: int) -> TableError:
-    """The error of a row with its number over all tables."""
+    """The error of a row with its number over all tables; one of the whole source is raised."""
+    if error.row is None:
+        raise error
     error.row = number
     return error
 
@@ -194,7 +196,8 @@ class _LayoutReader:
         )
         self._rows = RowReader(root, root, self._own, notes=SourceNotes())  # of the table that is read now
         self._repair: Repair | None = None
-        self._taken: dict[Place, bytearray] = {}  # of rows that some part takes or leaves out; a byte each
+        self._filtered = {part.table or part.files for part in layout.parts if part.keep or part.drop}
+        self._taken: dict[Place | str, bytearray] = {}  # of their rows, taken or left out; a byte each
 
     def close(self) -> None:
         """Removes what was only for the reading."""
@@ -236,12 +239,12 @@ class _LayoutReader:
 
     def _takes(self, part: Part, file: Place, row: "_Row") -> bool:
         """Whether a part takes a row; parts of one table see the same rows."""
-        if not part.keep and not part.drop:
+        if (part.table or part.files) not in self._filtered:
             return True
         for column in (*part.keep, *part.drop):
             row.cell(column)
         taken = _among(row.cells, part.keep, all) and not (part.drop and _among(row.cells, part.drop, any))
-        known = self._taken.setdefault(file, bytearray())
+        known = self._taken.setdefault(file if part.table else part.files, bytearray())
         known.extend(bytes(max(0, row.number + 1 - len(known))))
         known[row.number] = _TAKEN if taken or known[row.number] == _TAKEN else _LEFT_OUT
         return taken
@@ -260,7 +263,7 @@ class _LayoutReader:
             "categories": categories,
             "attributes": listed(row.filled(rule.attributes)),
             "caption": captions,
-            **{key: row.filled(getattr(rule, key)) for key in ("patient", "visit", "volume", "slice")},
+            **{key: row.filled(getattr(rule, key)) for key in ("patient", "visit", "volume", "slice", "dataset")},
             "eye": row.coded(rule, "eye"),
             "modality": row.coded(rule, "modality") or self.layout.modality or "",
         }

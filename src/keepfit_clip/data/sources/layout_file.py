@@ -26,7 +26,7 @@ from keepfit_clip.knowledge.labels import label_map_names
 __all__ = ["ImageRule", "LabelRule", "Layout", "Part", "layout_names", "read_layout"]
 
 _FOLDER = Path(__file__).parent / "layouts"
-_TEMPLATES = ("attributes", "eye", "patient", "visit", "volume", "slice", "split", "modality")
+_TEMPLATES = ("attributes", "eye", "patient", "visit", "volume", "slice", "dataset", "split", "modality")
 _LARGEST_FILE = 1 << 20  # bytes
 
 
@@ -60,7 +60,7 @@ class ImageRule:
         attributes: template of words about the image itself.
         labels: rules of its labels.
         captions: templates of its captions.
-        eye, patient, visit, volume, slice, split, modality: templates.
+        eye, patient, visit, volume, slice, dataset, split, modality: templates.
         codes: eye, split or modality -> what a cell's codes stand for.
     """
 
@@ -75,6 +75,7 @@ class ImageRule:
     visit: str = ""
     volume: str = ""
     slice: str = ""
+    dataset: str = ""
     split: str = ""
     modality: str = ""
     codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -36,7 +36,7 @@ def read(
     import pyarrow
     import pyarrow.parquet
 
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    files = sorted(path.glob("*.parquet"), key=str) if path.is_dir() else [path]
     root = image_root(images)
     number = 0
     for file in files:

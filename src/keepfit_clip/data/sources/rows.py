@@ -27,6 +27,7 @@ _KINDS = {".xlsx": "xlsx", ".xls": "xlsx", ".json": "json", ".jsonl": "jsonl", "
 STUDY = "study_id"  # column of what names a study
 _DELIMITERS = (",", "\t", ";", "|")
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # xlsx and ods, xls
+_EMPTY_CELLS = {"keep_default_na": False, "na_values": [""]}  # "NA" is a label of some sets
 _LONGEST_CELL = 1 << 24  # characters; Python's own limit of 131,072 is too short for some reports
 
 
@@ -273,7 +274,7 @@ def _read_lines(path: Place, encoding: str) -> Iterator[Row]:
 def _read_workbook(path: Place, how: Mapping[str, Any], needed: Collection[str] | None) -> Iterator[Row]:
     require_extra("workbooks")
     source = io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
-    frame = pd.read_excel(source, sheet_name=how.get("sheet", 0), header=None, dtype=object)
+    frame = pd.read_excel(source, sheet_name=how.get("sheet", 0), header=None, dtype=object, **_EMPTY_CELLS)
     yield from _with_header(path, frame.itertuples(index=False), how, needed)
 
 
@@ -287,7 +288,10 @@ def _read_text(path: Place, how: Mapping[str, Any], encoding: str, needed: Colle
             rows: Any = (line.split() for line in file)
         else:
             empty, first = _first_line_with_text(file)
-            rows = csv.reader(chain(empty, [first], file), delimiter=separator or _delimiter(path, first))
+            named = how.get("header", 1) and not how.get("columns") and not how.get("skip")  # else it tells too little
+            rows = csv.reader(
+                chain(empty, [first], file), delimiter=separator or _delimiter(path, first if named else "")
+            )
         yield from _with_header(path, (row for row in rows if row), how, needed)  # without empty lines
 
 

@@ -109,8 +109,7 @@ class FastResizer:
     def _fit(self, pixels: np.ndarray) -> np.ndarray:
         height, width = self._fitted(*pixels.shape[:2])
         if pixels.shape[:2] != (height, width):
-            shrinks = height < pixels.shape[0] or width < pixels.shape[1]
-            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+            pixels = _resized(pixels, height, width)
         if (height, width) == (self.height, self.width):
             return pixels
         boxed = np.empty((self.height, self.width, 3), dtype=np.uint8)
@@ -118,6 +117,16 @@ class FastResizer:
         top, left = (self.height - height) // 2, (self.width - width) // 2
         boxed[top : top + height, left : left + width] = pixels
         return boxed
+
+
+def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Averaged along the sides that shrink, then interpolated along those that grow: INTER_AREA does not mix them."""
+    shrunk = min(height, pixels.shape[0]), min(width, pixels.shape[1])
+    if shrunk != pixels.shape[:2]:
+        pixels = cv2.resize(pixels, shrunk[::-1], interpolation=cv2.INTER_AREA)
+    if shrunk != (height, width):
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
+    return pixels
 
 
 class _Exact:
