@@ -49,7 +49,7 @@ def test_every_config_builds_offline_with_random_weights(name):
     assert (model.text_decoder is None) == (name == "keepfit-v1")
     assert model.logit_bias is None
     assert model.visual.preprocess_cfg["size"] == model.visual.image_size
-    assert model.visual.preprocess_cfg["resize_mode"] == "squash"
+    assert model.visual.preprocess_cfg["resize_mode"] == ("longest" if name == "keepfit-v1" else "squash")
 
 
 def test_stock_models_are_unchanged():
