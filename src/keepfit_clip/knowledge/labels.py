@@ -21,7 +21,7 @@ from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.mentions import find_mentions, stated
 from keepfit_clip.knowledge.terms import normal_form
 
-__all__ = ["LabelMap", "Repair", "label_map_names", "read_label", "read_label_map", "repair_of"]
+__all__ = ["LabelMap", "Repair", "is_number", "label_map_names", "read_label", "read_label_map", "repair_of"]
 
 _FOLDER = Path(__file__).parent / "label_maps"
 _SCHEMA = {
@@ -77,22 +77,23 @@ class LabelMap:
 
     def meaning_in(self, column: str, label: str) -> tuple[str, ...] | None:
         """What a label of a column stands for: a number of one that the map names ("macula 2") means that alone."""
-        if not _is_number(label):
+        if not is_number(label):
             inside = self.meaning(f"{column} {label}")
             return self.meaning(label) if inside is None else inside
         of_column = f"{normal_form(column)} "
-        if any(form.startswith(of_column) and _is_number(form[len(of_column) :]) for form in self._by_form):
+        if any(form.startswith(of_column) and is_number(form[len(of_column) :]) for form in self._by_form):
             return None if label.strip().startswith("-") else self.meaning(f"{column} {label}")
         return self.meaning(label)
 
 
-def _is_number(label: str) -> bool:
+def is_number(label: str) -> bool:
+    """Whether a label is a number, which says nothing by itself."""
     return re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", label) is not None
 
 
 def _label_form(label: str) -> str:
     """`normal_form`, but a number is itself: -1 is no grade 1."""
-    return label.strip() if _is_number(label) else normal_form(label)
+    return label.strip() if is_number(label) else normal_form(label)
 
 
 def label_map_names() -> list[str]:

@@ -21,10 +21,11 @@ from keepfit_clip.files import printable
 from keepfit_clip.images.facts import VolumeFacts
 from keepfit_clip.images.reading import FileSlice, Frame, image_bytes
 from keepfit_clip.images.volumes import VOLUME_SUFFIXES, holds_volume, volume_facts
+from keepfit_clip.knowledge.labels import is_number
 from keepfit_clip.remote.opening import RemoteFile
 from keepfit_clip.remote.paths import Place, RemotePath, place
 
-__all__ = ["IMAGE_SUFFIXES", "RowReader", "as_text", "existing_image", "image_root", "is_number", "listed", "row_error",
+__all__ = ["IMAGE_SUFFIXES", "RowReader", "as_text", "existing_image", "image_root", "listed", "row_error",
            "whole"]  # fmt: skip
 
 _OF_ONE = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm")
@@ -40,7 +41,6 @@ _MODALITIES = {
     **dict.fromkeys(("oct", "optical_coherence_tomography"), "OCT"),
 }
 _EMPTY = ("", "nan", "none", "null", "n/a", "na")
-_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _WHOLE = re.compile(r"[-+]?\d+\.0+")  # as pandas writes grades where a row has none
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
@@ -458,11 +458,6 @@ def _parsed_list(cell: str) -> list | None:
         if isinstance(values, list):
             return values
     return None
-
-
-def is_number(label: str) -> bool:
-    """Whether a label is a number, which says nothing by itself."""
-    return _NUMBER.fullmatch(label) is not None
 
 
 def whole(label: str) -> str:

@@ -17,7 +17,6 @@ from keepfit_clip.data.sources.cells import (
     RowReader,
     as_text,
     existing_image,
-    is_number,
     listed,
     row_error,
     whole,
@@ -28,7 +27,7 @@ from keepfit_clip.data.sources.notes import SourceNotes
 from keepfit_clip.data.sources.options import SourceOptions
 from keepfit_clip.data.sources.rows import matching, read_rows, rows_of
 from keepfit_clip.errors import MissingExtraError, TableError
-from keepfit_clip.knowledge.labels import Repair, read_label_map, repair_of
+from keepfit_clip.knowledge.labels import Repair, is_number, read_label_map, repair_of
 from keepfit_clip.remote.paths import Place, RemotePath
 
 __all__ = ["find_layouts", "fits", "missing_files", "read"]
