@@ -40,7 +40,8 @@ from keepfit_clip.drawing.retina import CONDITIONS
 from keepfit_clip.evaluate.table import evaluate_table, image_batches
 from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.folders.export import export_model
-from keepfit_clip.folders.loading import LoadedModel, load_model
+from keepfit_clip.folders.loaded import LoadedModel
+from keepfit_clip.folders.loading import load_model
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.templates import class_texts
 from keepfit_clip.model.zero_shot import ZeroShotClassifier

@@ -25,7 +25,7 @@ from keepfit_clip.data.downstream import read_downstream
 from keepfit_clip.drawing import DrawOptions, draw_dataset
 from keepfit_clip.drawing.retina import CONDITIONS
 from keepfit_clip.evaluate.table import image_batches
-from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
 
 MODEL = "keepfit-v2-lite"

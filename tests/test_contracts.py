@@ -18,7 +18,8 @@ from keepfit_clip.cli import app
 from keepfit_clip.errors import ConfigError, TableError
 from keepfit_clip.evaluate.sklearn import KeepFITFeatures
 from keepfit_clip.explain.maps import Explainer
-from keepfit_clip.folders.loading import LoadedModel, load_model
+from keepfit_clip.folders.loaded import LoadedModel
+from keepfit_clip.folders.loading import load_model
 from keepfit_clip.model.tokenization import decode_texts
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 from tests.conftest import MODEL

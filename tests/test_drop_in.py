@@ -11,7 +11,7 @@ from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import DrawOptions, draw_dataset
 from keepfit_clip.evaluate.metrics.retrieval import score_retrieval
 from keepfit_clip.evaluate.table import evaluate_table
-from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.images.reading import open_image
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.templates import class_texts

@@ -20,7 +20,8 @@ from keepfit_clip.explain.maps import (
     word_maps,
     words_of_tokens,
 )
-from keepfit_clip.folders.loading import LoadedModel, load_model
+from keepfit_clip.folders.loaded import LoadedModel
+from keepfit_clip.folders.loading import load_model
 from keepfit_clip.images.reading import open_image
 
 CATEGORIES = ["normal", "glaucoma", "cataract"]

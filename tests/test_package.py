@@ -11,7 +11,8 @@ from keepfit_clip.cli import app
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
-    "HybridLoss", "KeepFIT", "KeepFITError", "Knowledge", "ZeroShotClassifier", "__version__", "allow_source",
+    "HybridLoss", "KeepFIT", "KeepFITError", "KeepFITFeatures", "KeepFITWarning", "Knowledge",
+    "ZeroShotClassifier", "__version__", "allow_source",
     "list_keepfit_models", "load_model", "register",
 }  # fmt: skip
 

@@ -15,7 +15,8 @@ from keepfit_clip.errors import ConfigError, KeepFITError, TableError
 from keepfit_clip.evaluate.features import FeatureCache
 from keepfit_clip.evaluate.metrics.retrieval import score_retrieval
 from keepfit_clip.evaluate.pairs import evaluate_captions, evaluate_retrieval, read_pairs
-from keepfit_clip.folders.loading import LoadedModel, load_model
+from keepfit_clip.folders.loaded import LoadedModel
+from keepfit_clip.folders.loading import load_model
 from keepfit_clip.images.reading import open_image
 from tests.pictures import write_table
 
@@ -61,7 +62,7 @@ def test_captions_are_scored_and_kept(loaded, exported, pictures, tmp_path, monk
     table = read_pairs(pictures / "elite.csv", pictures, captions_only=True)
     truth = {id(record): texts[0] for record, texts in zip(table.records, table.captions, strict=True)}
     monkeypatch.setattr(LoadedModel, "decode", lambda self, ids: list(truth.values())[: len(ids)])
-    cache = FeatureCache(tmp_path, exported)
+    cache = FeatureCache(tmp_path, loaded)
     found = evaluate_captions(loaded, table, cache=cache, num_beams=1)
     assert found.written == list(truth.values())
     assert found.scores["bleu_4"] == pytest.approx(1)

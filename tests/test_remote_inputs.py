@@ -192,7 +192,7 @@ def test_an_evaluation_gives_the_same_scores_and_features(exported, pictures, tm
     local, remote = (evaluate_table(loaded, f"{at}/public.csv", str(at), classes, modality="CFP") for at in places)
     assert remote.figures == local.figures
     assert remote.scores.confusion.tolist() == local.scores.confusion.tolist()
-    cache = FeatureCache(tmp_path / "cache", exported)
+    cache = FeatureCache(tmp_path / "cache", loaded)
     first, again = (
         image_features(loaded, list(read_records(f"{at}/public.csv", str(at))), cache) for at in (bucket, pictures)
     )

@@ -253,9 +253,9 @@ def test_shots_are_read():
 def test_features_are_computed_once_and_are_those_of_the_model(exported, coloured, tmp_path):
     loaded = load_model(exported)
     records = read_downstream(coloured / "table.csv", coloured).records
-    cache = FeatureCache(tmp_path / "cache", exported)
+    cache = FeatureCache(tmp_path / "cache", loaded)
     first = image_features(loaded, records, cache)
-    again = image_features(loaded, [records[3], *records], FeatureCache(tmp_path / "cache", exported))
+    again = image_features(loaded, [records[3], *records], FeatureCache(tmp_path / "cache", loaded))
     assert (first.computed, again.computed) == (45, 0)
     assert first.kept.tolist() == list(range(45))
     assert list(first.unreadable) == [45]
@@ -278,16 +278,17 @@ def test_other_weights_have_other_features(exported, tmp_path):
 
     other = tmp_path / "other"
     shutil.copytree(exported, other)
-    assert FeatureCache(tmp_path, other).path == FeatureCache(tmp_path, f"local-dir:{exported}").path
+    first = load_model(exported)
+    assert load_model(other).fingerprint == load_model(f"local-dir:{exported}").fingerprint == first.fingerprint
     state = load_file(other / "open_clip_model.safetensors")
     state["logit_scale"] += 1
     save_file(state, other / "open_clip_model.safetensors")
-    assert FeatureCache(tmp_path, other).path != FeatureCache(tmp_path, exported).path
+    assert FeatureCache(tmp_path, load_model(other)).path != FeatureCache(tmp_path, first).path
 
 
 def put_many(folder, model, first):
     torch.set_num_threads(1)
-    cache = FeatureCache(folder, model)
+    cache = FeatureCache(folder, load_model(model))
     for number in range(first, first + 200):
         pooled, projected, look = (
             np.full(3, number % 250, np.float32),
@@ -304,7 +305,7 @@ def test_two_processes_share_a_cache(exported, tmp_path):
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    found = FeatureCache(tmp_path, exported).get([f"key{number}" for number in range(250)])
+    found = FeatureCache(tmp_path, load_model(exported)).get([f"key{number}" for number in range(250)])
     assert len(found) == 250
     assert all(values[0][0] == int(key.removeprefix("key")) for key, values in found.items())
 
@@ -319,7 +320,7 @@ def test_features_that_cannot_be_had(exported, coloured, tmp_path):
         image_features(loaded, records)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="--cache"):
-        FeatureCache(tmp_path / "file", exported)
+        FeatureCache(tmp_path / "file", loaded)
 
 
 # ---- methods
@@ -610,7 +611,7 @@ def test_fine_tuning_beats_the_probe_it_begins_with_and_goes_on_where_it_was(exp
     table = write_table(tmp_path / "t.csv", ("image", "label"), rows)
     loaded = load_model(exported)
     before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
-    cache = FeatureCache(tmp_path / "cache", exported)
+    cache = FeatureCache(tmp_path / "cache", loaded)
     encoded = encode_set(loaded, read_downstream(table, tmp_path), cache)
     tuned = FinetuneOptions(epochs=8, batch_size=8, lr=1e-3)
     options = TransferOptions(("linear-probe", "finetune"), (Shots(share=0.5),), 2, "CFP", resamples=20, finetune=tuned)

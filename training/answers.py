@@ -10,7 +10,7 @@ from PIL import Image
 from keepfit_clip.evaluate.table import TableScores
 from keepfit_clip.explain.maps import Explainer, heat_overlay
 from keepfit_clip.extras import EXTRAS
-from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.images.reading import FileSlice, Frame, image_bytes, open_image
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.page.report import Card, Section, picture_uri

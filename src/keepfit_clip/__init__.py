@@ -15,10 +15,11 @@ from keepfit_clip._faces import face
 from keepfit_clip._version import __version__
 
 # Loaded on first use, so that the import stays light.
-__getattr__, _names = face(
+_name_of, _names = face(
     __name__,
     {
-        "errors": ["KeepFITError"],
+        "errors": ["KeepFITError", "KeepFITWarning"],
+        "evaluate.sklearn": ["KeepFITFeatures"],
         "folders.loading": ["load_model"],
         "knowledge.conditions": ["Knowledge"],
         "model.keepfit": ["KeepFIT"],
@@ -29,10 +30,15 @@ __getattr__, _names = face(
     },
 )
 __all__ = ["__version__", *_names]
+_ROOMS = ("data", "drawing", "evaluate", "explain", "folders", "images", "knowledge", "model", "training", "transfer")
+
+
+def __getattr__(name: str):
+    return import_module(f"{__name__}.{name}") if name in _ROOMS else _name_of(name)
 
 
 def __dir__():
-    return __all__
+    return sorted([*__all__, *_ROOMS])
 
 
 _former.install()

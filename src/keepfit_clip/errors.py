@@ -16,6 +16,8 @@
     ├── OutputError           a result cannot be written: something stands there, no space, no permission
     └── NonFiniteError        features or scores are NaN or infinite; NonFiniteLossError, below it: a loss term is
 
+`KeepFITWarning` is the one kind of warning: the command line prints it as a yellow line.
+
 Errors about single images and rows carry `reason`, a sentence without any name out of the input: only `reason` may
 enter a manifest or a report. The full message, which may name the user's own file, is for the terminal.
 """
@@ -30,6 +32,7 @@ __all__ = [
     "CorpusError",
     "ImageError",
     "KeepFITError",
+    "KeepFITWarning",
     "KnowledgeError",
     "MissingExtraError",
     "MissingWeightsError",
@@ -47,6 +50,10 @@ __all__ = [
 
 class KeepFITError(Exception):
     """Base class: one sentence that says what is wrong, where, and what to do."""
+
+
+class KeepFITWarning(UserWarning):
+    """Something goes on, and not quite as its user may think."""
 
 
 class ConfigError(KeepFITError, ValueError):

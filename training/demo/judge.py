@@ -27,7 +27,8 @@ from keepfit_clip.errors import KeepFITError
 from keepfit_clip.evaluate.metrics.classification import score_classification
 from keepfit_clip.evaluate.table import TableScores, evaluate_table, image_batches
 from keepfit_clip.files import write_json
-from keepfit_clip.folders.loading import LoadedModel, load_model
+from keepfit_clip.folders.loaded import LoadedModel
+from keepfit_clip.folders.loading import load_model
 from keepfit_clip.training.programs import exit_code
 
 __all__ = ["judge_captions", "judge_drawn", "named_condition"]

@@ -23,7 +23,7 @@ from keepfit_clip.errors import ConfigError, ImageError, ShardError
 from keepfit_clip.evaluate.metrics.classification import score_classification
 from keepfit_clip.evaluate.metrics.retrieval import score_retrieval
 from keepfit_clip.evaluate.table import evaluate_table
-from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.templates import classes_texts
 from keepfit_clip.model.tokenization import Tokenizer

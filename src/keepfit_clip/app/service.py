@@ -17,7 +17,7 @@ from keepfit_clip.errors import ConfigError
 from keepfit_clip.evaluate.features import FeatureCache, image_features
 from keepfit_clip.evaluate.pairs import PairTable
 from keepfit_clip.explain.maps import Explainer, Explanation, heat_overlay
-from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.images.reading import image_bytes, open_image
 from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
 from keepfit_clip.knowledge.templates import modality_text

@@ -29,7 +29,7 @@ from keepfit_clip.cli import (
     train,
     transfer,
 )
-from keepfit_clip.cli.console import error_console
+from keepfit_clip.cli.console import error_console, warnings_shown
 from keepfit_clip.cli.options import DATA
 from keepfit_clip.errors import KeepFITError, ordinary_trouble
 from keepfit_clip.processor import keep_freed_memory
@@ -68,6 +68,7 @@ def options(
     """KeepFIT V2 for open_clip: vision-language pretraining for retinal images. Research use, not a diagnosis."""
     global _debug
     _debug = debug
+    context.with_resource(warnings_shown())
     if context.invoked_subcommand != app_page.COMMAND:  # a page shall give back what a large picture took
         keep_freed_memory()
 

@@ -68,8 +68,8 @@ def serve(
         pairs = read_pairs(gallery, images, source_options)
         tell_notes(pairs.notes)
         show_left_out(pairs.left_out, "entries of the gallery not used")
-        shown = Gallery(loaded, pairs, FeatureCache(cache, model, crop), with_progress("Encoding the gallery"))
+        shown = Gallery(loaded, pairs, FeatureCache(cache, loaded), with_progress("Encoding the gallery"))
     service = Service(loaded, Knowledge.load(knowledge), shown)
-    with running_page(service, f"KeepFIT: {Path(model).name}", host, port, allow_host or ()) as address:
+    with running_page(service, f"KeepFIT: {loaded.name}", host, port, allow_host or ()) as address:
         console.print(f"{address}  (Ctrl+C ends it)", soft_wrap=True)
         threading.Event().wait()

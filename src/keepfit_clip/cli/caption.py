@@ -28,6 +28,7 @@ def caption(
 
     quiet_libraries()
     loaded = load_model(model, device, crop)
+    loaded.require_captions()
     problems: list[str] = []
     options = {"max_length": max_length} if max_length else {}
     rows = []

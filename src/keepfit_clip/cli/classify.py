@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from keepfit_clip.cli.console import console, end_in_part, error_console, quiet_libraries
+from keepfit_clip.cli.console import console, end_in_part, quiet_libraries
 from keepfit_clip.cli.options import (
     USE,
     Crop,
@@ -59,9 +59,6 @@ def classify(
         not names_only,
         findings,
     )
-    if classifier.unknown:
-        unknown = escape(", ".join(classifier.unknown))
-        error_console.print(f"[yellow]not in the knowledge file, so judged by name alone:[/] {unknown}")
     table = Table()
     table.add_column("image", overflow="fold")
     for name in classifier.categories:

@@ -1,11 +1,16 @@
 """Where commands write: results to standard output, everything else to standard error."""
 
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
+
+from keepfit_clip.errors import KeepFITWarning
 
 __all__ = [
     "StepProgress",
@@ -14,6 +19,7 @@ __all__ = [
     "quiet_libraries",
     "show_left_out",
     "show_messages",
+    "warnings_shown",
     "with_progress",
 ]
 
@@ -30,6 +36,24 @@ def with_progress(text: str):
         return track(items, description=text, console=error_console, transient=True)
 
     return wrap
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """While a command runs, each of our warnings is a yellow line, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", KeepFITWarning)
+        others, shown = warnings.showwarning, set()
+
+        def show(message, category, *rest):
+            if not issubclass(category, KeepFITWarning):
+                others(message, category, *rest)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                error_console.print(f"[yellow]{escape(str(message))}[/]", soft_wrap=True)
+
+        warnings.showwarning = show
+        yield
 
 
 class StepProgress:

@@ -140,8 +140,8 @@ def evaluate_retrieval(
 
     quiet_libraries()
     pairs = read_pairs(table, images, source_options, lang)
-    features = FeatureCache(cache, model, crop)
     loaded = load_model(model, device, crop)
+    features = FeatureCache(cache, loaded)
     result = evaluate_retrieval(
         loaded, pairs, Knowledge.load(knowledge), upper(modality), features, with_progress("Encoding")
     )
@@ -189,11 +189,11 @@ def evaluate_captions(
     quiet_libraries()
     require_extra("captions")
     pairs = read_pairs(table, images, source_options, lang, captions_only=True)
-    kept = FeatureCache(cache, model, crop)
+    loaded = load_model(model, device, crop)
+    loaded.require_captions()
+    kept = FeatureCache(cache, loaded)
     options = {"num_beams": num_beams} | ({"max_length": max_length} if max_length else {})
-    result = evaluate_captions(
-        load_model(model, device, crop), pairs, Knowledge.load(knowledge), kept, with_progress("Writing"), **options
-    )
+    result = evaluate_captions(loaded, pairs, Knowledge.load(knowledge), kept, with_progress("Writing"), **options)
     tell_notes(result.table.notes)
     show_left_out(result.table.left_out, "rows not used")
     shown = Table("metric", "value", title=f"{len(result.written)} captions")

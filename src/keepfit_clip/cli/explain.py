@@ -43,9 +43,8 @@ def explain(
     names = listed(categories)
     if names and grad_cam:
         require_extra("explain")
-    explainer = Explainer(
-        load_model(model, device, crop), names, upper(modality), Knowledge.load(knowledge), not names_only
-    )
+    loaded = load_model(model, device, crop)
+    explainer = Explainer(loaded, names, upper(modality), Knowledge.load(knowledge), not names_only)
     problems: list[str] = []
 
     def explained():
@@ -59,6 +58,6 @@ def explain(
         if not done:
             raise KeepFITError(f"none of the images can be read: {problems[0]}")
 
-    write_explanations(out, explained(), Path(model.removeprefix("local-dir:")).name)
+    write_explanations(out, explained(), loaded.name)
     console.print(f"-> {out / PAGE}", soft_wrap=True)
     end_in_part(problems)

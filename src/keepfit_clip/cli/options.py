@@ -63,7 +63,14 @@ def _tables_to_stderr(file: Path | None) -> Path | None:
     return file
 
 
-Model = Annotated[str, typer.Option("--model", help="folder made by `keepfit-clip export` or `import`")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="folder made by `export` or `import`, or a name: hf-hub:OWNER/NAME, open_clip:ViT-B-32/openai, "
+        "timm:resnet50.a1_in1k (`keepfit-clip models`)",
+    ),
+]
 Modality = Annotated[str | None, typer.Option(help="CFP, FFA or OCT; it words the texts")]
 Cache = Annotated[Path, typer.Option(help="folder where what a model says of images is kept")]
 Root = Annotated[
@@ -140,11 +147,9 @@ def upper(modality: str | None) -> str | None:
     Raises:
         CategoryError: it is none.
     """
-    from keepfit_clip.knowledge.conditions import MODALITIES
+    from keepfit_clip.knowledge.conditions import modality_named
 
-    if modality and modality.upper() not in MODALITIES:
-        raise CategoryError(f"--modality {modality}: none of {', '.join(MODALITIES)}")
-    return modality.upper() if modality else None
+    return modality_named(modality or None)
 
 
 def write_result(file: Path | None, content) -> None:

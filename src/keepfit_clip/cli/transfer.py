@@ -136,7 +136,7 @@ def transfer(
 
     known = Knowledge.load(knowledge)
     loaded = load_model(model, device, crop)
-    features = FeatureCache(cache, model, crop)
+    features = FeatureCache(cache, loaded)
 
     def encode(table: Path, images: Path | None, spec):
         read = read_downstream(table, images, spec, known, source_options)
@@ -159,11 +159,10 @@ def transfer(
         console.print(_as_table(as_markdown(tested.downstream, outcomes, options)))
         for line in pooled_lines(outcomes):
             console.print(line, markup=False, soft_wrap=True)
-        name = Path(model.removeprefix("local-dir:")).name
-        results.append(as_json(tested.downstream, outcomes, options, name))
+        results.append(as_json(tested.downstream, outcomes, options, loaded.name))
         if out is not None:
             folder = out / table.stem if len(tables) > 1 else out
-            write_results(folder, tested, outcomes, options, name, plots)
+            write_results(folder, tested, outcomes, options, loaded.name, plots)
             console.print(f"-> {folder}", soft_wrap=True)
     write_result(json_file, results)
 

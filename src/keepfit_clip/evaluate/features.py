@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -24,8 +23,7 @@ from keepfit_clip.errors import ImageError, KeepFITError, NonFiniteError, Output
 from keepfit_clip.evaluate.table import image_batches
 from keepfit_clip.files import file_sha256
 from keepfit_clip.finite import finite_rows
-from keepfit_clip.folders.loading import LoadedModel
-from keepfit_clip.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, require_model
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.images.reading import FileSlice, Frame, image_bytes
 from keepfit_clip.remote.opening import RemoteFile
 
@@ -70,19 +68,14 @@ class FeatureCache:
 
     Args:
         folder: where the files lie.
-        model: folder of the model, whose weights and config name the file.
-        crop: as `load_model` was told, in the place of the config.
+        loaded: the model, whose fingerprint names the file.
 
     Raises:
-        CheckpointError: there is no model.
         OutputError: the folder cannot be used.
     """
 
-    def __init__(self, folder: str | Path, model: str | Path, crop: bool | None = None):
-        model = require_model(model)
-        parts = [file_sha256(model / WEIGHTS_NAME), file_sha256(model / CONFIG_NAME)]
-        parts += [] if crop is None else [f"crop {crop}"]
-        self.path = Path(folder) / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.sqlite"
+    def __init__(self, folder: str | Path, loaded: LoadedModel):
+        self.path = Path(folder) / f"{loaded.fingerprint[:32]}.sqlite"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._open()) as database, database:
@@ -190,7 +183,7 @@ def image_features(
         return loaded.preprocess(image)
 
     def answer(batch: Tensor, members: list[Record]) -> list[ImageRow]:
-        pooled, projected = _encode(loaded, batch)
+        pooled, projected = (part.cpu().numpy() for part in loaded.encode_batch(batch))
         rows = [ImageRow(*parts) for parts in zip(pooled, projected, perceptual_hashes, strict=True)]
         perceptual_hashes.clear()
         _check_finite(rows, members)
@@ -276,15 +269,6 @@ def unreadable_rows(records: Sequence[Record], unreadable: dict[int, ImageError]
         LeftOut(records[number].row, error.reason, f"row {records[number].row}: {error}")
         for number, error in unreadable.items()
     ]
-
-
-@torch.no_grad()
-@torch.inference_mode()
-def _encode(loaded: LoadedModel, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled (B, C) and projected (B, D) features of images (B, 3, H, W), in float32."""
-    encoding = loaded.model.visual.encode(batch.to(loaded.device))
-    projected = torch.nn.functional.normalize(encoding.features.float(), dim=-1)
-    return encoding.pooled.float().cpu().numpy(), projected.cpu().numpy()
 
 
 def _content_hash(record: Record, number: int, unreadable: dict[int, ImageError]) -> str | None:

@@ -20,7 +20,7 @@ from keepfit_clip.evaluate.features import FeatureCache, image_features, once_ea
 from keepfit_clip.evaluate.metrics.captions import score_captions, score_mentions
 from keepfit_clip.evaluate.metrics.retrieval import score_image_retrieval, score_retrieval
 from keepfit_clip.extras import require_extra
-from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.knowledge.labels import read_label
 from keepfit_clip.knowledge.templates import category_text

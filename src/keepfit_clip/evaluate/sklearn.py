@@ -1,26 +1,32 @@
 """Image features as a scikit-learn transformer."""
 
+import io
+from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import TableError
 from keepfit_clip.evaluate.features import FeatureCache, image_features
 from keepfit_clip.folders.loading import load_model
+from keepfit_clip.model.inputs import picture_of
 
 __all__ = ["KeepFITFeatures"]
 
 
 class KeepFITFeatures(TransformerMixin, BaseEstimator):
-    """Turns image files into features of a model; it learns nothing.
+    """Turns images into features of a model; it learns nothing.
 
         make_pipeline(KeepFITFeatures("runs/model", cache="runs/features"), LogisticRegression())
 
     Args:
-        model: folder made by `keepfit-clip export` or `import`.
+        model: a folder or a name, see `load_model`.
         cache: folder where features are kept between runs; None keeps none.
         projected: the normalised features of the joint space instead of the backbone's own.
         batch_size: images in a batch.
@@ -45,24 +51,26 @@ class KeepFITFeatures(TransformerMixin, BaseEstimator):
         """Loads the model.
 
         Raises:
-            CheckpointError: there is none in the folder.
+            KeepFITError: there is none of this name.
         """
         self._load()
         return self
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Features (N, C), or (N, D) where `projected`, of N image files, in float32.
+        """Features (N, C), or (N, D) where `projected`, of N images, in float32.
 
         Args:
-            X: paths, as a list, a Series, or an array or frame of one column.
+            X: paths, as a list, a Series, or an array or frame of one column; or pictures, as a list of PIL images or
+                arrays, or an array (N, H, W, 3).
 
         Raises:
             TableError: more than one column.
             ImageError: an image cannot be read.
         """
         self._load()
-        records = [Record(number, Path(path)) for number, path in enumerate(_paths(X), start=1)]
-        cache = None if self.cache is None else FeatureCache(self.cache, self.model)
+        images = list(X) if _are_pictures(X) else _paths(X)
+        records = [Record(number, _source(image, number)) for number, image in enumerate(images, start=1)]
+        cache = None if self.cache is None else FeatureCache(self.cache, self.loaded_)
         features = image_features(self.loaded_, records, cache, batch_size=self.batch_size)
         for error in features.unreadable.values():  # a row that is missing would shift all others
             raise error
@@ -75,8 +83,7 @@ class KeepFITFeatures(TransformerMixin, BaseEstimator):
             input_features: scikit-learn's; the names do not depend on it.
         """
         self._load()
-        projection = self.loaded_.model.visual.proj
-        count = projection.out_features if self.projected else projection.in_features
+        count = self.loaded_.widths[1 if self.projected else 0]
         return np.array([f"keepfit{number}" for number in range(count)], dtype=object)
 
     def _load(self) -> None:
@@ -89,6 +96,21 @@ class KeepFITFeatures(TransformerMixin, BaseEstimator):
     def __getstate__(self) -> dict:
         """Without the model, which is loaded anew where it is needed: pickles and copies stay small."""
         return {key: value for key, value in super().__getstate__().items() if key != "loaded_"}
+
+
+def _are_pictures(X: ArrayLike) -> bool:
+    if isinstance(X, np.ndarray):
+        return X.ndim == 4
+    return isinstance(X, Sequence) and any(isinstance(image, (Image.Image, np.ndarray)) for image in X)
+
+
+def _source(image: Any, number: int) -> Path | bytes:
+    """The path of an image, or a picture as PNG: its content is what the cache knows it by."""
+    if isinstance(image, (str, PathLike)):
+        return Path(image)
+    buffer = io.BytesIO()
+    picture_of(image, f"image {number}").save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _paths(X: ArrayLike) -> list[str | Path]:

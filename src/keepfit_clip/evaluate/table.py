@@ -23,7 +23,7 @@ from keepfit_clip.errors import (
 )
 from keepfit_clip.evaluate.metrics.classification import ClassificationScores, score_classification
 from keepfit_clip.finite import NOT_FINITE, finite_rows
-from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.images.reading import image_name, open_image
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.zero_shot import ZeroShotClassifier

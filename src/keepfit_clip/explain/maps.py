@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.extras import require_extra
-from keepfit_clip.folders.loading import LoadedModel
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.decoder import CaptionDecoder
 from keepfit_clip.model.image_tower import ImageEncoding, ImageTower
+from keepfit_clip.model.ready import ReadyModel
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
 __all__ = [
@@ -98,7 +98,7 @@ class Explainer:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: ReadyModel,
         categories: Sequence[str] | None,
         modality: str | None = None,
         knowledge: Knowledge | None = None,
@@ -234,7 +234,7 @@ class _Similarities(nn.Module):
         return F.normalize(tower.project(tower.pool(self.map(pixels))), dim=-1) @ self.classes.T
 
 
-def word_maps(loaded: LoadedModel, encoding: ImageEncoding, **options) -> tuple[str, list[WordMap]]:
+def word_maps(loaded: ReadyModel, encoding: ImageEncoding, **options) -> tuple[str, list[WordMap]]:
     """Writes a caption and tells where the decoder looked for each of its words.
 
     Args:
@@ -299,7 +299,7 @@ def _attention_shown(decoder: CaptionDecoder) -> Iterator[None]:
         decoder.set_attn_implementation(before)
 
 
-def tower_view(loaded: LoadedModel, pixels: Tensor) -> Image.Image:
+def tower_view(loaded: ReadyModel, pixels: Tensor) -> Image.Image:
     """A preprocessed image (3, H, W) as a picture."""
     values = loaded.model.visual.preprocess_cfg
     mean, std = (torch.tensor(values[name]).view(3, 1, 1) for name in ("mean", "std"))

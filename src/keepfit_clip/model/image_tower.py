@@ -19,7 +19,7 @@ from keepfit_clip.model.config import ModelConfig, VisionConfig
 from keepfit_clip.model.pretrained import PYPI_PREFIX, resolve_source, unreachable
 from keepfit_clip.model.state_dicts import Fit, fit_of
 
-__all__ = ["ImageEncoding", "ImageTower", "place_features", "with_backbone"]
+__all__ = ["ImageEncoding", "ImageTower", "backbone_values", "place_features", "with_backbone"]
 
 _POSITION_DIM = 16
 _NOT_BACKBONE = ("decoder_", "mask_token", "head.", "fc.", "classifier.")
@@ -30,7 +30,7 @@ class ImageTower(nn.Module):
 
     Args:
         config: what backbone, at what size.
-        embed_dim: width of the joint space.
+        embed_dim: width of the joint space; None for a tower on its own, whose features are the pooled ones.
         preprocess: the tower's own preprocessing values (mean, std, resize_mode, ...), each of which stands until a
             user asks for another one; with `crop`, images are to come without the black border of photographs.
         default_preprocess: the values that arrive where nobody chose any; there the tower's own stand.
@@ -40,7 +40,7 @@ class ImageTower(nn.Module):
         MissingWeightsError: pretrained weights were asked for and are out of reach.
     """
 
-    def __init__(self, config: VisionConfig, embed_dim: int, preprocess: dict, default_preprocess: dict):
+    def __init__(self, config: VisionConfig, embed_dim: int | None, preprocess: dict, default_preprocess: dict):
         super().__init__()
         self._own_preprocess, self._default_preprocess = dict(preprocess), dict(default_preprocess)
         self.crop = self._own_preprocess.pop("crop", False)  # open_clip's values know of none
@@ -53,9 +53,11 @@ class ImageTower(nn.Module):
         self.set_input_size(config.image_size)
         width: int = self.trunk.num_features
         self.token_dim = width + _POSITION_DIM
-        pooled_dim = getattr(self.trunk, "head_hidden_size", None) or width  # MobileNets widen after pooling
-        self.proj = nn.Linear(pooled_dim, embed_dim, bias=False)
-        nn.init.normal_(self.proj.weight, std=pooled_dim**-0.5)
+        pooled_dim: int = getattr(self.trunk, "head_hidden_size", None) or width  # MobileNets widen after pooling
+        self.proj = nn.Identity()
+        if embed_dim is not None:
+            self.proj = nn.Linear(pooled_dim, embed_dim, bias=False)
+            nn.init.normal_(self.proj.weight, std=pooled_dim**-0.5)
         self.register_load_state_dict_pre_hook(_resample_position_embedding)
 
     @property
@@ -84,7 +86,7 @@ class ImageTower(nn.Module):
 
         Convolutions stay out of a CPU's autocast: there they are slower in bfloat16 than in float32.
         """
-        image = image.to(self.proj.weight.dtype)
+        image = image.to(next(self.trunk.parameters()).dtype)
         with torch.autocast("cpu", enabled=False) if self._convolutional and image.is_cpu else nullcontext():
             return self.trunk.forward_features(image)
 
@@ -274,17 +276,32 @@ def place_features(height: int, width: int) -> Tensor:
     return torch.cat([down[:, None].expand(-1, width, -1), across[None].expand(height, -1, -1)], dim=2)
 
 
+def backbone_values(name: str) -> tuple[int, dict]:
+    """What timm knows of a backbone: the side of its input in pixels, and its preprocessing values.
+
+    Raises:
+        ConfigError: timm has no such backbone.
+    """
+    base, _, tag = name.partition(".")
+    known = None
+    if timm.is_model(base):
+        known = timm.get_pretrained_cfg(base, allow_unregistered=False) if not tag else timm.get_pretrained_cfg(name)
+    if known is None:
+        raise ConfigError(f"timm has no backbone {name!r} (see timm.list_models() and timm.list_pretrained())")
+    interpolation = known.interpolation if known.interpolation in ("bicubic", "bilinear") else "bicubic"
+    values = {"mean": list(known.mean), "std": list(known.std), "interpolation": interpolation, "resize_mode": "squash"}
+    return known.input_size[-1], values
+
+
 def with_backbone(config: ModelConfig, name: str) -> ModelConfig:
     """A model config whose image tower is another backbone, with the size and normalisation timm knows for it.
 
     Raises:
         ConfigError: timm has no such backbone.
     """
-    known = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
-    if known is None:
-        raise ConfigError(f"timm has no backbone {name!r} (see timm.list_models())")
-    vision = VisionConfig(timm_model_name=name, image_size=known.input_size[-1])
-    return replace(config, vision=vision).with_preprocess(mean=list(known.mean), std=list(known.std))
+    size, values = backbone_values(name)
+    vision = VisionConfig(timm_model_name=name, image_size=size)
+    return replace(config, vision=vision).with_preprocess(mean=values["mean"], std=values["std"])
 
 
 def _plain(value):

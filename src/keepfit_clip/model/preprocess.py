@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import open_clip
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
+from torch import Tensor, nn
 from torchvision.transforms import Compose
 
 from keepfit_clip.images.field_of_view import crop_colour
 from keepfit_clip.model.config import ModelConfig
 
-__all__ = ["default_preprocess", "of_open_clip", "resolve_preprocess", "to_input_size", "with_crop"]
+__all__ = ["default_preprocess", "of_open_clip", "preprocess_of", "resolve_preprocess", "to_input_size", "with_crop"]
 
 
 def default_preprocess() -> dict:
@@ -48,6 +49,17 @@ def to_input_size(preprocess_cfg: dict) -> Callable[[Image.Image], Image.Image]:
     )
     sized = Compose(transform.transforms[:-2])  # the last two make a tensor and normalise it
     return with_crop(sized, preprocess_cfg.get("crop", False))
+
+
+def preprocess_of(model: nn.Module, crop: bool | None = None) -> Callable[[Image.Image], Tensor]:
+    """From a PIL image to the tensor (3, H, W) that a model's image tower takes.
+
+    Args:
+        model: a KeepFIT, or another under its surface.
+        crop: whether the black border of colour photographs is cut off; as the tower says by default.
+    """
+    values = PreprocessCfg(**model.visual.preprocess_cfg)
+    return with_crop(image_transform_v2(values, is_train=False), model.visual.crop if crop is None else crop)
 
 
 def with_crop(transform: Callable, crop: bool) -> Callable:

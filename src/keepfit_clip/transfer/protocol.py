@@ -22,8 +22,8 @@ from keepfit_clip.evaluate.metrics.classification import (
     tuned_thresholds,
 )
 from keepfit_clip.evaluate.pooling import PooledScores, check_pooling, keys_of
-from keepfit_clip.folders.loading import LoadedModel
-from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.folders.loaded import LoadedModel
+from keepfit_clip.knowledge.conditions import Knowledge, modality_named
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 from keepfit_clip.transfer.finetune import FINETUNE, FinetuneOptions, LabelledImages, TowerImages
 from keepfit_clip.transfer.methods import METHODS, Features, Fold, Method, TextClasses, probe_out_of_fold
@@ -42,7 +42,7 @@ class TransferOptions:
 
     Args:
         methods: names out of `METHODS`, or "finetune".
-        shots: how much each method that learns may learn from.
+        shots: how much each method that learns may learn from; also as texts and numbers: "80%", 5.
         folds: number of parts, each of which is tested once.
         pool: "volume", "eye" or "patient", which are scored beside the images; None scores images alone.
         pool_by: how their answers come from those of their images, see `pool_answers`.
@@ -57,7 +57,7 @@ class TransferOptions:
     """
 
     methods: tuple[str, ...] = ("zero-shot",)
-    shots: tuple[Shots, ...] = (Shots(share=0.8),)
+    shots: tuple[Shots | str | int, ...] = (Shots(share=0.8),)
     folds: int = 5
     modality: str | None = None
     descriptions: bool = True
@@ -70,6 +70,8 @@ class TransferOptions:
     pool_by: str = "mean"
 
     def __post_init__(self):
+        object.__setattr__(self, "shots", tuple(Shots.of(shots) for shots in self.shots))
+        object.__setattr__(self, "modality", modality_named(self.modality))
         check_pooling(self.pool, self.pool_by)
         unknown = [name for name in self.methods if name not in _METHODS]
         if unknown or not self.methods:
@@ -250,7 +252,7 @@ def run_transfer(
         ConfigError: a method that this data set cannot have.
         CategoryError: a class has fewer images than shots or folds; the shifted set has other classes.
     """
-    _check(options, encoded, shifted)
+    _check(loaded, options, encoded, shifted)
     run = _Run(loaded, encoded, options, encoded if shifted is None else shifted, knowledge or Knowledge.load(), cache)
     planned = [
         (_METHODS[name], shots if _METHODS[name].learns else None)
@@ -393,9 +395,11 @@ def _folds(encoded: Encoded, options: TransferOptions) -> Iterator[tuple[np.ndar
         yield from folds_of(encoded.labels, options.folds, encoded.groups, options.seed, classes)
 
 
-def _check(options: TransferOptions, encoded: Encoded, shifted: Encoded | None) -> None:
+def _check(loaded: LoadedModel, options: TransferOptions, encoded: Encoded, shifted: Encoded | None) -> None:
     spec = encoded.downstream.spec
     for method in (_METHODS[name] for name in options.methods):
+        if method.texts and not loaded.has_text:
+            raise ConfigError(f"--method {method.name} needs a text tower, and {loaded.name} has none")
         if spec.multi_label and not method.several:
             raise ConfigError(f"--method {method.name} takes images of one class each, and {spec.title} has several")
         if not spec.named and method.texts:

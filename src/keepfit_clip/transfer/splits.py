@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
@@ -24,6 +25,21 @@ class Shots:
     per_class: int | None = None
     share: float | None = None
 
+    @classmethod
+    def of(cls, shots: "Shots | str | int") -> Self:
+        """Shots as people write them: 5 of each class, or "20%" of the set.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if isinstance(shots, cls):
+            return shots
+        word = str(shots).strip()
+        number = word.removesuffix("%")
+        if not number.isdigit() or int(number) < 1 or (word.endswith("%") and int(number) >= 100):
+            raise ConfigError(f"--shots {word!r} is neither a number of images per class nor a share such as 20%")
+        return cls(share=int(number) / 100) if word.endswith("%") else cls(per_class=int(number))
+
     def __str__(self) -> str:
         return f"{self.per_class}" if self.share is None else f"{round(100 * self.share)}%"
 
@@ -34,12 +50,7 @@ def parse_shots(text: str) -> list[Shots]:
     Raises:
         ConfigError: it is neither.
     """
-    shots = []
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        number = word.removesuffix("%")
-        if not number.isdigit() or int(number) < 1 or (word.endswith("%") and int(number) >= 100):
-            raise ConfigError(f"--shots {word!r} is neither a number of images per class nor a share such as 20%")
-        shots.append(Shots(share=int(number) / 100) if word.endswith("%") else Shots(per_class=int(number)))
+    shots = [Shots.of(word) for word in filter(None, (part.strip() for part in text.split(",")))]
     if not shots:
         raise ConfigError("--shots names nothing: write 1,5,10 or 80%")
     return shots
