@@ -29,6 +29,7 @@ FLOORS = (
     "evaluate.metrics",
     "evaluate",
     "transfer",
+    "predict",
     "app training.programs training.flags",
     "training.text_stage training.hybrid",
     "training training.answers training.report",

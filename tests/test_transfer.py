@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from scipy.special import expit, softmax
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
@@ -40,8 +40,9 @@ from keepfit_clip.evaluate.sklearn import KeepFITFeatures
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
+from keepfit_clip.transfer.classifiers import Features
 from keepfit_clip.transfer.finetune import FinetuneOptions
-from keepfit_clip.transfer.methods import METHODS, Features, Fold, TextClasses, linear_head
+from keepfit_clip.transfer.methods import METHODS, Fold, TextClasses, linear_head
 from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
 from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, parse_shots
 from keepfit_clip.transfer.tables import as_json, pooled_lines
@@ -627,11 +628,12 @@ def test_fine_tuning_beats_the_probe_it_begins_with_and_goes_on_where_it_was(exp
 def test_a_linear_head_is_the_probe():
     for labels in (np.arange(30) % 2, np.arange(30) % 3, np.stack([np.arange(30) % 2, np.arange(30) // 15], axis=1)):
         features, _ = separable(10, 0.8)
-        weight, bias = linear_head(features, labels)
-        logits = features.pooled @ weight.T + bias
-        expected = METHODS["linear-probe"].run(Fold(features, labels, features, None))
-        found = expit(logits) if labels.ndim == 2 else softmax(logits, axis=1)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        probe = LogisticRegression(C=0.316, class_weight="balanced", solver="newton-cg", max_iter=1000, random_state=0)
+        probe = OneVsRestClassifier(probe) if labels.ndim == 2 else probe
+        expected = probe.fit(np.float64(features.pooled), labels).predict_proba(np.float64(features.pooled))
+        np.testing.assert_allclose(linear_head(features, labels).answer(features), expected, atol=1e-6)
+        found = METHODS["linear-probe"].run(Fold(features, labels, features, None))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

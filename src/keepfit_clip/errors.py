@@ -109,7 +109,11 @@ class ImageError(KeepFITError):
 
     def __init__(self, name: str, reason: str):
         super().__init__(f"{name}: {reason}")
+        self.name = name
         self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.name, self.reason)  # also comes whole out of another process
 
 
 class ShardError(KeepFITError):

@@ -41,6 +41,7 @@ EXTRAS = {
     "parquet": Extra("pyarrow", "shards build from Parquet"),
     "remote": Extra("s3fs", "tables, images and shards at s3:// and gs://"),
     "ray": Extra("ray", "shards build on a cluster"),
+    "onnx": Extra("onnxruntime", "export --onnx"),
     "track": Extra("tensorboard", "train --report-to"),
 }
 

@@ -129,6 +129,7 @@ class Handlers:
                     "probabilities": list(answer.probabilities.items()),
                     "caption": image.explanation.caption if image.explanation else None,
                     "nearest": image.nearest,
+                    "heads": {name: list(answers.items()) for name, answers in image.heads.items()},
                 }
             )
         return _render(cards, problems, table)

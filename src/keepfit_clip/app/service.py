@@ -3,8 +3,8 @@
 Images live in memory only.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import cv2
@@ -25,6 +25,8 @@ from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.model.zero_shot import ClassTexts
 from keepfit_clip.page.cells import csv_text
 from keepfit_clip.page.report import picture_uri
+from keepfit_clip.predict.answers import Predictor
+from keepfit_clip.transfer.heads import Head
 
 __all__ = ["MAPS", "MAX_IMAGES", "MAX_PIXELS", "Answer", "Gallery", "ImageAnswer", "Service"]
 
@@ -47,6 +49,7 @@ class ImageAnswer:
         sureness: its probability.
         explanation: caption and small maps of its words, no categories; None where the model writes no captions.
         nearest: of the gallery: picture, caption and cosine similarity.
+        heads: name of each of the model's heads -> class -> probability, the likeliest first.
     """
 
     image: Image.Image
@@ -55,6 +58,7 @@ class ImageAnswer:
     sureness: float
     explanation: Explanation | None
     nearest: list[tuple[str, str, float]]
+    heads: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,19 @@ class Service:
         loaded: the model.
         knowledge: names and findings of conditions.
         gallery: images to compare with, or None.
+        heads: what was learnt of data sets, by name; each answers beside the categories.
     """
 
-    def __init__(self, loaded: LoadedModel, knowledge: Knowledge, gallery: Gallery | None = None):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        knowledge: Knowledge,
+        gallery: Gallery | None = None,
+        heads: Mapping[str, Head] | None = None,
+    ):
         self.loaded, self.knowledge, self.gallery = loaded, knowledge, gallery
-        self.has_captions = loaded.model.text_decoder is not None
+        self.heads = {name: Predictor(loaded, head=head) for name, head in (heads or {}).items()}
+        self.has_captions = loaded.has_captions
         self._explainer = lru_cache(maxsize=32)(self._make_explainer)
         texts = [[modality_text(modality)] for modality in MODALITIES]
         self._modalities = ClassTexts(loaded.model, Tokenizer.of_model(loaded.model, loaded.tokenizer), texts)
@@ -142,7 +154,19 @@ class Service:
         nearest = self.gallery.nearest(features) if self.gallery else []
         longest = max(_LONGEST, *self._tower_size())
         shown = ImageOps.contain(image, (longest, longest)) if max(image.size) > longest else image
-        return ImageAnswer(shown, features, MODALITIES[best], float(sureness[best]), explanation, nearest)
+        modality = MODALITIES[best]
+        heads = self._answers_of_heads(image, modality) if self.heads else {}
+        return ImageAnswer(shown, features, modality, float(sureness[best]), explanation, nearest, heads)
+
+    def _answers_of_heads(self, image: Image.Image, modality: str) -> dict[str, dict[str, float]]:
+        pixels = self.loaded.preprocess(image)[None]
+        answers = {}
+        for name, predictor in self.heads.items():
+            (answer,) = predictor.ask(pixels, [modality])
+            if answer is not None:
+                values = zip(predictor.classes, answer.probabilities.tolist(), strict=True)
+                answers[name] = dict(sorted(values, key=lambda pair: -pair[1]))
+        return answers
 
     def _tower_size(self) -> tuple[int, int]:
         size = self.loaded.model.visual.image_size

@@ -9,7 +9,7 @@ import typer
 from keepfit_clip.cli.console import console, quiet_libraries, show_left_out, with_progress
 from keepfit_clip.cli.options import USE, Cache, Crop, Device, KnowledgeFile, path_or_url
 from keepfit_clip.cli.table_options import reads_tables, tell_notes
-from keepfit_clip.errors import CheckpointError
+from keepfit_clip.errors import CheckpointError, ConfigError
 
 COMMAND = "app"
 _DEMO = Path("runs/demo/model")
@@ -22,7 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def serve(
     model: Annotated[
-        str | None, typer.Option(help=f"folder made by `export` or `import` ({_DEMO}, of the demo)")
+        str | None, typer.Option(help=f"a folder, or a name as of `keepfit-clip models` ({_DEMO}, of the demo)")
     ] = None,
     gallery: Annotated[
         Path | None, typer.Option(help="shards or a table; the most similar images are shown", parser=path_or_url)
@@ -53,6 +53,7 @@ def serve(
     from keepfit_clip.extras import require_extra
     from keepfit_clip.folders.loading import load_model
     from keepfit_clip.knowledge.conditions import Knowledge
+    from keepfit_clip.transfer.heads import head_folder, list_heads, load_head
 
     quiet_libraries()
     require_extra("app")
@@ -63,13 +64,16 @@ def serve(
             )
         model = str(_DEMO)
     loaded = load_model(model, device, crop)
+    if not loaded.has_text:
+        raise ConfigError(f"{loaded.name} has no text tower: the page compares images with words")
     shown = None
     if gallery is not None:
         pairs = read_pairs(gallery, images, source_options)
         tell_notes(pairs.notes)
         show_left_out(pairs.left_out, "entries of the gallery not used")
         shown = Gallery(loaded, pairs, FeatureCache(cache, loaded), with_progress("Encoding the gallery"))
-    service = Service(loaded, Knowledge.load(knowledge), shown)
+    heads = {name: load_head(head_folder(model, name), loaded) for name in list_heads(model)}
+    service = Service(loaded, Knowledge.load(knowledge), shown, heads)
     with running_page(service, f"KeepFIT: {loaded.name}", host, port, allow_host or ()) as address:
         console.print(f"{address}  (Ctrl+C ends it)", soft_wrap=True)
         threading.Event().wait()

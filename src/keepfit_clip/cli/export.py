@@ -7,6 +7,7 @@ import typer
 
 from keepfit_clip.cli.console import console, quiet_libraries
 from keepfit_clip.cli.options import WEIGHTS
+from keepfit_clip.errors import ConfigError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -16,13 +17,33 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="run folder (its latest checkpoint) or a checkpoint in one")],
-    out: Annotated[Path, typer.Option(help="new folder for the model")],
+    run: Annotated[
+        str, typer.Argument(help="run folder (its latest checkpoint) or a checkpoint in one; of a program, a model")
+    ],
+    out: Annotated[Path, typer.Option(help="new folder for the model; of a program a file, .onnx or .pt2")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="write the image tower of a model as ONNX (.onnx), or by torch.export (.pt2)")
+    ] = False,
+    head: Annotated[
+        str | None, typer.Option(help="with a head of `transfer --keep` (its name, or its folder); with --onnx")
+    ] = None,
 ) -> None:
-    """Write a trained run as a folder that open_clip loads with local-dir:."""
+    """Write a trained run as a folder that open_clip loads with local-dir:, or a model as ONNX or torch.export."""
     from keepfit_clip.folders.export import export_model
 
     quiet_libraries()
+    if onnx:
+        from keepfit_clip.folders.loading import load_model
+        from keepfit_clip.predict.exported import export_program
+        from keepfit_clip.transfer.heads import head_folder, load_head
+
+        loaded = load_model(run, "cpu")
+        kept = load_head(head_folder(run, head), loaded) if head else None
+        difference = export_program(loaded, out, kept)
+        console.print(f"{loaded.name} -> {out}  (differs from torch by at most {difference:.1g})", soft_wrap=True)
+        return
+    if head:
+        raise ConfigError("--head goes with --onnx: a model's folder holds its heads itself")
     checkpoint = export_model(run, out)
     console.print(f"{checkpoint.name} -> {out}", soft_wrap=True)
 

@@ -68,6 +68,34 @@ def transfer(
     epochs: Annotated[int, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 10,
     batch_size: Annotated[int, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 16,
     lr: Annotated[float, typer.Option(help="of finetune", rich_help_panel=_LEARNING)] = 1e-4,
+    layer_decay: Annotated[
+        float,
+        typer.Option(
+            help="of finetune: factor of the rate from each layer to the one before", rich_help_panel=_LEARNING
+        ),
+    ] = 1.0,
+    early_stop: Annotated[
+        float,
+        typer.Option(help="of finetune: share of the training images that choose the epoch", rich_help_panel=_LEARNING),
+    ] = 0.0,
+    balanced: Annotated[
+        bool,
+        typer.Option(
+            "--balanced/--as-frequent",
+            help="of finetune: classes weigh alike, or by their images",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = True,
+    precision: Annotated[
+        str, typer.Option(help="of finetune: fp32, bf16, or auto (bf16 on a GPU)", rich_help_panel=_LEARNING)
+    ] = "auto",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="keep what the method learns from all images as a head of the model: a name, or a folder (./heads/dr)",
+            rich_help_panel=_LEARNING,
+        ),
+    ] = None,
     modality: Modality = None,
     names_only: NamesOnly = False,
     threshold: Annotated[
@@ -104,7 +132,8 @@ def transfer(
     from keepfit_clip.folders.loading import load_model
     from keepfit_clip.knowledge.conditions import Knowledge
     from keepfit_clip.transfer.finetune import FinetuneOptions
-    from keepfit_clip.transfer.protocol import TransferOptions, encode_set, run_transfer
+    from keepfit_clip.transfer.heads import facts_of, head_folder, save_head
+    from keepfit_clip.transfer.protocol import Transfer, TransferOptions, encode_set, learning_methods, run_transfer
     from keepfit_clip.transfer.splits import parse_shots
     from keepfit_clip.transfer.tables import as_json, as_markdown, pooled_lines, write_results
 
@@ -121,7 +150,15 @@ def transfer(
         not names_only,
         _thresholds(threshold),
         seed,
-        finetune=FinetuneOptions(epochs, batch_size, lr),
+        finetune=FinetuneOptions(
+            epochs,
+            batch_size,
+            lr,
+            balanced=balanced,
+            layer_decay=layer_decay,
+            early_stop=early_stop,
+            precision=precision,
+        ),
         given_split=split == "given",
         pool=pool,
         pool_by=pool_by,
@@ -130,6 +167,11 @@ def transfer(
         raise ConfigError(f"--split {split}: folds or given")
     if domain_shift_images is not None and domain_shift is None:
         raise ConfigError("--domain-shift-images without --domain-shift")
+    head = None
+    if keep is not None:
+        if len(tables) > 1 or domain_shift is not None or len(learning_methods(options)) != 1:
+            raise ConfigError("--keep takes one table and one --method that learns, without --domain-shift")
+        head = require_free(head_folder(model, keep))
     names = [table.stem for table in tables]
     if len(set(names)) < len(names):
         raise ConfigError(f"two of the tables are called the same: {', '.join(names)}")
@@ -164,6 +206,15 @@ def transfer(
             folder = out / table.stem if len(tables) > 1 else out
             write_results(folder, tested, outcomes, options, loaded.name, plots)
             console.print(f"-> {folder}", soft_wrap=True)
+        if head is not None:
+            run = Transfer(loaded, encoded, options, encoded, known, features)
+            with console.status("Learning from all images"):
+                learnt = run.learn(learning_methods(options)[0])
+            kept = next(outcome for outcome in reversed(outcomes) if outcome.method in learning_methods(options))
+            save_head(head, facts_of(loaded, run, kept, learnt), learnt)
+            console.print(
+                f"head -> {head}  (keepfit-clip predict IMAGES --model {model} --head {keep})", soft_wrap=True
+            )
     write_result(json_file, results)
 
 

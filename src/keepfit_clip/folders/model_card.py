@@ -1,14 +1,15 @@
 """The model card of a folder: what the model is, and what it must not be used for. It names nothing of its makers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from keepfit_clip._version import __version__
+from keepfit_clip.files import write_text
 from keepfit_clip.model.config import ModelConfig
 
-__all__ = ["CARD_NAME", "model_card"]
+__all__ = ["CARD_NAME", "model_card", "note_on_card"]
 
 CARD_NAME = "README.md"
 _TAGS = ["keepfit", "clip", "retina", "ophthalmology", "medical", "image-captioning"]
@@ -40,6 +41,17 @@ def model_card(config: ModelConfig, preprocess_cfg: Mapping, history: Mapping[st
     name = config.keepfit.base or "keepfit-v2"
     template = Path(__file__).with_suffix(".md.j2")
     return str(ModelCard.from_template(data, str(template), name=name, version=__version__, facts=facts, crop=crop))
+
+
+def note_on_card(model: Path, title: str, lines: Sequence[str]) -> None:
+    """Puts a section of its own title at the end of a model folder's card, in place of one that stands there."""
+    card = model / CARD_NAME
+    if not card.is_file():
+        return
+    kept, _, after = card.read_text(encoding="utf-8").partition(f"\n## {title}\n")
+    _, heading, rest = after.partition("\n## ")
+    section = "\n".join(["", f"## {title}", "", *lines, ""])
+    write_text(card, kept.rstrip("\n") + "\n" + (f"{heading}{rest}" if heading else "") + section)
 
 
 def _listed(values) -> str:

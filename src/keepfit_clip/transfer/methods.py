@@ -1,4 +1,4 @@
-"""Classifiers over image features, as FLAIR and KeepFIT set them up. Each takes arrays and gives class probabilities.
+"""Ways to learn a classifier over image features, as FLAIR and KeepFIT set them up.
 
     zero-shot        compares with the texts of the classes: names, and the statement that they are there
     zero-shot-names  compares with the canonical names alone
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
@@ -29,30 +28,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from keepfit_clip.errors import CategoryError
+from keepfit_clip.transfer.classifiers import (
+    AdapterClassifier,
+    CacheClassifier,
+    Classifier,
+    Features,
+    LinearClassifier,
+    TextClassifier,
+)
 
-__all__ = ["METHODS", "Features", "Fold", "Method", "TextClasses", "linear_head", "probe_out_of_fold"]
+__all__ = ["METHODS", "Fold", "Method", "TextClasses", "linear_head", "probe_out_of_fold"]
 
 _C = 0.316
-_REDUCTION, _RATIO = 4, 0.2
-_ALPHA, _BETA = 1.0, 5.0
+_REDUCTION = 4
 _EPOCHS, _LR, _EPS = 40, 1e-3, 1e-4
 _STEPS = 64  # in an epoch, at most
 _INNER = 3  # parts of the training images, to choose thresholds by
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of N images: `pooled` (N, C) and `projected` (N, D), L2-normalised.
-
-    `wording` (N,) says in which words each is compared with the classes, by its number; None is the first for all.
-    """
-
-    pooled: np.ndarray
-    projected: np.ndarray
-    wording: np.ndarray | None = None
-
-    def __getitem__(self, rows: np.ndarray) -> "Features":
-        return Features(self.pooled[rows], self.projected[rows], None if self.wording is None else self.wording[rows])
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,11 @@ class TextClasses:
     features: np.ndarray
     logit_scale: float
     absent: np.ndarray | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The features and the factor."""
+        return torch.from_numpy(self.features), torch.tensor(self.logit_scale)
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class Method:
 
     Args:
         name: as it is asked for.
-        run: probabilities (N, K) of a fold's test images.
+        learn: the classifier that a fold's training images give.
         texts: what the images are compared with: "descriptions" of the classes, their "names", "findings" too, or "".
         learns: whether it learns from training images.
         several: whether an image may have several classes.
@@ -105,43 +101,44 @@ class Method:
     """
 
     name: str
-    run: Callable[[Fold], np.ndarray]
+    learn: Callable[[Fold], Classifier]
     texts: str = "descriptions"
     learns: bool = True
     several: bool = False
     trains_tower: bool = False
 
+    def run(self, fold: Fold) -> np.ndarray:
+        """Probabilities (N, K) of a fold's test images."""
+        return self.learn(fold).answer(fold.test)
 
-def zero_shot(fold: Fold) -> np.ndarray:
-    """Probabilities (N, K) by the similarity with the classes' texts; nothing is learnt.
+
+def zero_shot(fold: Fold) -> TextClassifier:
+    """The similarity with the classes' texts; nothing is learnt.
 
     Where an image may have several classes, each is compared with its absence.
     """
-    classes = fold.texts.features if fold.texts.absent is None else fold.texts.features - fold.texts.absent
-    logits = fold.texts.logit_scale * _similarity(*_inputs(fold.test), torch.from_numpy(classes)).numpy()
-    return softmax(logits, axis=1) if fold.texts.absent is None else expit(logits)
+    absent = torch.empty(0) if fold.texts.absent is None else torch.from_numpy(fold.texts.absent)
+    return TextClassifier(*fold.texts.tensors, absent)
 
 
-def linear_probe(fold: Fold) -> np.ndarray:
-    """Probabilities (N, K) of a logistic regression; (N, K) labels are learnt one against the rest.
+def linear_probe(fold: Fold) -> LinearClassifier:
+    """A logistic regression; see `linear_head`."""
+    return linear_head(fold.train, fold.labels, fold.seed)
+
+
+def linear_head(train: Features, labels: np.ndarray, seed: int = 0) -> LinearClassifier:
+    """A logistic regression on the backbone's features; (N, K) labels are learnt one against the rest.
 
     Raises:
         CategoryError: all, or none, of the training images have a class.
     """
-    _check_both(fold.labels)
-    fitted = _probe(fold.labels, fold.seed).fit(np.float64(fold.train.pooled), fold.labels)
-    return fitted.predict_proba(np.float64(fold.test.pooled))
-
-
-def linear_head(train: Features, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The linear probe as weight (K, C) and bias (K,) of a layer, in float32."""
     _check_both(labels)
     fitted = _probe(labels, seed).fit(np.float64(train.pooled), labels)
     parts = fitted.estimators_ if labels.ndim == 2 else [fitted]
     weight, bias = (np.concatenate([getattr(part, name) for part in parts]) for name in ("coef_", "intercept_"))
     if labels.ndim == 1 and len(weight) == 1:  # of two classes scikit-learn keeps the second alone
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return weight.astype(np.float32), bias.astype(np.float32)
+    return LinearClassifier(torch.from_numpy(weight), torch.from_numpy(bias), torch.tensor(labels.ndim == 2))
 
 
 def probe_out_of_fold(train: Features, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> np.ndarray:
@@ -183,37 +180,29 @@ def _probe(labels: np.ndarray, seed: int):
     return OneVsRestClassifier(probe) if labels.ndim == 2 else probe
 
 
-def clip_adapter(fold: Fold) -> np.ndarray:
-    """Probabilities (N, K) after a learnt residual bottleneck."""
+def clip_adapter(fold: Fold) -> AdapterClassifier:
+    """A learnt residual bottleneck."""
     width = fold.train.projected.shape[1]
     with _seeded(fold.seed):
-        adapter = nn.Sequential(
-            nn.Linear(width, width // _REDUCTION, bias=False), nn.ReLU(),
-            nn.Linear(width // _REDUCTION, width, bias=False), nn.ReLU(),
-        )  # fmt: skip
-        classes = torch.from_numpy(fold.texts.features)
-
-        def logits(features: Tensor, wording: Tensor) -> Tensor:
-            adapted = _RATIO * adapter(features) + (1 - _RATIO) * features
-            return fold.texts.logit_scale * _similarity(F.normalize(adapted, dim=-1), wording, classes)
-
-        _learn(logits, adapter.parameters(), fold.train, fold.labels, cosine=True)
-        return _probabilities(logits, fold.test)
+        down = nn.Linear(width, width // _REDUCTION, bias=False).weight
+        up = nn.Linear(width // _REDUCTION, width, bias=False).weight
+        learnt = AdapterClassifier(down, up, *fold.texts.tensors)
+        _learn(learnt, [down, up], fold.train, fold.labels, cosine=True)
+        return learnt
 
 
-def tip_adapter(fold: Fold) -> np.ndarray:
-    """Probabilities (N, K) from the texts and the classes of near training images; nothing is learnt."""
-    keys = torch.from_numpy(fold.train.projected)
-    return _probabilities(_tip_logits(keys, fold.labels, fold.texts), fold.test)
+def tip_adapter(fold: Fold) -> CacheClassifier:
+    """The texts and the classes of near training images; nothing is learnt."""
+    return CacheClassifier(torch.from_numpy(fold.train.projected), *_cached(fold))
 
 
-def tip_adapter_f(fold: Fold) -> np.ndarray:
+def tip_adapter_f(fold: Fold) -> CacheClassifier:
     """The same, after the training images' features were fine-tuned."""
     with _seeded(fold.seed):
         keys = nn.Parameter(torch.from_numpy(fold.train.projected).clone())
-        logits = _tip_logits(keys, fold.labels, fold.texts)
-        _learn(logits, [keys], fold.train, fold.labels)
-        return _probabilities(logits, fold.test)
+        learnt = CacheClassifier(keys, *_cached(fold))
+        _learn(learnt, [keys], fold.train, fold.labels)
+        return learnt
 
 
 # Name -> method, of those that work on features.
@@ -231,26 +220,10 @@ METHODS = {
 }
 
 
-def _inputs(features: Features) -> tuple[Tensor, Tensor]:
-    """Projected features (N, D) and wordings (N,)."""
-    wording = np.zeros(len(features.projected), dtype=int) if features.wording is None else features.wording
-    return torch.from_numpy(features.projected), torch.from_numpy(wording)
-
-
-def _similarity(features: Tensor, wording: Tensor, classes: Tensor) -> Tensor:
-    """Products (N, K) of features (N, D) with the classes (M, K, D) in each image's own wording (N,)."""
-    return torch.einsum("nd,mkd->nmk", features, classes)[torch.arange(len(features)), wording]
-
-
-def _tip_logits(keys: Tensor, labels: np.ndarray, texts: TextClasses) -> Callable[[Tensor, Tensor], Tensor]:
-    classes = torch.from_numpy(texts.features)
-    values = F.one_hot(torch.from_numpy(labels), classes.shape[1]).float()  # (T, K) of the T training images
-
-    def logits(features: Tensor, wording: Tensor) -> Tensor:
-        affinity = torch.exp(_BETA * (features @ keys.T - 1))  # (N, T)
-        return texts.logit_scale * _similarity(features, wording, classes) + _ALPHA * affinity @ values
-
-    return logits
+def _cached(fold: Fold) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes of the training images (T, K), those of the texts (M, K, D), and the factor of similarities."""
+    classes, scale = fold.texts.tensors
+    return F.one_hot(torch.from_numpy(fold.labels), classes.shape[1]).float(), classes, scale
 
 
 @contextmanager
@@ -260,22 +233,17 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _learn(logits, parameters, train: Features, labels: np.ndarray, cosine: bool = False) -> None:
+def _learn(classifier: Classifier, parameters, train: Features, labels: np.ndarray, cosine: bool = False) -> None:
     """Cross-entropy, the images always in the same shuffled order."""
     optimizer = torch.optim.AdamW(parameters, lr=_LR, eps=_EPS)
     order = torch.randperm(len(labels)).split(math.ceil(len(labels) / _STEPS))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _EPOCHS * len(order)) if cosine else None
-    (inputs, wording), targets = _inputs(train), torch.from_numpy(labels)
+    (inputs, wording), targets = train.tensors, torch.from_numpy(labels)
     for _ in range(_EPOCHS):
         for rows in order:
-            loss = F.cross_entropy(logits(inputs[rows], wording[rows]), targets[rows])
+            loss = F.cross_entropy(classifier.logits(inputs[rows], wording[rows]), targets[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if schedule is not None:
                 schedule.step()
-
-
-@torch.no_grad()
-def _probabilities(logits: Callable[[Tensor, Tensor], Tensor], test: Features) -> np.ndarray:
-    return logits(*_inputs(test)).softmax(dim=-1).numpy()

@@ -25,11 +25,21 @@ from keepfit_clip.evaluate.pooling import PooledScores, check_pooling, keys_of
 from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.knowledge.conditions import Knowledge, modality_named
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
-from keepfit_clip.transfer.finetune import FINETUNE, FinetuneOptions, LabelledImages, TowerImages
-from keepfit_clip.transfer.methods import METHODS, Features, Fold, Method, TextClasses, probe_out_of_fold
+from keepfit_clip.transfer.classifiers import Classifier, Features
+from keepfit_clip.transfer.finetune import FINETUNE, FinetuneOptions, LabelledImages, TowerImages, TunedTower
+from keepfit_clip.transfer.methods import METHODS, Fold, Method, TextClasses, probe_out_of_fold
 from keepfit_clip.transfer.splits import Shots, choose_shots, folds_of, given_fold
 
-__all__ = ["METRICS", "Encoded", "Outcome", "TransferOptions", "encode_set", "run_transfer"]
+__all__ = [
+    "METRICS",
+    "Encoded",
+    "Outcome",
+    "Transfer",
+    "TransferOptions",
+    "encode_set",
+    "learning_methods",
+    "run_transfer",
+]
 
 METRICS = ("aca", "auc", "kappa", "f1", "ece")
 _METHODS = {**METHODS, FINETUNE.name: FINETUNE}
@@ -89,6 +99,11 @@ class TransferOptions:
             )
 
 
+def learning_methods(options: TransferOptions) -> list[str]:
+    """Those of the methods that learn from images."""
+    return [name for name in options.methods if _METHODS[name].learns]
+
+
 @dataclass
 class Encoded:
     """A downstream set of readable images, with their features, content hashes and perceptual hashes.
@@ -104,9 +119,8 @@ class Encoded:
 
     def images(self, rows: np.ndarray) -> LabelledImages:
         """Some of the images."""
-        return LabelledImages(
-            [self.downstream.records[row] for row in rows], [self.keys[row] for row in rows], self.labels[rows]
-        )
+        groups = np.arange(len(self.labels)) if self.groups is None else self.groups
+        return LabelledImages(self.downstream.records, self.keys, self.labels, groups)[rows]
 
     def shifted_from(self, source: "Encoded") -> "Encoded":
         """The set as one to test on after learning from another: without images of that one or near copies of them.
@@ -253,14 +267,14 @@ def run_transfer(
         CategoryError: a class has fewer images than shots or folds; the shifted set has other classes.
     """
     _check(loaded, options, encoded, shifted)
-    run = _Run(loaded, encoded, options, encoded if shifted is None else shifted, knowledge or Knowledge.load(), cache)
+    target = encoded if shifted is None else shifted
+    run = Transfer(loaded, encoded, options, target, knowledge or Knowledge.load(), cache)
     planned = [
         (_METHODS[name], shots if _METHODS[name].learns else None)
         for name, shots in product(options.methods, options.shots)
         if _METHODS[name].learns or shots == options.shots[0]
     ]
     folds = list(_folds(encoded, options))
-    target = encoded if shifted is None else shifted
     keys = keys_of(target.downstream.records, options.pool) if options.pool else []
     outcomes = []
     for number, (method, shots) in enumerate(planned):
@@ -282,7 +296,7 @@ def run_transfer(
     return outcomes
 
 
-class _Run:
+class Transfer:
     """What the folds of a run share: features with the wording of each image, and the classes' texts in each wording.
 
     Args:
@@ -320,28 +334,34 @@ class _Run:
         if shots is not None:
             classes = encoded.downstream.classes
             train = choose_shots(encoded.labels, pool, shots, len(encoded.labels), seed, classes)
-        images = None
-        if method.trains_tower:
-            kept = self.cache.folder if self.cache else None
-            images = TowerImages(
-                self.loaded, encoded.images(train), self.target.images(tested), self.options.finetune, kept
-            )
-        probabilities = self._answer(method, train, self.target_features[tested], seed, images)
+        images = self._images(train, self.target.images(tested)) if method.trains_tower else None
+        probabilities = method.run(self._fold(method, train, self.target_features[tested], seed, images))
         groups = None if self.target.groups is None else self.target.groups[tested]
         return Answers(self.target.labels[tested], probabilities, groups, self._thresholds(method, train, seed))
 
-    def _answer(self, method: Method, train: np.ndarray, test: Features, seed: int, images=None) -> np.ndarray:
+    def learn(self, name: str) -> Classifier | TunedTower:
+        """What a method learns from all images of the set."""
+        method, every = _METHODS[name], np.arange(len(self.encoded.labels))
+        images = self._images(every, self.encoded.images(every[:0])) if method.trains_tower else None
+        return method.learn(self._fold(method, every, self.source_features[every[:0]], self.options.seed, images))
+
+    def _images(self, train: np.ndarray, test: LabelledImages) -> TowerImages:
+        kept = self.cache.folder if self.cache else None
+        return TowerImages(self.loaded, self.encoded.images(train), test, self.options.finetune, kept)
+
+    def _fold(self, method: Method, train: np.ndarray, test: Features, seed: int, images=None) -> Fold:
         texts = None
         if method.texts:
             texts = self._text_classes(method.texts if self.options.descriptions else "names")
-        return method.run(Fold(self.source_features[train], self.encoded.labels[train], test, texts, seed, images))
+        return Fold(self.source_features[train], self.encoded.labels[train], test, texts, seed, images)
 
     def _thresholds(self, method: Method, train: np.ndarray, seed: int) -> float | np.ndarray:
         if self.options.thresholds is not None:
             return np.array(self.options.thresholds)
         labels = self.encoded.labels[train]
         if not method.learns:
-            return tuned_thresholds(labels, self._answer(method, train, self.source_features[train], seed))
+            fold = self._fold(method, train, self.source_features[train], seed)
+            return tuned_thresholds(labels, method.run(fold))
         groups = None if self.encoded.groups is None else self.encoded.groups[train]
         return tuned_thresholds(labels, probe_out_of_fold(self.source_features[train], labels, groups, seed))
 

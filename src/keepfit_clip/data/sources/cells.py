@@ -128,7 +128,10 @@ class RowReader:
             if not self.unfit:
                 raise
             raise row_error(self.where, row, self.unfit) from error
-        fields = {} if self.options.images_only else self._record_fields(row, cells, columns)
+        if self.options.images_only:
+            fields = {"modality": self._known_modality(row, cells, columns)}
+        else:
+            fields = self._record_fields(row, cells, columns)
         patient = self._plain(cells.get(columns.patient))
         images = [(image, _file_name(image))] if image is not None else self._images(row, cells.get(columns.image))
         records = [
@@ -187,6 +190,13 @@ class RowReader:
             "visit": self._plain(cells.get(columns.visit)),
             "slice": self._number(row, "slice", columns.slice, cells),
         }
+
+    def _known_modality(self, row: int, cells: Mapping[str, Any], columns: Columns) -> str | None:
+        """The modality where the row tells one that is known."""
+        try:
+            return self._one_of(row, "modality", columns.modality, cells, _MODALITIES)
+        except TableError:
+            return None
 
     # -- columns -------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,8 @@ class SourceOptions:
             patient or eye where no column does.
         frames: which pictures of a file of several (DICOM, .vol, .e2e, .fda) are taken: middle, all, or every:N for
             every Nth.
-        images_only: whether only the images matter: rows without a caption or category are taken, labels not read.
+        images_only: whether only the images and their modality matter: rows without a caption or category are taken,
+            labels not read.
         encoding: of text files.
         lang: two-letter language of captions whose column does not tell; by default Chinese is told from other
             writing, which is taken to be English.
