@@ -96,8 +96,9 @@ def evaluate(
     for name, row in zip(result.classes, scores.confusion.tolist(), strict=True):
         confusion.add_row(escape(name), *map(str, row))
     console.print(confusion)
-    summary = "   ".join(f"{FIGURE_TITLES[name]} {value:.3f}" for name, value in result.figures.items())
-    console.print(f"{summary}   (over {result.images} images of {len(result.classes_scored)} classes)", soft_wrap=True)
+    of = "" if result.complete else f" of {len(result.classes_scored)} of {len(result.classes)} classes"
+    summary = "   ".join(f"{FIGURE_TITLES[name]}{of} {value:.3f}" for name, value in result.figures.items())
+    console.print(f"{summary}   (over {result.images} images)", soft_wrap=True)
     missing = [name for name in result.classes if name not in result.classes_scored]
     if missing:
         console.print(f"[yellow]no image of {escape(', '.join(missing))}: the scores say nothing of it[/]")
@@ -111,6 +112,7 @@ def evaluate(
         "classes": result.classes,
         "pooled": pooled and pooled.figures,
         "classes_scored": result.classes_scored,
+        "complete": result.complete,
         **{name: result.figures.get(name) for name in FIGURE_TITLES},
         "confusion": scores.confusion.tolist(),
         "not_scored": _reasons(result.left_out),

@@ -70,6 +70,11 @@ class TableScores:
         return [self.classes[number] for number in np.unique(self.labels)]
 
     @property
+    def complete(self) -> bool:
+        """Whether every class has images, so that means over classes are means over all of them."""
+        return len(self.classes_scored) == len(self.classes)
+
+    @property
     def figures(self) -> dict[str, float]:
         """Name -> value of the scores that say something here: kappa of grades only, AUC of two classes or more."""
         names = ("aca", "auc", "kappa") if self.ordinal else ("aca", "auc")

@@ -150,7 +150,7 @@ def _draw_reliability(axes, outcome: Outcome, classes: Sequence[str]) -> None:
     axes.plot(confidence, accuracy, color=_COLOURS[0], marker="o", markersize=4, linewidth=1.4)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel(f"probability of the answer (all folds: ECE {outcome.overall.ece:.3f})", fontsize=9)
+    axes.set_xlabel(f"probability of the answer (ECE {outcome.mean('ece')[0]:.3f}, mean of the folds)", fontsize=9)
     axes.set_ylabel("share that is right", fontsize=9)
 
 

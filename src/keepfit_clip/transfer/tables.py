@@ -20,7 +20,7 @@ _TITLES = {"aca": "ACA", "auc": "AUC", "kappa": "kappa", "f1": "F1", "ece": "ECE
 
 def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: TransferOptions) -> str:
     """One row for each method and number of shots: mean ± standard deviation over the folds, in percent."""
-    shown = [metric for metric in METRICS if metric != "kappa" or downstream.spec.ordinal]
+    shown = _defined(downstream)
     drawn = "images" if downstream.groups is None else "groups of images"
     learnt_from = f" (learnt from {downstream.learnt_from})" if downstream.learnt_from else ""
     lines = [
@@ -35,6 +35,13 @@ def as_markdown(downstream: DownstreamSet, outcomes: Sequence[Outcome], options:
         cells = [_cell(outcome, metric) for metric in shown]
         lines.append(f"| {outcome.method} | {outcome.shots or ''} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _defined(downstream: DownstreamSet) -> list[str]:
+    """The metrics that say something of a set: kappa of grades only, a calibration error where classes exclude."""
+    left_out = [] if downstream.spec.ordinal else ["kappa"]
+    left_out += ["ece"] if downstream.spec.multi_label else []
+    return [metric for metric in METRICS if metric not in left_out]
 
 
 def pooled_lines(outcomes: Sequence[Outcome]) -> list[str]:
@@ -130,7 +137,7 @@ def as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: Tra
                     | {"folds": [_plain(getattr(scores, metric)) for scores in outcome.folds]}
                     | {"overall": _plain(getattr(outcome.overall, metric))}
                     | ({"interval": outcome.interval[metric]} if metric in outcome.interval else {})
-                    for metric in METRICS
+                    for metric in _defined(downstream)
                 },
                 "sensitivity": dict(zip(downstream.classes, map(_plain, outcome.overall.sensitivity), strict=True)),
                 "specificity": dict(zip(downstream.classes, map(_plain, outcome.overall.specificity), strict=True)),
