@@ -36,6 +36,7 @@ from keepfit_clip.evaluate.metrics.classification import (
     score_multi_label,
     tuned_thresholds,
 )
+from keepfit_clip.evaluate.metrics.conformal import conformal_level, conformal_sets, measured_over_folds
 from keepfit_clip.evaluate.sklearn import KeepFITFeatures
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.knowledge.conditions import Knowledge
@@ -348,7 +349,7 @@ def test_methods_tell_classes_apart_and_are_the_same_twice(method):
     assert (one.argmax(axis=1) == truth).mean() > 0.9
 
 
-@pytest.mark.parametrize("method", ["linear-probe", "tip-adapter", "tip-adapter-f"])
+@pytest.mark.parametrize("method", ["linear-probe", "text-probe", "tip-adapter", "tip-adapter-f"])
 def test_learning_mends_texts_that_say_nothing(method):
     train, labels = separable(8, 0.15)
     test, truth = separable(30, 0.15, seed=1)
@@ -356,7 +357,8 @@ def test_learning_mends_texts_that_say_nothing(method):
     assert (METHODS[method].run(Fold(train, labels, test, useless)).argmax(axis=1) == truth).mean() > 0.6
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "linear-probe"])
+# The probes know the classes by their images too, whatever the words.
+@pytest.mark.parametrize("method", [name for name in METHODS if not name.endswith("-probe")])
 def test_each_image_is_compared_in_its_own_words(method):
     train, labels = separable(8, 0.1)
     test, truth = separable(20, 0.1, seed=1)
@@ -380,7 +382,52 @@ def test_tip_adapter_is_its_formula():
     np.testing.assert_allclose(METHODS["tip-adapter"].run(Fold(train, labels, test, texts)), expected, atol=1e-5)
 
 
+def test_a_text_probe_knows_the_texts_and_learns_from_images():
+    classes = np.eye(3, 16, dtype=np.float32)
+    classes[0] += 0.5  # a text that is not quite where its images are
+    texts = TextClasses((classes / np.linalg.norm(classes, axis=1, keepdims=True))[None], 10.0)
+    test, truth = separable(60, 0.3, seed=99)
+
+    def right(method, shots):
+        folds = (separable(shots, 0.3, seed=seed) for seed in range(8))
+        answers = [METHODS[method].run(Fold(train, labels, test, texts)) for train, labels in folds]
+        return np.mean([(answer.argmax(axis=1) == truth).mean() for answer in answers])
+
+    assert right("text-probe", 1) > right("linear-probe", 1) + 0.05
+    assert right("text-probe", 16) > right("zero-shot", 16) + 0.01
+
+
 # ---- scores
+
+
+def test_conformal_sets_hold_the_true_class_as_often_as_asked():
+    drawn = np.random.default_rng(0)
+    logits = drawn.normal(size=(3000, 4)) * 2
+    truth = torch.from_numpy(logits).softmax(dim=1).numpy()
+    labels = np.array([drawn.choice(4, p=p) for p in truth])
+    wrong = torch.from_numpy(logits * 3).softmax(dim=1).numpy()  # far too sure of itself
+    for coverage in (0.8, 0.95):
+        level = conformal_level(labels[:1500], wrong[:1500], coverage)
+        sets = conformal_sets(wrong[1500:], level)
+        assert sets[np.arange(1500), labels[1500:]].mean() == pytest.approx(coverage, abs=0.02)
+    folds = [Answers(labels[n::3], wrong[n::3]) for n in range(3)]
+    measured = measured_over_folds(folds, 0.9)
+    assert measured.coverage == pytest.approx(0.9, abs=0.02)
+    assert 1 < measured.size < 4
+    assert measured_over_folds(folds[:1]) is None
+    by_hand = np.array([[0.7, 0.3], [0.4, 0.6], [0.1, 0.9], [0.8, 0.2]])  # scores 0.3, 0.6, 0.1, 0.8 of these labels
+    assert conformal_level(np.array([0, 0, 1, 1]), by_hand, 0.6) == pytest.approx(0.4)  # the third of four
+    assert conformal_level(np.array([0, 0, 1, 1]), by_hand, 0.9) == 0  # four are too few: all classes belong
+    assert conformal_sets(by_hand, 0.4).tolist() == [[True, False], [True, True], [False, True], [True, False]]
+
+
+def test_shots_as_frequent_as_the_classes_are():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    rows = choose_shots(labels, np.arange(100), Shots.of("~10"), 100, 0, ["a", "b", "c"])
+    assert np.bincount(labels[rows]).tolist() == [18, 9, 3]
+    assert str(Shots.of("~10")) == "~10"
+    with pytest.raises(ConfigError, match="--shots '~20%'"):
+        parse_shots("~20%")
 
 
 def test_scores_of_several_classes_are_scikit_learns():

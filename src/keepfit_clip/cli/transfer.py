@@ -53,12 +53,16 @@ def transfer(
     method: Annotated[
         str,
         typer.Option(
-            help="zero-shot, zero-shot-names, zero-shot-findings, linear-probe, clip-adapter, tip-adapter, "
+            help="zero-shot, zero-shot-names, zero-shot-findings, linear-probe, text-probe, clip-adapter, tip-adapter, "
             "tip-adapter-f, finetune, joined by ','"
         ),
     ] = "zero-shot",
     shots: Annotated[
-        str, typer.Option(help="images per class (1,5,10) or shares (20%,80%)", rich_help_panel=_LEARNING)
+        str,
+        typer.Option(
+            help="images per class (1,5,10; ~5 in the set's proportions) or shares (20%,80%)",
+            rich_help_panel=_LEARNING,
+        ),
     ] = "80%",
     folds: Annotated[int, typer.Option(help="parts; each is tested once", rich_help_panel=_LEARNING)] = 5,
     split: Annotated[
@@ -135,7 +139,7 @@ def transfer(
     from keepfit_clip.transfer.heads import facts_of, head_folder, save_head
     from keepfit_clip.transfer.protocol import Transfer, TransferOptions, encode_set, learning_methods, run_transfer
     from keepfit_clip.transfer.splits import parse_shots
-    from keepfit_clip.transfer.tables import as_json, as_markdown, pooled_lines, write_results
+    from keepfit_clip.transfer.tables import as_json, as_markdown, conformal_lines, pooled_lines, write_results
 
     quiet_libraries()
     if out is not None:
@@ -199,7 +203,7 @@ def transfer(
             outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)
         tested = shifted or encoded
         console.print(_as_table(as_markdown(tested.downstream, outcomes, options)))
-        for line in pooled_lines(outcomes):
+        for line in pooled_lines(outcomes) + conformal_lines(outcomes):
             console.print(line, markup=False, soft_wrap=True)
         results.append(as_json(tested.downstream, outcomes, options, loaded.name))
         if out is not None:

@@ -18,6 +18,7 @@ __all__ = [
     "Features",
     "LinearClassifier",
     "TextClassifier",
+    "TextProbeClassifier",
 ]
 
 _RATIO = 0.2  # of what CLIP-Adapter learns in the feature
@@ -166,6 +167,26 @@ class AdapterClassifier(Classifier):
 
 
 @dataclass(frozen=True)
+class TextProbeClassifier(Classifier):
+    """A linear layer over projected features whose weights are learnt vectors plus so much of the classes' texts.
+
+    Args:
+        weight: (K, D).
+        share: (K,), how much of each class's text.
+        classes: (M, K, D).
+    """
+
+    kind = "text-probe"
+    weight: Tensor
+    share: Tensor
+    classes: Tensor
+
+    def logits(self, projected: Tensor, wording: Tensor) -> Tensor:
+        """See `Classifier`."""
+        return projected @ self.weight.T + self.share * _similarity(projected, wording, self.classes)
+
+
+@dataclass(frozen=True)
 class CacheClassifier(Classifier):
     """The training images beside the classes' texts (Tip-Adapter, arXiv 2207.09519).
 
@@ -188,7 +209,9 @@ class CacheClassifier(Classifier):
         return self.scale * _similarity(projected, wording, self.classes) + _ALPHA * affinity @ self.values
 
 
-CLASSIFIERS = {one.kind: one for one in (TextClassifier, LinearClassifier, AdapterClassifier, CacheClassifier)}
+CLASSIFIERS = {
+    one.kind: one for one in (TextClassifier, LinearClassifier, TextProbeClassifier, AdapterClassifier, CacheClassifier)
+}
 
 
 def _similarity(features: Tensor, wording: Tensor, classes: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
     zero-shot-names  compares with the canonical names alone
     zero-shot-findings  compares with what is visible of them too
     linear-probe     logistic regression on the backbone's features (C 0.316, classes balanced)
+    text-probe       a linear layer that begins as the classes' texts and mean images (after LP++, arXiv 2404.02285)
     clip-adapter     a small bottleneck, mixed with the feature (CLIP-Adapter, arXiv 2110.04544)
     tip-adapter      the training images as a cache beside the texts (Tip-Adapter, arXiv 2207.09519)
     tip-adapter-f    the same, its keys fine-tuned
@@ -35,6 +36,7 @@ from keepfit_clip.transfer.classifiers import (
     Features,
     LinearClassifier,
     TextClassifier,
+    TextProbeClassifier,
 )
 
 __all__ = ["METHODS", "Fold", "Method", "TextClasses", "linear_head", "probe_out_of_fold"]
@@ -43,6 +45,7 @@ _C = 0.316
 _REDUCTION = 4
 _EPOCHS, _LR, _EPS = 40, 1e-3, 1e-4
 _STEPS = 64  # in an epoch, at most
+_PROBE_STEPS, _PROBE_PENALTY = 100, 1e-3  # of the text probe
 _INNER = 3  # parts of the training images, to choose thresholds by
 
 
@@ -180,6 +183,34 @@ def _probe(labels: np.ndarray, seed: int):
     return OneVsRestClassifier(probe) if labels.ndim == 2 else probe
 
 
+def text_probe(fold: Fold) -> TextProbeClassifier:
+    """A linear layer over projected features, of learnt vectors and so much of each class's text, both learnt.
+
+    As in LP++ (Huang et al., CVPR 2024) the vectors begin as the classes' mean images and the shares as the factor of
+    similarities. It is fitted here by L-BFGS on all images at once, each class weighing alike, with a penalty on how
+    far it goes from where it began; LP++ itself chooses step sizes in place of a penalty.
+    """
+    (inputs, wording), targets = fold.train.tensors, torch.from_numpy(fold.labels)
+    classes, scale = fold.texts.tensors
+    count = torch.bincount(targets, minlength=classes.shape[1]).clamp(min=1)
+    means = F.one_hot(targets, classes.shape[1]).float().T @ inputs / count[:, None]  # (K, D)
+    start = scale * (means - means.mean(dim=0))
+    weight, share = nn.Parameter(start.clone()), nn.Parameter(scale.repeat(classes.shape[1]))
+    learnt = TextProbeClassifier(weight, share, classes)
+    balanced = len(targets) / (len(count) * count.float())
+    optimizer = torch.optim.LBFGS([weight, share], max_iter=_PROBE_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        moved = (weight - start).square().sum() + (share - scale).square().sum()
+        value = F.cross_entropy(learnt.logits(inputs, wording), targets, balanced) + _PROBE_PENALTY * moved
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return learnt
+
+
 def clip_adapter(fold: Fold) -> AdapterClassifier:
     """A learnt residual bottleneck."""
     width = fold.train.projected.shape[1]
@@ -213,6 +244,7 @@ METHODS = {
         Method("zero-shot-names", zero_shot, texts="names", learns=False, several=True),
         Method("zero-shot-findings", zero_shot, texts="findings", learns=False, several=True),
         Method("linear-probe", linear_probe, texts="", several=True),
+        Method("text-probe", text_probe),
         Method("clip-adapter", clip_adapter),
         Method("tip-adapter", tip_adapter),
         Method("tip-adapter-f", tip_adapter_f),

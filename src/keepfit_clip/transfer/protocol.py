@@ -21,6 +21,7 @@ from keepfit_clip.evaluate.metrics.classification import (
     reliability,
     tuned_thresholds,
 )
+from keepfit_clip.evaluate.metrics.conformal import ConformalScores, measured_over_folds
 from keepfit_clip.evaluate.pooling import PooledScores, check_pooling, keys_of
 from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.knowledge.conditions import Knowledge, modality_named
@@ -169,6 +170,8 @@ class Outcome:
         interval: metric -> 95 % bootstrap interval of the mean over the folds.
         answers: for the test images of all folds, in order.
         pooled: what `TransferOptions.pool` asks for, or None.
+        conformal: how often sets that shall hold the true class nine times in ten do; None where folds share images, or
+            an image may have several classes.
     """
 
     method: str
@@ -178,6 +181,7 @@ class Outcome:
     interval: dict[str, tuple[float, float]]
     answers: Answers
     pooled: PooledScores | None = None
+    conformal: ConformalScores | None = None
 
     @property
     def name(self) -> str:
@@ -291,7 +295,8 @@ def run_transfer(
             tests = [held_out if shifted is None else np.arange(len(keys)) for _, held_out in folds]
             of_fold = [(fold, keys[row]) for fold, tested in enumerate(tests) for row in tested]
             pooled = PooledScores.of(answers.labels, answers.probabilities, of_fold, options.pool, options.pool_by)
-        outcomes.append(Outcome(method.name, shots, scores, answers.score(), interval, answers, pooled))
+        conformal = measured_over_folds(parts) if shifted is None else None
+        outcomes.append(Outcome(method.name, shots, scores, answers.score(), interval, answers, pooled, conformal))
     on_step("done", len(planned) * len(folds), len(planned) * len(folds))
     return outcomes
 

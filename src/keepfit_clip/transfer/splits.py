@@ -20,14 +20,16 @@ class Shots:
     Args:
         per_class: images of each class, or None.
         share: of the whole data set, or None.
+        as_frequent: whether `per_class` is a mean over the classes, which are drawn in the set's own proportions.
     """
 
     per_class: int | None = None
     share: float | None = None
+    as_frequent: bool = False
 
     @classmethod
     def of(cls, shots: "Shots | str | int") -> Self:
-        """Shots as people write them: 5 of each class, or "20%" of the set.
+        """Shots as people write them: 5 of each class, "~5" on average and as frequent as they are, "20%" of the set.
 
         Raises:
             ConfigError: it is neither.
@@ -35,13 +37,17 @@ class Shots:
         if isinstance(shots, cls):
             return shots
         word = str(shots).strip()
-        number = word.removesuffix("%")
-        if not number.isdigit() or int(number) < 1 or (word.endswith("%") and int(number) >= 100):
-            raise ConfigError(f"--shots {word!r} is neither a number of images per class nor a share such as 20%")
-        return cls(share=int(number) / 100) if word.endswith("%") else cls(per_class=int(number))
+        number = word.removesuffix("%").removeprefix("~")
+        share, as_frequent = word.endswith("%"), word.startswith("~")
+        if not number.isdigit() or int(number) < 1 or (share and (int(number) >= 100 or as_frequent)):
+            raise ConfigError(
+                f"--shots {word!r} is neither a number of images per class (5, or ~5 in the set's own proportions) nor "
+                "a share such as 20%"
+            )
+        return cls(share=int(number) / 100) if share else cls(per_class=int(number), as_frequent=as_frequent)
 
     def __str__(self) -> str:
-        return f"{self.per_class}" if self.share is None else f"{round(100 * self.share)}%"
+        return f"{'~' * self.as_frequent}{self.per_class}" if self.share is None else f"{round(100 * self.share)}%"
 
 
 def parse_shots(text: str) -> list[Shots]:
@@ -148,8 +154,9 @@ def choose_shots(
     order = np.random.default_rng(seed).permutation(pool)
     one_hot = labels if labels.ndim == 2 else np.eye(len(names), dtype=int)[labels]
     wanted = [shots.per_class] * len(names)
-    if shots.share is not None:
-        size = min(round(shots.share * total), len(pool))  # folds are not all of one size
+    if shots.share is not None or shots.as_frequent:
+        asked = shots.per_class * len(names) if shots.as_frequent else round(shots.share * total)
+        size = min(asked, len(pool))  # folds are not all of one size
         wanted = np.maximum(1, np.round(one_hot[pool].sum(axis=0) * size / len(pool)).astype(int))
     chosen: set[int] = set()
     for number, name in enumerate(names):

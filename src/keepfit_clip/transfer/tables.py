@@ -13,7 +13,7 @@ from keepfit_clip.page.cells import csv_text
 from keepfit_clip.transfer.plots import write_plots
 from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 
-__all__ = ["as_json", "as_markdown", "pooled_lines", "write_results"]
+__all__ = ["as_json", "as_markdown", "conformal_lines", "pooled_lines", "write_results"]
 
 _TITLES = {"aca": "ACA", "auc": "AUC", "kappa": "kappa", "f1": "F1", "ece": "ECE"}
 
@@ -47,6 +47,16 @@ def _defined(downstream: DownstreamSet) -> list[str]:
 def pooled_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """A line for each method with the scores of volumes, eyes or patients."""
     return [f"{outcome.name}, {outcome.pooled.line}" for outcome in outcomes if outcome.pooled is not None]
+
+
+def conformal_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line for each method on its conformal sets."""
+    return [
+        f"{outcome.name}: sets meant to hold the true class of {sets.asked:.0%} of the images hold that of "
+        f"{sets.coverage:.1%}, with {sets.size:.2f} classes on average ({sets.single:.0%} of the sets name one)"
+        for outcome in outcomes
+        if (sets := outcome.conformal)
+    ]
 
 
 def _parted(options: TransferOptions, downstream: DownstreamSet) -> str:
@@ -89,7 +99,7 @@ def write_results(
     with new_folder(out) as folder:
         write_json(folder / "results.json", as_json(downstream, outcomes, options, model))
         write_text(folder / "results.csv", _as_csv(outcomes))
-        pooled = "".join(f"\n{line}\n" for line in pooled_lines(outcomes))
+        pooled = "".join(f"\n{line}\n" for line in pooled_lines(outcomes) + conformal_lines(outcomes))
         write_text(folder / "table.md", as_markdown(downstream, outcomes, options) + pooled)
         if plots:
             write_plots(folder / "plots", encoded, outcomes)
@@ -146,6 +156,7 @@ def as_json(downstream: DownstreamSet, outcomes: Sequence[Outcome], options: Tra
                 "reliability": outcome.reliability,
                 **_thresholds(downstream, outcome),
                 **({"pooled": outcome.pooled.figures} if outcome.pooled else {}),
+                **({"conformal": asdict(outcome.conformal)} if outcome.conformal else {}),
             }
             for outcome in outcomes
         ],
