@@ -1,6 +1,6 @@
 """A model as files: `model_folder` says what a folder of one holds, `loading` makes it ready for use.
 
-`export` brings a run there, `convert` others' weights, `hub` a repository.
+`export` brings a run there, `imports` others' weights, `hub` a repository.
 """
 
 from keepfit_clip._faces import face

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
 from keepfit_clip.errors import CheckpointError, ConfigError, MissingWeightsError, OutputError
-from keepfit_clip.folders.convert import import_dual_encoder, import_image_tower
+from keepfit_clip.folders.imports import import_dual_encoder, import_image_tower
 from keepfit_clip.folders.loading import load_model
 from tests.encoders import SENTENCES, write_encoder
 
@@ -118,7 +118,9 @@ def test_what_does_not_fit_is_named_and_refused_unless_told_otherwise(theirs, to
     ):
         assert words in str(caught.value)
     assert not (tmp_path / "model").exists()
-    found = import_dual_encoder(tmp_path / "odd.pth", "keepfit-v1", tmp_path / "model", str(tokenizer_folder), True)
+    found = import_dual_encoder(
+        tmp_path / "odd.pth", "keepfit-v1", tmp_path / "model", str(tokenizer_folder), partial=True
+    )
     assert len(found.fit.problems) == 3
     assert torch.isfinite(load_model(tmp_path / "model").model.visual(torch.rand(1, 3, 64, 64))).all()
 

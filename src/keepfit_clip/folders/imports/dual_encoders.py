@@ -1,0 +1,138 @@
+"""Whole dual encoders of other projects: model folders of the same image and text features."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoConfig
+
+from keepfit_clip.errors import CheckpointError, ConfigError
+from keepfit_clip.files import require_free
+from keepfit_clip.folders.imports.building import build, load_tokenizer, with_tower
+from keepfit_clip.folders.imports.kinds import KINDS, Kind
+from keepfit_clip.folders.imports.result import Imported
+from keepfit_clip.folders.model_folder import write_model
+from keepfit_clip.model.config import ModelConfig, RevisionConfig
+from keepfit_clip.model.preprocess import resolve_preprocess
+from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve_source
+from keepfit_clip.model.state_dicts import fit_of, read_weights
+
+__all__ = ["import_dual_encoder"]
+
+_BERT = "text.transformer."
+_HEAD_WIDTH = 64  # BERT's and CLIP's
+
+
+def import_dual_encoder(
+    file: str | Path,
+    origin: str,
+    out: str | Path,
+    tokenizer: str | None = None,
+    partial: bool = False,
+    backbone: str | None = None,
+) -> Imported:
+    """Makes a folder of a whole model's weights, which gives the original's features.
+
+    Width, depth and vocabulary of the text encoder are read off the weights; the number of attention heads, which they
+    do not tell, is the tokenizer's own config's, or one per 64 channels as in BERT.
+
+    Args:
+        file: the state dict.
+        origin: a kind of `KINDS` that gives both towers.
+        out: folder to make.
+        tokenizer: hub name or folder; by default the kind's own.
+        partial: take what fits.
+        backbone: timm's name of the image tower in the place of the kind's.
+
+    Raises:
+        MissingWeightsError: the file or the tokenizer cannot be read.
+        CheckpointError: the weights do not fit; names what.
+        ConfigError: the tokenizer is not that of the weights, or timm has no such backbone.
+        OutputError: `out` holds something already.
+    """
+    out, kind = require_free(out), KINDS[origin]
+    state = {key: value.float() if value.is_floating_point() else value for key, value in read_weights(file).items()}
+    kind.require_marker(state, origin, file)
+    renamed = kind.names(state)
+    tensors = renamed.tensors
+    name = tokenizer or kind.tokenizer
+    allow_source(name)
+    loaded_tokenizer = load_tokenizer(name)
+    config = _config(kind, renamed.vision, backbone).with_text(**_text_settings(tensors, name, loaded_tokenizer))
+    config = config.with_text(**_within(kind.text, config))
+    if "visual.proj.weight" in tensors:
+        config = replace(config, embed_dim=len(tensors["visual.proj.weight"]))
+    model = build(config)
+    own = model.state_dict()
+    expected = {k: v for k, v in own.items() if kind.revision or not k.startswith("text_revision.")}
+    fit = fit_of(expected, tensors)
+    if not fit and not partial:
+        raise CheckpointError(f"{file} does not fit as a checkpoint of {origin}: {fit}. --partial takes what fits")
+    model.load_state_dict(own | fit.of(tensors))
+    history = {"weights": f"imported from a checkpoint of {origin}"}
+    write_model(out, config, resolve_preprocess(config), loaded_tokenizer, model.state_dict(), history)
+    heads = config.text.hf_model_config["num_attention_heads"]
+    notes = [f"the text encoder has {heads} attention heads, which the weights do not tell"]
+    if not kind.revision:
+        notes.append(f"{kind.what} has no text revision: its projections are initialised anew")
+    taken = len(state) - sum(renamed.left_out.values()) - len(fit.unknown) - len(fit.misshapen)
+    return Imported(taken, renamed.left_out, fit, notes)
+
+
+def _config(kind: Kind, told: Mapping, backbone: str | None) -> ModelConfig:
+    """The kind's config, its text tower still that of the registered one."""
+    config = with_tower(ModelConfig.named(kind.config), kind, told, backbone)
+    if kind.revision:  # the attention that its weights were trained with
+        config = config.with_revision(RevisionConfig(attention=kind.revision))
+    return config
+
+
+def _within(settings: Mapping, config: ModelConfig) -> dict:
+    """The kind's settings of the text tower; a text is never longer than the encoder's positions."""
+    longest = min(settings.get("context_length", 256), config.text.hf_model_config["max_position_embeddings"])
+    return {**settings, "context_length": longest}
+
+
+def _text_settings(tensors: Mapping[str, Tensor], name: str, tokenizer) -> dict:
+    """The `text_cfg` that the tensors of a BERT tell, and its tokenizer."""
+    vocabulary, width = tensors[f"{_BERT}embeddings.word_embeddings.weight"].shape
+    layers = {key.split(".")[4] for key in tensors if key.startswith(f"{_BERT}encoder.layer.")}
+
+    def rows(key: str, default: int) -> int:
+        return len(tensors[f"{_BERT}{key}"]) if f"{_BERT}{key}" in tensors else default
+
+    if len(tokenizer) > vocabulary:
+        raise ConfigError(
+            f"the tokenizer {Path(name).name!r} has {len(tokenizer)} tokens and the weights have {vocabulary}: give "
+            "the one they were trained with (--tokenizer)"
+        )
+    special = {"pad_id": tokenizer.pad_token_id, "bos_id": tokenizer.cls_token_id, "eos_id": tokenizer.sep_token_id}
+    if None in special.values():
+        raise ConfigError(f"the tokenizer {Path(name).name!r} has no [PAD], [CLS] or [SEP]: it is none of a BERT")
+    return {
+        "hf_model_name": "",
+        "hf_tokenizer_name": name,
+        "hf_model_config": {
+            "model_type": "bert",
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "num_hidden_layers": len(layers),
+            "num_attention_heads": _attention_heads(name, width),
+            "intermediate_size": rows("encoder.layer.0.intermediate.dense.weight", 4 * width),
+            "max_position_embeddings": rows("embeddings.position_embeddings.weight", 512),
+            "type_vocab_size": rows("embeddings.token_type_embeddings.weight", 2),
+        },
+        **special,
+    }
+
+
+def _attention_heads(source: str, width: int) -> int:
+    """The heads of the encoder that comes with the tokenizer, where it has the same width."""
+    try:
+        config = load_pretrained(AutoConfig, resolve_source(source))
+    except (OSError, ValueError):
+        config = None
+    if getattr(config, "hidden_size", None) == width:
+        return config.num_attention_heads
+    return max(1, width // _HEAD_WIDTH)
