@@ -11,7 +11,6 @@ from torch import nn
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, first_line
 from keepfit_clip.finite import is_finite
 from keepfit_clip.folders.model_folder import require_model
-from keepfit_clip.model.preprocess import with_crop
 from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["LoadedModel", "load_model", "pick_device"]
@@ -73,7 +72,7 @@ def load_model(folder: str | Path, device: str | torch.device | None = None, cro
     folder = require_model(folder)
     name = f"local-dir:{folder}"
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name, device=pick_device(device))
+        model = open_clip.create_model(name, device=pick_device(device))
         tokenizer = open_clip.get_tokenizer(name)
     except KeepFITError:
         raise
@@ -84,4 +83,4 @@ def load_model(folder: str | Path, device: str | torch.device | None = None, cro
     if broken:
         raise CheckpointError(f"{folder}: {len(broken)} of its tensors hold NaN or infinity, e.g. {broken[0]}")
     model.eval()
-    return LoadedModel(model, with_crop(preprocess, model.visual.crop if crop is None else crop), tokenizer)
+    return LoadedModel(model, model.visual.image_transform(crop), tokenizer)

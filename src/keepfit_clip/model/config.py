@@ -21,6 +21,8 @@ from keepfit_clip.model.pretrained import ATTENTIONS, PYPI_PREFIX, is_known_whee
 
 __all__ = [
     "CONFIG_MARKER",
+    "OWN_PREPROCESS_KEYS",
+    "PADDED_AT_END",
     "TEXT_SOURCES",
     "DecoderConfig",
     "KeepFITConfig",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 CONFIG_MARKER = "keepfit_cfg"  # what makes an open_clip config one of ours
+OWN_PREPROCESS_KEYS = ("crop", "pad")  # preprocessing values that open_clip does not know
+PADDED_AT_END = "end"
 TEXT_SOURCES = ("hf_model_name", "hf_tokenizer_name")  # of a text tower: where its weights and tokenizer came from
 
 # Bounds far above any model in use, low enough that no config fills the memory or builds for hours.
@@ -50,6 +54,7 @@ _OPTIONAL_MODEL_KEYS = {"custom_text", "init_logit_scale"}
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_OF_AN_ENCODER = ("auto_map", "trust_remote_code", "quantization_config", "name_or_path", "use_kernels")
+_PADS = ("both", PADDED_AT_END)
 _RESIZE_MODES = ("shortest", "longest", "squash")
 _INTERPOLATIONS = ("bicubic", "bilinear", "random")
 _PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}  # open_clip's
@@ -259,7 +264,8 @@ class KeepFITConfig:
 
     Args:
         preprocess: the image tower's own values of open_clip's preprocessing (mean, std, resize_mode, ...), and
-            `crop`, whether the black border of colour photographs is cut off first.
+            `crop`, whether the black border of colour photographs is cut off first, and `pad`, where the border of an
+            image with resize_mode 'longest' is: 'both' sides, or 'end' for the bottom or the right alone.
         revision: settings of the text revision.
         base: name of the registered config that a saved one was made from.
     """
@@ -274,9 +280,12 @@ class KeepFITConfig:
             object.__setattr__(self, "revision", _section(RevisionConfig, revision, "keepfit_cfg.revision"))
         _require_text(self.base, "keepfit_cfg.base")
         where = "keepfit_cfg.preprocess"
-        check_preprocess_config(self.preprocess, where, own=("crop",))
+        check_preprocess_config(self.preprocess, where, own=OWN_PREPROCESS_KEYS)
         if not isinstance(self.preprocess.get("crop", False), bool):
             raise ConfigError(f"{where}.crop must be true or false")
+        pad = self.preprocess.get("pad", _PADS[0])
+        if pad not in _PADS:
+            raise ConfigError(f"{where}.pad is {str(pad)[:80]!r}; it can be {' or '.join(_PADS)}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from keepfit_clip.errors import CheckpointError, ConfigError
 from keepfit_clip.files import require_free
 from keepfit_clip.folders.imports.building import build, load_tokenizer, with_tower
-from keepfit_clip.folders.imports.kinds import KINDS, Kind
+from keepfit_clip.folders.imports.kinds import KINDS, LARGEST_LOGIT_SCALE, Kind
 from keepfit_clip.folders.imports.result import Imported
 from keepfit_clip.folders.model_folder import write_model
 from keepfit_clip.model.config import ModelConfig, RevisionConfig
@@ -63,6 +63,7 @@ def import_dual_encoder(
     config = config.with_text(**_within(kind.text, config))
     if "visual.proj.weight" in tensors:
         config = replace(config, embed_dim=len(tensors["visual.proj.weight"]))
+    notes = _clamp_logit_scale(tensors) if kind.clamps else []
     model = build(config)
     own = model.state_dict()
     expected = {k: v for k, v in own.items() if kind.revision or not k.startswith("text_revision.")}
@@ -73,7 +74,7 @@ def import_dual_encoder(
     history = {"weights": f"imported from a checkpoint of {origin}"}
     write_model(out, config, resolve_preprocess(config), loaded_tokenizer, model.state_dict(), history)
     heads = config.text.hf_model_config["num_attention_heads"]
-    notes = [f"the text encoder has {heads} attention heads, which the weights do not tell"]
+    notes += [f"the text encoder has {heads} attention heads, which the weights do not tell"]
     if not kind.revision:
         notes.append(f"{kind.what} has no text revision: its projections are initialised anew")
     taken = len(state) - sum(renamed.left_out.values()) - len(fit.unknown) - len(fit.misshapen)
@@ -86,6 +87,17 @@ def _config(kind: Kind, told: Mapping, backbone: str | None) -> ModelConfig:
     if kind.revision:  # the attention that its weights were trained with
         config = config.with_revision(RevisionConfig(attention=kind.revision))
     return config
+
+
+def _clamp_logit_scale(tensors: dict[str, Tensor]) -> list[str]:
+    """Clamps the logit scale, as the original does at each use; a note where that changes it."""
+    stored = tensors.get("logit_scale")
+    if stored is None:
+        return []
+    tensors["logit_scale"] = stored.clamp(0, LARGEST_LOGIT_SCALE)
+    if bool((tensors["logit_scale"] == stored).all()):
+        return []
+    return [f"logit_scale {stored.item():.4f} is clamped to {tensors['logit_scale'].item():.4f}, as there"]
 
 
 def _within(settings: Mapping, config: ModelConfig) -> dict:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
     from keepfit_clip.folders.imports.result import Imported
 
-__all__ = ["BOTH", "IMAGE", "KINDS", "Kind", "import_weights"]
+__all__ = ["BOTH", "IMAGE", "KINDS", "LARGEST_LOGIT_SCALE", "Kind", "import_weights"]
 
 IMAGE = "image"  # an image tower alone, to train a model around
 BOTH = "image and text"  # a whole dual encoder: the features are the original's
 
+LARGEST_LOGIT_SCALE = 4.6052  # ln(100) as FLAIR, KeepFIT v1, RetiZero, RET-CLIP and ViLReF round it
 _CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
+_OF_FLAIR = {"interpolation": "bilinear", "pad": "end"}  # beside /255, no mean, longest side to 512, a black border
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Kind:
         preprocess: preprocessing values in the place of the config's.
         tokenizer: hub name of the text tower's tokenizer; '' for CLIP's own.
         revision: the attention of the text revision that the weights hold; '' where they hold none.
+        clamps: whether the original clamps its logit scale to `LARGEST_LOGIT_SCALE`.
     """
 
     what: str
@@ -57,6 +60,7 @@ class Kind:
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: str = ""
     revision: str = ""
+    clamps: bool = False
 
     def require_marker(self, state: Mapping[str, Tensor], kind: str, file: str | Path) -> None:
         """Raises CheckpointError where a file is plainly of another kind."""
@@ -72,7 +76,10 @@ KINDS: dict[str, Kind] = {
         names=names.flair,
         source="github.com/jusiro/FLAIR: flair/modeling/model.py",
         marker="text_model.model.embeddings.word_embeddings.weight",
+        text={"context_length": 77},
+        preprocess=_OF_FLAIR,
         tokenizer=_CLINICAL_BERT,
+        clamps=True,
     ),
     "keepfit-v1": Kind(
         what="KeepFIT v1",
@@ -81,8 +88,10 @@ KINDS: dict[str, Kind] = {
         names=names.flair,
         source="github.com/lxirich/MM-Retinal: KeepFIT/KeepFIT-CFP/keepfit/modeling/model.py",
         marker="text_model.model.embeddings.word_embeddings.weight",
+        preprocess=_OF_FLAIR,
         tokenizer=_CLINICAL_BERT,
         revision="dot",
+        clamps=True,
     ),
     "retfound": Kind(
         what="RETFound, masked autoencoder",
