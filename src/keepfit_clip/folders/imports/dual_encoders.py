@@ -4,24 +4,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 from torch import Tensor
-from transformers import AutoConfig
 
 from keepfit_clip.errors import CheckpointError, ConfigError
 from keepfit_clip.files import require_free
 from keepfit_clip.folders.imports.building import build, load_tokenizer, with_tower
 from keepfit_clip.folders.imports.kinds import KINDS, LARGEST_LOGIT_SCALE, Kind
 from keepfit_clip.folders.imports.result import Imported
+from keepfit_clip.folders.imports.text_encoders import bert_settings, clip_settings
 from keepfit_clip.folders.model_folder import write_model
 from keepfit_clip.model.config import ModelConfig, RevisionConfig
 from keepfit_clip.model.preprocess import resolve_preprocess
-from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve_source
+from keepfit_clip.model.pretrained import allow_source
 from keepfit_clip.model.state_dicts import fit_of, read_weights
 
 __all__ = ["import_dual_encoder"]
-
-_BERT = "text.transformer."
-_HEAD_WIDTH = 64  # BERT's and CLIP's
 
 
 def import_dual_encoder(
@@ -56,11 +54,9 @@ def import_dual_encoder(
     kind.require_marker(state, origin, file)
     renamed = kind.names(state)
     tensors = renamed.tensors
-    name = tokenizer or kind.tokenizer
-    allow_source(name)
-    loaded_tokenizer = load_tokenizer(name)
-    config = _config(kind, renamed.vision, backbone).with_text(**_text_settings(tensors, name, loaded_tokenizer))
-    config = config.with_text(**_within(kind.text, config))
+    config = _config(kind, renamed.vision, backbone)
+    loaded_tokenizer, text = _text(kind, origin, tensors, tokenizer)
+    config = config.with_text(**text, **_within(kind.text, text))
     if "visual.proj.weight" in tensors:
         config = replace(config, embed_dim=len(tensors["visual.proj.weight"]))
     notes = _clamp_logit_scale(tensors) if kind.clamps else []
@@ -100,51 +96,19 @@ def _clamp_logit_scale(tensors: dict[str, Tensor]) -> list[str]:
     return [f"logit_scale {stored.item():.4f} is clamped to {tensors['logit_scale'].item():.4f}, as there"]
 
 
-def _within(settings: Mapping, config: ModelConfig) -> dict:
+def _text(kind: Kind, origin: str, tensors: Mapping[str, Tensor], tokenizer: str | None):
+    """The tokenizer of a kind's texts, or the user's, and the `text_cfg` that the tensors tell."""
+    if not kind.tokenizer:
+        if tokenizer:
+            raise ConfigError(f"--tokenizer: {origin} has CLIP's own, which is built in: leave it out")
+        return open_clip.SimpleTokenizer(), clip_settings(tensors)
+    name = tokenizer or kind.tokenizer
+    allow_source(name)
+    loaded = load_tokenizer(name)
+    return loaded, bert_settings(tensors, name, loaded)
+
+
+def _within(settings: Mapping, text: Mapping) -> dict:
     """The kind's settings of the text tower; a text is never longer than the encoder's positions."""
-    longest = min(settings.get("context_length", 256), config.text.hf_model_config["max_position_embeddings"])
+    longest = min(settings.get("context_length", 256), text["hf_model_config"]["max_position_embeddings"])
     return {**settings, "context_length": longest}
-
-
-def _text_settings(tensors: Mapping[str, Tensor], name: str, tokenizer) -> dict:
-    """The `text_cfg` that the tensors of a BERT tell, and its tokenizer."""
-    vocabulary, width = tensors[f"{_BERT}embeddings.word_embeddings.weight"].shape
-    layers = {key.split(".")[4] for key in tensors if key.startswith(f"{_BERT}encoder.layer.")}
-
-    def rows(key: str, default: int) -> int:
-        return len(tensors[f"{_BERT}{key}"]) if f"{_BERT}{key}" in tensors else default
-
-    if len(tokenizer) > vocabulary:
-        raise ConfigError(
-            f"the tokenizer {Path(name).name!r} has {len(tokenizer)} tokens and the weights have {vocabulary}: give "
-            "the one they were trained with (--tokenizer)"
-        )
-    special = {"pad_id": tokenizer.pad_token_id, "bos_id": tokenizer.cls_token_id, "eos_id": tokenizer.sep_token_id}
-    if None in special.values():
-        raise ConfigError(f"the tokenizer {Path(name).name!r} has no [PAD], [CLS] or [SEP]: it is none of a BERT")
-    return {
-        "hf_model_name": "",
-        "hf_tokenizer_name": name,
-        "hf_model_config": {
-            "model_type": "bert",
-            "vocab_size": vocabulary,
-            "hidden_size": width,
-            "num_hidden_layers": len(layers),
-            "num_attention_heads": _attention_heads(name, width),
-            "intermediate_size": rows("encoder.layer.0.intermediate.dense.weight", 4 * width),
-            "max_position_embeddings": rows("embeddings.position_embeddings.weight", 512),
-            "type_vocab_size": rows("embeddings.token_type_embeddings.weight", 2),
-        },
-        **special,
-    }
-
-
-def _attention_heads(source: str, width: int) -> int:
-    """The heads of the encoder that comes with the tokenizer, where it has the same width."""
-    try:
-        config = load_pretrained(AutoConfig, resolve_source(source))
-    except (OSError, ValueError):
-        config = None
-    if getattr(config, "hidden_size", None) == width:
-        return config.num_attention_heads
-    return max(1, width // _HEAD_WIDTH)

@@ -89,7 +89,8 @@ def import_image_tower(
     notes.append(f"the text tower is {'' if pretrained else 'not '}pretrained; the {anew} are initialised anew")
     left_out = {"of a decoder or classifier": not_backbone} if not_backbone else {}
     left_out |= renamed.left_out
-    return Imported(len(tensors) - not_backbone - len(fit.unknown) - len(fit.misshapen), left_out, fit, notes)
+    taken = len(whole) - sum(left_out.values()) - len(fit.unknown) - len(fit.misshapen)
+    return Imported(taken, left_out, fit, notes)
 
 
 def _open_clip_backbone(file: str | Path, state: Mapping[str, Tensor], backbone: str | None, notes: list[str]) -> str:
@@ -139,4 +140,7 @@ def _with_timms_names(trunk: nn.Module, state: dict[str, Tensor]) -> dict[str, T
     convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         raise ConfigError(f"timm cannot read open_clip's weights into {type(trunk).__name__}: give another --backbone")
-    return convert(state, trunk)
+    named = convert(state, trunk)
+    if "visual.proj" in state:
+        named.pop("head.bias", None)  # which timm makes up for the projection
+    return named

@@ -28,6 +28,20 @@ BOTH = "image and text"  # a whole dual encoder: the features are the original's
 LARGEST_LOGIT_SCALE = 4.6052  # ln(100) as FLAIR, KeepFIT v1, RetiZero, RET-CLIP and ViLReF round it
 _CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
 _OF_FLAIR = {"interpolation": "bilinear", "pad": "end"}  # beside /255, no mean, longest side to 512, a black border
+_NO_NORM = {"mean": [0.0] * 3, "std": [1.0] * 3}
+_HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
+_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_OPENAI = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
+_MEAN_OF_NORMED = {"timm_pool": "avg", "norm_before_pool": True}
+_CHINESE_CLIP = {
+    "gives": BOTH,
+    "config": "keepfit-v1",
+    "vision": {"timm_model_name": "vit_base_patch16_clip_quickgelu_224", "image_size": 224},
+    "text": {"pooler": "cls", "normalize_trunk": False, "context_length": 52},
+    "preprocess": {**_OPENAI, "resize_mode": "squash", "interpolation": "bicubic"},
+    "tokenizer": "hfl/chinese-roberta-wwm-ext",
+    "clamps": True,
+}
 
 
 @dataclass(frozen=True)
@@ -93,12 +107,115 @@ KINDS: dict[str, Kind] = {
         revision="dot",
         clamps=True,
     ),
+    "retizero": Kind(
+        what="RetiZero",
+        gives=BOTH,
+        config="keepfit-v1",
+        names=names.retizero,
+        source="github.com/LooKing9218/RetiZero: clip_modules/modeling/model.py",
+        marker="text_model.model.embeddings.word_embeddings.weight",
+        vision={"timm_model_name": "vit_large_patch16_224", "image_size": 224, "normalize_trunk": True},
+        text={"context_length": 77},
+        preprocess={**_IMAGENET, "resize_mode": "squash", "interpolation": "bilinear"},
+        tokenizer=_CLINICAL_BERT,
+        clamps=True,
+    ),
+    "eyeclip": Kind(
+        what="EyeCLIP",
+        gives=BOTH,
+        config="keepfit-v1",
+        names=names.eyeclip,
+        source="github.com/Michi-3000/EyeCLIP: eyeclip/model.py",
+        marker="token_embedding.weight",
+        vision={"timm_model_name": "vit_base_patch32_clip_quickgelu_224", "image_size": 224},
+        text={"pooler": "eos", "normalize_trunk": False},
+        preprocess={**_OPENAI, "resize_mode": "shortest", "interpolation": "bicubic"},
+    ),
+    "ret-clip-left": Kind(
+        what="RET-CLIP with its heads for left eyes",
+        names=names.ret_clip_left,
+        marker="left_feature_mapping.weight",
+        source="github.com/sStonemason/RET-CLIP: RET_CLIP/clip/model.py",
+        **{**_CHINESE_CLIP, "text": {**_CHINESE_CLIP["text"], "projection": "mlp"}},
+    ),
+    "ret-clip-right": Kind(
+        what="RET-CLIP with its heads for right eyes",
+        names=names.ret_clip_right,
+        marker="right_feature_mapping.weight",
+        source="github.com/sStonemason/RET-CLIP: RET_CLIP/clip/model.py",
+        **{**_CHINESE_CLIP, "text": {**_CHINESE_CLIP["text"], "projection": "mlp"}},
+    ),
+    "vilref": Kind(
+        what="ViLReF with a ViT",
+        names=names.vilref,
+        marker="visual.class_embedding",
+        source="github.com/T6Yang/ViLReF: ViLReF/clip/model.py",
+        **_CHINESE_CLIP,
+    ),
     "retfound": Kind(
         what="RETFound, masked autoencoder",
         gives=IMAGE,
         config="keepfit-v2-vit-l-16",
         names=names.as_they_are,
         source="github.com/rmaphoh/RETFound: models_vit.py",
+    ),
+    "retfound-dinov2": Kind(
+        what="RETFound, DINOv2",
+        gives=IMAGE,
+        config="keepfit-v2-vit-l-16",
+        names=names.dinov2,
+        source="github.com/rmaphoh/RETFound: main_finetune.py, models_vit.py",
+        marker="backbone.cls_token",
+        vision={"timm_model_name": "vit_large_patch14_dinov2", "image_size": 224},
+    ),
+    "retfound-green": Kind(
+        what="RETFound-Green",
+        gives=IMAGE,
+        config="keepfit-v2-vit-b-16",
+        names=names.as_they_are,
+        source="github.com/justinengelmann/RETFound_Green: README.md",
+        marker="reg_token",
+        vision={"timm_model_name": "vit_small_patch14_reg4_dinov2", "image_size": 392, **_MEAN_OF_NORMED},
+        preprocess={**_HALF, "resize_mode": "squash", "interpolation": "bilinear"},
+    ),
+    "mirage": Kind(
+        what="MIRAGE's encoder for B-scans",
+        gives=IMAGE,
+        config="keepfit-v2-vit-b-16",
+        names=names.mirage,
+        source="github.com/j-morano/MIRAGE: mirage/model.py, mirage/input_adapters.py, mirage_wrapper.py",
+        marker="input_adapters.bscan.proj.weight",
+        vision=_MEAN_OF_NORMED,
+        preprocess={**_NO_NORM, "resize_mode": "squash", "interpolation": "bilinear"},
+    ),
+    "urfound": Kind(
+        what="UrFound",
+        gives=IMAGE,
+        config="keepfit-v2-vit-b-16",
+        names=names.urfound,
+        source="github.com/yukkai/UrFound: util/model_urfound.py, finetune/models_vit.py",
+        marker="pos_embed",
+        vision={"timm_pool": "avg"},
+    ),
+    "eyeclip-image": Kind(
+        what="EyeCLIP's image tower",
+        gives=IMAGE,
+        config="keepfit-v2-vit-b-16",
+        names=names.eyeclip_visual,
+        source="github.com/Michi-3000/EyeCLIP: eyeclip/model.py",
+        marker="visual.class_embedding",
+        vision={"timm_model_name": "vit_base_patch32_clip_quickgelu_224", "image_size": 224},
+        preprocess={**_OPENAI, "resize_mode": "shortest", "interpolation": "bicubic"},
+    ),
+    "keepfit-v1-ffa": Kind(
+        what="the image tower of KeepFIT v1's captioner of angiograms",
+        gives=IMAGE,
+        config="keepfit-v2",
+        names=names.keepfit_ffa,
+        source="github.com/lxirich/MM-Retinal: KeepFIT/KeepFIT-FFA/modules/visual_extractor.py",
+        marker="visual_extractor.model.0.weight",
+        vision={"image_size": 224},
+        preprocess={**_IMAGENET, "resize_mode": "squash", "interpolation": "bilinear"},
     ),
     "open-clip": Kind(
         what="CLIP, BiomedCLIP and other checkpoints of open_clip",
