@@ -26,13 +26,13 @@ def import_checkpoint(
     origin: Annotated[str, typer.Option("--from", metavar="KIND", help=_KINDS)],
     out: Annotated[Path, typer.Option(help="new folder for the model")],
     partial: Annotated[bool, typer.Option("--partial", help="take what fits, list the rest")] = False,
+    backbone: Annotated[str | None, typer.Option(help="timm's name of the image tower, if not the kind's own")] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="hub name or folder of the tokenizer (the kind's own)", rich_help_panel=_DUAL)
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="config to build around the image tower", rich_help_panel=_TOWER)
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="timm's name of the image tower", rich_help_panel=_TOWER)] = None,
     text_tower: Annotated[Path | None, typer.Option(help="text tower of pretrain-text", rich_help_panel=_TOWER)] = None,
     random_text: Annotated[
         bool, typer.Option("--random-text", help="text tower without pretrained weights", rich_help_panel=_TOWER)
