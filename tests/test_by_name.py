@@ -1,8 +1,11 @@
 """Models by name: of open_clip, of timm, folders; what each can do, and what is said where it cannot."""
 
+import shutil
+
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -199,3 +202,45 @@ def test_models_lists_the_ways_to_name_one():
     assert "keepfit-v2-lite" in out
     assert "open_clip:ViT-B-32/openai" in out
     assert "timm:resnet50.a1_in1k" in out
+
+
+# ---- checkpoints of other projects
+
+
+def test_a_checkpoint_of_an_image_tower_is_probed_and_not_asked(tmp_path):
+    torch.manual_seed(0)
+    trunk = timm.create_model("vit_base_patch16_224", num_classes=0, global_pool="avg").eval()
+    file = tmp_path / "urfound.pth"
+    torch.save({"model": trunk.state_dict()}, file)
+    loaded = load_model(f"urfound:{file}")
+    assert loaded.name == "urfound:urfound"
+    assert not loaded.has_text
+    image = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encode_batch(image)[0], trunk(image))
+    with pytest.raises(ConfigError, match="no text tower"):
+        loaded.classify(image[0], ["normal", "glaucoma"])
+    with pytest.raises(MissingWeightsError, match="no such file"):
+        load_model("urfound:nowhere.pth")
+
+
+def test_a_whole_checkpoint_is_converted_once(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEEPFIT_CLIP_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "flair.pth"
+    file.write_bytes(b"weights")
+    converted = []
+
+    def convert(kind, source, out):
+        converted.append((kind, source))
+        shutil.copytree(exported, out)
+
+    monkeypatch.setattr("keepfit_clip.folders.loading.import_weights", convert)
+    one, other = (load_model(f"flair:{file}") for _ in range(2))
+    assert converted == [("flair", str(file))]
+    assert one.name == other.name == "flair:flair"
+    assert one.fingerprint == other.fingerprint
+    file.write_bytes(b"other weights")
+    load_model(f"flair:{file}")
+    assert len(converted) == 2
+    with pytest.raises(MissingWeightsError, match="no such file"):
+        load_model("flair:nowhere.pth")

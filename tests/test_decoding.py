@@ -12,6 +12,7 @@ from keepfit_clip.data.stream.batch import ImageBatch
 from keepfit_clip.data.stream.decoding import FastResizer, make_resizer
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError
+from keepfit_clip.model.preprocess import image_transform
 from tests.conftest import PREPROCESS
 
 
@@ -111,6 +112,22 @@ def test_the_border_of_colour_photographs_is_cut_off_alike_in_training_and_in_us
     assert np.abs(fast.astype(int) - exact).mean() < 3
     assert np.abs(fast.astype(int) - whole).mean() < 12  # the drawing has a border of its own
     assert np.abs(make_resizer({**values, "crop": False})(content).astype(int) - whole).mean() > 25
+
+
+@pytest.mark.parametrize("box", [(0, 100, 512, 400), (131, 0, 400, 512)])
+def test_a_border_at_the_end_is_there_alike_in_training_and_in_use(retina, box):
+    content = encoded(retina.crop(box), quality=95, subsampling=0)
+    values = {**PREPROCESS, "size": 128, "resize_mode": "longest", "interpolation": "bilinear", "pad": "end"}
+    values |= {"fill_color": 255}
+    fast, exact = make_resizer(values)(content), make_resizer(values, exact=True)(content)
+    used = image_transform({**values, "mean": (0, 0, 0), "std": (1, 1, 1)})(Image.open(io.BytesIO(content)))
+    assert np.abs(fast.astype(int) - exact).mean() < 2
+    assert np.abs(used.permute(1, 2, 0).numpy() * 255 - exact).max() < 1.01  # both sides' levels rounded, one by one
+    height, width = np.array([box[3] - box[1], box[2] - box[0]]) * 128 // 512
+    for pixels in (fast, exact):
+        assert (pixels[height + 1 :] == 255).all()  # a JPEG decoded small may be a pixel larger
+        assert (pixels[:, width + 1 :] == 255).all()
+        assert (pixels[: height - 1, : width - 1] < 255).any(axis=(1, 2)).all()
 
 
 @pytest.mark.parametrize("modality", ["FFA", "OCT"])

@@ -234,6 +234,13 @@ def test_shipped_configs_pass():
         ModelConfig.from_dict(open_clip.get_model_config(name))
 
 
+@pytest.mark.parametrize("values", [{"pad": "left"}, {"pad": 1}, {"crop": "yes"}])
+def test_a_crop_or_a_border_that_there_is_not_is_refused(values):
+    (key,) = values
+    with pytest.raises(ConfigError, match=f"keepfit_cfg.preprocess.{key}"):
+        ModelConfig.named(MODEL).with_preprocess(**values)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -16,8 +16,8 @@ from typing import Any
 
 from keepfit_clip.errors import KeepFITError, OutputError, first_line
 
-__all__ = ["WorkFolder", "file_sha256", "new_folder", "parse_json", "printable", "put_in_place", "read_json",
-           "read_shipped", "remove", "require_free", "to_json", "write_json", "write_text", "writing"]  # fmt: skip
+__all__ = ["WorkFolder", "cache_folder", "file_sha256", "new_folder", "parse_json", "printable", "put_in_place",
+           "read_json", "read_shipped", "remove", "require_free", "to_json", "write_json", "write_text", "writing"]  # fmt: skip
 
 _PARTIAL_LOCK = ".keepfit-writing"  # in a temporary folder, locked by the process that writes it
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary folder that has none is nobody's
@@ -319,6 +319,14 @@ def read_json(path: str | Path, largest: int = _LARGEST_JSON) -> Any:
 def printable(text: str) -> str:
     """The text without halves of characters, which names of files may hold and no file in UTF-8 may."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def cache_folder() -> Path:
+    """Where this library keeps what it converted: KEEPFIT_CLIP_CACHE, or keepfit_clip in the user's own cache."""
+    chosen = os.environ.get("KEEPFIT_CLIP_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "keepfit_clip"
 
 
 def file_sha256(path: str | Path) -> str:

@@ -27,7 +27,7 @@ from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.config import TEXT_SOURCES
 from keepfit_clip.model.keepfit import KeepFIT
 from keepfit_clip.model.loss import HybridLoss
-from keepfit_clip.model.preprocess import with_crop
+from keepfit_clip.model.preprocess import image_transform
 from keepfit_clip.model.pretrained import allow_source
 from keepfit_clip.model.state_dicts import read_weights
 from keepfit_clip.model.tokenization import Tokenizer
@@ -167,7 +167,6 @@ class _Run:
     def get_data(self, upstream, preprocess, epoch=0, tokenizer=None, **_):
         if is_master(upstream):
             strip_folders(Path(upstream.logs) / upstream.name)  # upstream has just written them
-        _, without_augmentation = preprocess
         settings, text, preprocess_cfg = self.settings, self.config.model.text, self.config.preprocess
         texts = Tokenizer(tokenizer, text.context_length, text.pad_id, text.eos_id)
         knowledge = Knowledge.load(settings.knowledge)
@@ -178,7 +177,7 @@ class _Run:
         if settings.val_data or settings.zeroshot_table:
             measured = Validation([], [])  # the other ranks wait for the first one
             if is_master(upstream):
-                transform = with_crop(without_augmentation, preprocess_cfg.get("crop", False))
+                transform = image_transform(preprocess_cfg)
                 measured = validation_data(settings, preprocess_cfg, transform, texts, knowledge)
             data["val"] = DataInfo(dataloader=measured)
         return data

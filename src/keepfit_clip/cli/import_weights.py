@@ -9,44 +9,48 @@ from rich.table import Table
 
 from keepfit_clip.cli.console import console, quiet_libraries
 from keepfit_clip.cli.options import WEIGHTS
-from keepfit_clip.errors import ConfigError
+from keepfit_clip.folders.imports.kinds import BOTH, IMAGE, KINDS, import_weights
 
-_TOWER, _DUAL = "Image towers (retfound, open-clip, timm)", "Whole models (flair, keepfit-v1)"
+_TOWER, _DUAL = f"Kinds that give an {IMAGE}", f"Kinds that give {BOTH}"
+_KINDS = "; ".join(f"{name}: {kind.what} ({kind.gives})" for name, kind in KINDS.items())
 _SHOWN = 20
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(name="import", rich_help_panel=WEIGHTS)(import_weights)
+    app.command(name="import", rich_help_panel=WEIGHTS)(import_checkpoint)
 
 
-def import_weights(
+def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="PyTorch state dict or safetensors")],
-    origin: Annotated[str, typer.Option("--from", help="flair, keepfit-v1, retfound, open-clip or timm")],
+    origin: Annotated[str, typer.Option("--from", metavar="KIND", help=_KINDS)],
     out: Annotated[Path, typer.Option(help="new folder for the model")],
     partial: Annotated[bool, typer.Option("--partial", help="take what fits, list the rest")] = False,
+    backbone: Annotated[str | None, typer.Option(help="timm's name of the image tower, if not the kind's own")] = None,
     tokenizer: Annotated[
-        str, typer.Option(help="hub name or folder of the tokenizer", rich_help_panel=_DUAL)
-    ] = "emilyalsentzer/Bio_ClinicalBERT",
+        str | None, typer.Option(help="hub name or folder of the tokenizer (the kind's own)", rich_help_panel=_DUAL)
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="config to build around the image tower", rich_help_panel=_TOWER)
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="timm's name of the image tower", rich_help_panel=_TOWER)] = None,
     text_tower: Annotated[Path | None, typer.Option(help="text tower of pretrain-text", rich_help_panel=_TOWER)] = None,
     random_text: Annotated[
         bool, typer.Option("--random-text", help="text tower without pretrained weights", rich_help_panel=_TOWER)
     ] = False,
 ) -> None:
-    """Make a model folder of the weights of FLAIR, KeepFIT v1, RETFound, open_clip or timm."""
-    from keepfit_clip.folders.convert import DUAL_ENCODERS, IMAGE_TOWERS, import_dual_encoder, import_image_tower
-
+    """Make a model folder of the weights of another project."""
     quiet_libraries()
-    if origin in DUAL_ENCODERS:
-        imported = import_dual_encoder(file, origin, out, tokenizer, partial)
-    elif origin in IMAGE_TOWERS:
-        imported = import_image_tower(file, origin, out, model, backbone, text_tower, random_text, partial)
-    else:
-        raise ConfigError(f"--from {origin!r} is none of {', '.join((*DUAL_ENCODERS, *IMAGE_TOWERS))}")
+    imported = import_weights(
+        origin,
+        file,
+        out,
+        partial=partial or None,
+        tokenizer=tokenizer,
+        model=model,
+        backbone=backbone,
+        text_tower=text_tower,
+        random_text=random_text or None,
+    )
     table = Table("", "tensors", title=f"{file.name} -> {out}", title_justify="left")
     table.add_row("taken over", str(imported.taken))
     for why, count in imported.left_out.items():

@@ -1,7 +1,7 @@
 """A model as files: `model_folder` says what a folder of one holds, `loading` makes it ready for use,
 by its name, and `loaded` says what it then does.
 
-`export` brings a run there, `convert` others' weights, `hub` a repository.
+`export` brings a run there, `imports` others' weights, `hub` a repository.
 """
 
 from keepfit_clip._faces import face

@@ -4,12 +4,14 @@
     hf-hub:OWNER/NAME                   a model of ours or of open_clip on the Hugging Face hub
     open_clip:ViT-B-32/openai           a model of open_clip with a tag of its weights, or with a file of them
     timm:resnet50.a1_in1k               a timm backbone: images only
+    flair:FILE, retfound:FILE, ...      a checkpoint of another project, see `keepfit_clip.folders.imports.KINDS`
 
-What comes from the hub is kept in its own cache and needs no network from then on.
+What comes from the hub is kept in its own cache and needs no network from then on. A whole model out of a checkpoint is
+converted once and kept in this library's cache (`cache_folder`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import open_clip
@@ -18,14 +20,17 @@ import torch
 from torch import nn
 
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, MissingWeightsError, first_line
+from keepfit_clip.files import cache_folder, file_sha256
 from keepfit_clip.finite import is_finite
+from keepfit_clip.folders.imports.image_towers import read_image_tower
+from keepfit_clip.folders.imports.kinds import BOTH, KINDS, import_weights
 from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.folders.model_folder import CONFIG_NAME, require_model
 from keepfit_clip.model.adapters import FullContextTokenizer, ImageOnlyModel, OpenCLIPModel
 from keepfit_clip.model.config import VisionConfig
 from keepfit_clip.model.image_tower import ImageTower, backbone_values
 from keepfit_clip.model.keepfit import KeepFIT
-from keepfit_clip.model.preprocess import default_preprocess, preprocess_of
+from keepfit_clip.model.preprocess import default_preprocess
 from keepfit_clip.model.pretrained import wheel_of_backbone
 
 __all__ = ["SCHEMES", "Scheme", "image_only", "load_model", "pick_device", "scheme_of"]
@@ -82,7 +87,7 @@ def load_model(name: str | Path, device: str | torch.device | None = None, crop:
     if broken:
         raise CheckpointError(f"{name}: {len(broken)} of its tensors hold NaN or infinity, e.g. {broken[0]}")
     loaded.model.eval()
-    loaded.preprocess = preprocess_of(loaded.model, crop)
+    loaded.preprocess = loaded.model.visual.image_transform(crop)
     return loaded
 
 
@@ -117,7 +122,7 @@ def _load_folder(folder: str, device: torch.device) -> LoadedModel:
         first_lines = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: the weights or the tokenizer cannot be loaded: {first_lines}") from error
     architecture = (path / CONFIG_NAME).read_text(encoding="utf-8")
-    return LoadedModel(model, preprocess_of(model), tokenizer, path.resolve().name, architecture)
+    return LoadedModel(model, model.visual.image_transform(), tokenizer, path.resolve().name, architecture)
 
 
 def _load_hub(repository: str, device: torch.device) -> LoadedModel:
@@ -156,10 +161,10 @@ def _load_open_clip(name: str, device: torch.device) -> LoadedModel:
 
 def _of_open_clip(model: nn.Module, tokenizer: Callable, name: str) -> LoadedModel:
     if isinstance(model, KeepFIT):
-        return LoadedModel(model, preprocess_of(model), tokenizer, name, name)
+        return LoadedModel(model, model.visual.image_transform(), tokenizer, name, name)
     texts = FullContextTokenizer(tokenizer, tokenizer.context_length)
     other = OpenCLIPModel(model)
-    return LoadedModel(other, preprocess_of(other), texts, name, name)
+    return LoadedModel(other, other.visual.image_transform(), texts, name, name)
 
 
 def _load_timm(name: str, device: torch.device) -> LoadedModel:
@@ -175,7 +180,25 @@ def _load_timm(name: str, device: torch.device) -> LoadedModel:
 def image_only(tower: ImageTower, name: str, device: torch.device) -> LoadedModel:
     """An image tower as a model to be probed."""
     model = ImageOnlyModel(tower).to(device)
-    return LoadedModel(model, preprocess_of(model), None, name, name)
+    return LoadedModel(model, model.visual.image_transform(), None, name, name)
+
+
+def _load_checkpoint(kind: str) -> Callable[[str, torch.device], LoadedModel]:
+    """How a checkpoint of a kind is loaded: a whole model from its folder in the cache, an image tower as it is."""
+
+    def load(file: str, device: torch.device) -> LoadedModel:
+        name = f"{kind}:{Path(file).stem}"
+        if KINDS[kind].gives != BOTH:
+            return image_only(read_image_tower(file, kind), name, device)
+        if not Path(file).is_file():
+            raise MissingWeightsError(f"{kind}:{file}: no such file of weights")
+        folder = cache_folder() / "models" / f"{kind}-{file_sha256(file)[:32]}"
+        if not (folder / CONFIG_NAME).is_file():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            import_weights(kind, file, folder)
+        return replace(_load_folder(str(folder), device), name=name)
+
+    return load
 
 
 def _out_of_reach(name: str, error: Exception) -> MissingWeightsError:
@@ -191,4 +214,6 @@ SCHEMES = {
     "open_clip": Scheme("open_clip:ViT-B-32/openai", "a model of open_clip with its weights' tag, or a file of them",
                         _load_open_clip),
     "timm": Scheme("timm:resnet50.a1_in1k", "a timm backbone; images only", _load_timm),
+    **{name: Scheme(f"{name}:FILE", f"a checkpoint of {kind.what}" + ("" if kind.gives == BOTH else "; images only"),
+                    _load_checkpoint(name)) for name, kind in KINDS.items() if name not in ("timm", "open-clip")},
 }  # fmt: skip

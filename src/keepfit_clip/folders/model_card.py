@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from keepfit_clip._version import __version__
 from keepfit_clip.files import write_text
 from keepfit_clip.model.config import ModelConfig
+from keepfit_clip.model.preprocess import is_padded_at_end
 
 __all__ = ["CARD_NAME", "model_card", "note_on_card"]
 
@@ -24,23 +25,27 @@ def model_card(config: ModelConfig, preprocess_cfg: Mapping, history: Mapping[st
         history: where the weights come from, as labels and values.
     """
     encoder = config.text.hf_model_config
-    crop = config.keepfit.preprocess.get("crop", False)
+    own = {**config.keepfit.preprocess, **preprocess_cfg}
+    crop, at_end = own.get("crop", False), is_padded_at_end(own)
     cropped = "colour photographs without their black border, " if crop else ""
+    padded = " with the border at the bottom or the right" if at_end else ""
     facts = {
         "image tower": f"{config.vision.timm_model_name} (timm), images of {config.vision.image_size} pixels",
         "text tower": f"{encoder['model_type']}, {encoder.get('num_hidden_layers', '?')} layers of width "
         f"{encoder['hidden_size']}, vocabulary {encoder['vocab_size']}, {config.text.context_length} tokens",
         "caption decoder": f"{config.decoder.layers} layers" if config.decoder else "none",
         "joint space": f"{config.embed_dim} dimensions",
-        "images": f"{cropped}resize_mode {preprocess_cfg['resize_mode']}, mean {_listed(preprocess_cfg['mean'])}, "
-        f"standard deviation {_listed(preprocess_cfg['std'])}",
+        "images": f"{cropped}resize_mode {preprocess_cfg['resize_mode']}{padded}, "
+        f"mean {_listed(preprocess_cfg['mean'])}, standard deviation {_listed(preprocess_cfg['std'])}",
         **history,
     }
     # Not "open_clip": the hub's own snippet for that does not import this library, and builds another model.
     data = ModelCardData(library_name="keepfit_clip", pipeline_tag="zero-shot-image-classification", tags=_TAGS)
     name = config.keepfit.base or "keepfit-v2"
     template = Path(__file__).with_suffix(".md.j2")
-    return str(ModelCard.from_template(data, str(template), name=name, version=__version__, facts=facts, crop=crop))
+    return str(
+        ModelCard.from_template(data, str(template), name=name, version=__version__, facts=facts, own=crop or at_end)
+    )
 
 
 def note_on_card(model: Path, title: str, lines: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from keepfit_clip.errors import CheckpointError, ConfigError, first_line
 from keepfit_clip.files import new_folder, read_json, write_json, write_text
 from keepfit_clip.folders.model_card import CARD_NAME, model_card
-from keepfit_clip.model.config import ModelConfig, check_preprocess_config, is_keepfit_config
+from keepfit_clip.model.config import OWN_PREPROCESS_KEYS, ModelConfig, check_preprocess_config, is_keepfit_config
 from keepfit_clip.model.preprocess import of_open_clip
 from keepfit_clip.model.pretrained import note_foreign_source
 
@@ -42,7 +42,7 @@ class FolderConfig:
     Args:
         model: `model_cfg`.
         preprocess: `preprocess_cfg`, open_clip's preprocessing values in force, as far as the file has some; and
-            `crop` where the model wants it.
+            `crop` and `pad` where the model wants them.
     """
 
     model: ModelConfig
@@ -68,7 +68,7 @@ def read_model_config(folder: str | Path) -> FolderConfig:
     model = check_config(config, str(path), Path(folder))
     if model is None or "model_cfg" not in config:
         raise ConfigError(f"{path}: not the config of a KeepFIT model (no model_cfg with keepfit_cfg)")
-    own = {key: value for key, value in model.keepfit.preprocess.items() if key == "crop"}
+    own = {key: value for key, value in model.keepfit.preprocess.items() if key in OWN_PREPROCESS_KEYS}
     return FolderConfig(model, {**config.get("preprocess_cfg", {}), **own})
 
 

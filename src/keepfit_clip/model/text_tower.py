@@ -20,7 +20,7 @@ _ENCODER_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attentio
 
 
 class TextTower(nn.Module):
-    """A bidirectional encoder, a masked mean over its tokens and a linear projection.
+    """An encoder, one feature of its tokens (a masked mean, or the state of one token) and a projection.
 
     Args:
         config: which encoder, its dimensions, where its weights come from.
@@ -40,8 +40,7 @@ class TextTower(nn.Module):
         self.transformer = _create_encoder(config)
         self.vocab_size: int = self.transformer.config.vocab_size
         self.width: int = self.transformer.config.hidden_size
-        self.proj = nn.Linear(self.width, embed_dim, bias=False)
-        nn.init.normal_(self.proj.weight, std=self.width**-0.5)
+        self.proj = _projection(config.projection, self.width, embed_dim)
 
     @property
     def word_embeddings(self) -> nn.Embedding:
@@ -58,14 +57,20 @@ class TextTower(nn.Module):
         states = self.transformer(
             input_ids=text, attention_mask=mask.long(), output_hidden_states=self.pooler == "flair"
         )
-        if self.pooler == "flair":
-            hidden = states.hidden_states
-            pooled = torch.stack([_masked_mean(hidden[i], mask) for i in (1, 2, -1)]).mean(dim=0)
-        else:
-            pooled = _masked_mean(states.last_hidden_state, mask)  # (B, C)
+        pooled = self._pool(text, mask, states)  # (B, C)
         if self.normalize_trunk:
             pooled = F.normalize(pooled, dim=-1)
         return self.proj(pooled)
+
+    def _pool(self, text: Tensor, mask: Tensor, states) -> Tensor:
+        last = states.last_hidden_state
+        if self.pooler == "flair":
+            return torch.stack([_masked_mean(states.hidden_states[i], mask) for i in (1, 2, -1)]).mean(dim=0)
+        if self.pooler == "cls":
+            return last[:, 0]
+        if self.pooler == "eos":
+            return last[torch.arange(len(text), device=text.device), text.eq(self.eos_id).int().argmax(dim=1)]
+        return _masked_mean(last, mask)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the encoder's activations in the backward pass."""
@@ -78,7 +83,8 @@ class TextTower(nn.Module):
             unlocked_layers: leave this many of the last layers free.
             freeze_layer_norm: freeze the LayerNorms of frozen layers too.
         """
-        layers = list(self.transformer.encoder.layer)
+        encoder = self.transformer.encoder
+        layers = list(encoder.layers if hasattr(encoder, "layers") else encoder.layer)  # CLIP's and BERT's word for it
         free = {id(p) for layer in layers[len(layers) - unlocked_layers :] for p in layer.parameters()}
         for name, parameter in self.transformer.named_parameters():
             is_layer_norm = "LayerNorm" in name.split(".") or "layer_norm" in name
@@ -134,6 +140,17 @@ def _masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """Mean over the tokens (B, L, C) where the mask (B, L) is true: (B, C)."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def _projection(kind: str, width: int, embed_dim: int) -> nn.Module:
+    """To the joint space (embed_dim): 'linear' or 'mlp', as `TextConfig` has it."""
+    last = nn.Linear(width, embed_dim, bias=kind == "mlp")
+    nn.init.normal_(last.weight, std=width**-0.5)
+    if kind == "linear":
+        return last
+    first = nn.Linear(width, width)
+    nn.init.normal_(first.weight, std=width**-0.5)
+    return nn.Sequential(first, nn.ReLU(), last)
 
 
 def _create_encoder(config: TextConfig) -> nn.Module:

@@ -13,7 +13,6 @@ from keepfit_clip.finite import require_finite
 from keepfit_clip.knowledge.conditions import Knowledge, modality_named
 from keepfit_clip.knowledge.templates import classes_texts
 from keepfit_clip.model.inputs import batch_of
-from keepfit_clip.model.preprocess import preprocess_of
 from keepfit_clip.model.tokenization import Tokenizer
 
 __all__ = ["ClassTexts", "ZeroShotClassifier"]
@@ -155,7 +154,7 @@ class ZeroShotClassifier:
             ImageError: an image cannot be read.
             NonFiniteError: the model gives none for an image.
         """
-        batch, _ = batch_of(images, preprocess_of(self.model))
+        batch, _ = batch_of(images, self.model.visual.image_transform())
         probabilities = torch.cat([self.logits(part).softmax(dim=-1).cpu() for part in batch.split(_IMAGES)])
         require_finite(probabilities, "images' probabilities")
         return probabilities

@@ -15,7 +15,7 @@ from PIL import Image
 
 from keepfit_clip.images.field_of_view import crop_colour
 from keepfit_clip.images.reading import open_image
-from keepfit_clip.model.preprocess import to_input_size
+from keepfit_clip.model.preprocess import fitted_size, is_padded_at_end, to_input_size
 
 __all__ = ["FastResizer", "Resizer", "make_resizer"]
 
@@ -47,24 +47,31 @@ def make_resizer(preprocess_cfg: dict, exact: bool = False) -> Resizer:
         preprocess_cfg["fill_color"],
         preprocess_cfg["resize_mode"] == "squash",
         preprocess_cfg.get("crop", False),
+        is_padded_at_end(preprocess_cfg),
     )
 
 
 class FastResizer:
-    """Fits an image into a size, its centre in the middle of a border, or stretched.
+    """Fits an image into a size, its centre in the middle of a border or itself in the first corner, or stretched.
 
     Args:
         size: of the result, one number or (height, width), pixels.
         fill: value of the border, one number or one for each colour.
         squash: stretch the image to the size in place of a border.
         crop: whether the black border of colour photographs is cut off first.
+        at_end: the border is at the bottom or the right alone.
     """
 
     def __init__(
-        self, size: int | tuple[int, int], fill: int | tuple[int, ...] = 0, squash: bool = False, crop: bool = False
+        self,
+        size: int | tuple[int, int],
+        fill: int | tuple[int, ...] = 0,
+        squash: bool = False,
+        crop: bool = False,
+        at_end: bool = False,
     ):
         self.height, self.width = (size, size) if isinstance(size, int) else size
-        self.fill, self.squash, self.crop = fill, squash, crop
+        self.fill, self.squash, self.crop, self.at_end = fill, squash, crop, at_end
 
     def __call__(self, content: bytes, name: str = "") -> np.ndarray:
         """Pixels (height, width, 3) uint8 of an encoded image.
@@ -103,8 +110,7 @@ class FastResizer:
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
         if self.squash:
             return self.height, self.width
-        ratio = max(height / self.height, width / self.width)
-        return max(1, round(height / ratio)), max(1, round(width / ratio))
+        return fitted_size(height, width, (self.height, self.width), self.at_end)
 
     def _fit(self, pixels: np.ndarray) -> np.ndarray:
         height, width = self._fitted(*pixels.shape[:2])
@@ -114,7 +120,7 @@ class FastResizer:
             return pixels
         boxed = np.empty((self.height, self.width, 3), dtype=np.uint8)
         boxed[:] = self.fill
-        top, left = (self.height - height) // 2, (self.width - width) // 2
+        top, left = (0, 0) if self.at_end else ((self.height - height) // 2, (self.width - width) // 2)
         boxed[top : top + height, left : left + width] = pixels
         return boxed
 

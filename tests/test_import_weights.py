@@ -1,10 +1,13 @@
 """Weights of other projects give the features they gave there, or are refused with what does not fit."""
 
+import numpy as np
 import open_clip
 import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, BertConfig, BertModel
@@ -12,7 +15,7 @@ from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
 from keepfit_clip.errors import CheckpointError, ConfigError, MissingWeightsError, OutputError
-from keepfit_clip.folders.convert import import_dual_encoder, import_image_tower
+from keepfit_clip.folders.imports import import_dual_encoder, import_image_tower, import_weights
 from keepfit_clip.folders.loading import load_model
 from tests.encoders import SENTENCES, write_encoder
 
@@ -73,6 +76,16 @@ def theirs(tokenizer_folder, tmp_path_factory):
     return model, path
 
 
+@pytest.fixture(scope="module")
+def flair_folder(theirs, tokenizer_folder, tmp_path_factory):
+    """A model folder of FLAIR's kind, from safetensors as the hub has them."""
+    folder = tmp_path_factory.mktemp("flair")
+    state = {key: value for key, value in theirs[0].state_dict().items() if not key.startswith("attention.")}
+    save_file(state, folder / "model.safetensors")
+    import_weights("flair", folder / "model.safetensors", folder / "model", tokenizer=str(tokenizer_folder))
+    return folder / "model"
+
+
 @pytest.mark.parametrize("origin", ["flair", "keepfit-v1"])
 @torch.no_grad()
 def test_features_are_those_of_the_original(theirs, tokenizer_folder, tmp_path, origin):
@@ -102,6 +115,38 @@ def test_features_are_those_of_the_original(theirs, tokenizer_folder, tmp_path, 
         loaded.model.generate(images)
 
 
+def flairs_transform(image):
+    """FLAIR's preprocess_image: the longest side to 512 with an antialiased bilinear filter, black at the end."""
+    pixels = torch.from_numpy(np.float32(image) / 255).permute(2, 0, 1)[None]
+    scale = max(pixels.shape[-2:]) / 512
+    height, width = (int(side / scale) for side in pixels.shape[-2:])
+    pixels = torchvision.transforms.Resize((height, width), antialias=True)(pixels)
+    return nn.functional.pad(pixels, (0, 512 - width, 0, 512 - height))[0]
+
+
+@pytest.mark.parametrize("size", [(704, 287), (90, 131), (512, 512), (224, 224)])
+def test_a_folder_takes_images_as_flair_does(flair_folder, size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    ours = load_model(flair_folder).preprocess(image)
+    torch.testing.assert_close(ours, flairs_transform(image), atol=1e-6, rtol=0)
+    model = open_clip.create_model(f"local-dir:{flair_folder}")  # and so the card says it to others
+    assert torch.equal(model.visual.image_transform()(image), ours)
+    assert "image_transform()" in (flair_folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("stored", "used"), [(4.7, 4.6052), (-0.1, 0.0), (4.0, 4.0)])
+def test_the_logit_scale_is_clamped_as_there(theirs, tokenizer_folder, tmp_path, stored, used):
+    torch.save(torch.load(theirs[1]) | {"logit_scale": torch.tensor([stored])}, tmp_path / "scale.pth")
+    found = import_weights("keepfit-v1", tmp_path / "scale.pth", tmp_path / "model", tokenizer=str(tokenizer_folder))
+    assert any("clamped" in note for note in found.notes) == (stored != used)
+    assert load_model(tmp_path / "model").model.logit_scale.item() == pytest.approx(used)
+
+
+def test_an_option_that_does_nothing_for_a_kind_is_refused(theirs, tmp_path):
+    with pytest.raises(ConfigError, match="--random-text, --text-tower: nothing to do with --from flair"):
+        import_weights("flair", theirs[1], tmp_path / "model", text_tower="a", random_text=True)
+
+
 def test_what_does_not_fit_is_named_and_refused_unless_told_otherwise(theirs, tokenizer_folder, tmp_path):
     state = torch.load(theirs[1])
     state["extra.weight"] = torch.zeros(1)
@@ -118,7 +163,9 @@ def test_what_does_not_fit_is_named_and_refused_unless_told_otherwise(theirs, to
     ):
         assert words in str(caught.value)
     assert not (tmp_path / "model").exists()
-    found = import_dual_encoder(tmp_path / "odd.pth", "keepfit-v1", tmp_path / "model", str(tokenizer_folder), True)
+    found = import_dual_encoder(
+        tmp_path / "odd.pth", "keepfit-v1", tmp_path / "model", str(tokenizer_folder), partial=True
+    )
     assert len(found.fit.problems) == 3
     assert torch.isfinite(load_model(tmp_path / "model").model.visual(torch.rand(1, 3, 64, 64))).all()
 
