@@ -17,7 +17,7 @@ from keepfit_clip.evaluate.metrics.retrieval import score_image_retrieval, score
 from keepfit_clip.evaluate.table import evaluate_table
 from keepfit_clip.files import parse_json, read_json, to_json, write_json
 from keepfit_clip.folders.loading import load_model
-from keepfit_clip.model.zero_shot import ZeroShotClassifier
+from keepfit_clip.model.zero_shot import ClassTexts, ZeroShotClassifier
 
 NAN = float("nan")
 
@@ -67,6 +67,8 @@ def test_an_image_without_a_finite_answer_is_counted_and_a_model_without_any_is_
     monkeypatch.setattr(ZeroShotClassifier, "logits", lambda self, images: real(self, images) * NAN)
     with pytest.raises(NonFiniteError, match="finite for none of its images"):
         evaluate_table(loaded, table, pictures, classes, "CFP")
+    probabilities = ClassTexts.probabilities
+    monkeypatch.setattr(ClassTexts, "probabilities", lambda self, features: probabilities(self, features) * NAN)
     result = CliRunner().invoke(
         app,
         ["classify", str(next((pictures / "public").glob("*.png"))), "--model", str(exported), "--categories", "a,b"],

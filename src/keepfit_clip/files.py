@@ -17,7 +17,8 @@ from typing import Any
 from keepfit_clip.errors import KeepFITError, OutputError, first_line
 
 __all__ = ["WorkFolder", "cache_folder", "file_sha256", "new_folder", "parse_json", "printable", "put_in_place",
-           "read_json", "read_shipped", "remove", "require_free", "to_json", "write_json", "write_text", "writing"]  # fmt: skip
+           "read_json", "read_shipped", "remove", "require_free", "to_json", "write_json", "write_text",
+           "writing"]  # fmt: skip
 
 _PARTIAL_LOCK = ".keepfit-writing"  # in a temporary folder, locked by the process that writes it
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary folder that has none is nobody's

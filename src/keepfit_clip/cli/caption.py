@@ -6,6 +6,7 @@ import typer
 
 from keepfit_clip.cli.console import console, end_in_part, quiet_libraries
 from keepfit_clip.cli.options import USE, Crop, Device, Images, JsonFile, Model, write_result
+from keepfit_clip.errors import ImageError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -22,20 +23,21 @@ def caption(
     crop: Crop = None,
     device: Device = None,
 ) -> None:
-    """Write a caption for each image."""
-    from keepfit_clip.evaluate.table import image_batches
+    """Write a caption for each image; `predict --caption` writes a table of many."""
     from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.predict.answers import Predictor
+    from keepfit_clip.predict.inputs import as_records
 
     quiet_libraries()
-    loaded = load_model(model, device, crop)
-    loaded.require_captions()
+    options = {"num_beams": num_beams} | ({"max_length": max_length} if max_length else {})
+    predictor = Predictor(load_model(model, device, crop), captions=True, generation=options)
     problems: list[str] = []
-    options = {"max_length": max_length} if max_length else {}
     rows = []
-    for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
-        ids = loaded.model.generate(batch.to(loaded.device), num_beams=num_beams, **options)
-        for index, text in zip(indices, loaded.decode(ids), strict=True):
-            console.print(f"{images[index]}: {text}", markup=False, soft_wrap=True)
-            rows.append({"image": index + 1, "caption": text})
+    for number, answer in predictor.answers(as_records(images)):
+        if isinstance(answer, ImageError):
+            problems.append(str(answer))
+            continue
+        console.print(f"{images[number]}: {answer.caption}", markup=False, soft_wrap=True)
+        rows.append({"image": number + 1, "caption": answer.caption})
     write_result(json_file, rows)
     end_in_part(problems)

@@ -22,6 +22,7 @@ from keepfit_clip.cli.options import (
     upper,
     write_result,
 )
+from keepfit_clip.errors import ImageError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -41,40 +42,35 @@ def classify(
     crop: Crop = None,
     device: Device = None,
 ) -> None:
-    """Zero-shot probabilities of the given categories for each image."""
-    from keepfit_clip.evaluate.table import image_batches
-    from keepfit_clip.finite import NOT_FINITE, finite_rows
+    """Zero-shot probabilities of the given categories for each image; `predict` writes a table of many."""
     from keepfit_clip.folders.loading import load_model
     from keepfit_clip.knowledge.conditions import Knowledge
-    from keepfit_clip.model.zero_shot import ZeroShotClassifier
+    from keepfit_clip.predict.answers import Predictor
+    from keepfit_clip.predict.inputs import as_records
 
     quiet_libraries()
-    loaded = load_model(model, device, crop)
-    classifier = ZeroShotClassifier(
-        loaded.model,
-        loaded.tokenizer,
+    predictor = Predictor(
+        load_model(model, device, crop),
         require_names(categories),
-        upper(modality),
-        Knowledge.load(knowledge),
-        not names_only,
-        findings,
+        modality=upper(modality),
+        descriptions=not names_only,
+        findings=findings,
+        knowledge=Knowledge.load(knowledge),
     )
     table = Table()
     table.add_column("image", overflow="fold")
-    for name in classifier.categories:
+    for name in predictor.classes:
         table.add_column(escape(name))
     problems: list[str] = []
     rows = []
-    for indices, batch in image_batches(images, loaded.preprocess, on_error=lambda _, e: problems.append(str(e))):
-        answers = classifier.logits(batch).softmax(dim=-1)
-        for index, row, finite in zip(indices, answers.tolist(), finite_rows(answers), strict=True):
-            if not finite:
-                problems.append(f"{images[index]}: {NOT_FINITE}")
-                continue
-            best = row.index(max(row))
-            cells = [f"[bold]{p:.3f}[/]" if i == best else f"{p:.3f}" for i, p in enumerate(row)]
-            table.add_row(escape(str(images[index])), *cells)
-            rows.append({"image": index + 1, **dict(zip(classifier.categories, row, strict=True))})
+    for number, answer in predictor.answers(as_records(images)):
+        if isinstance(answer, ImageError):
+            problems.append(str(answer))
+            continue
+        row = answer.probabilities.tolist()
+        cells = [f"[bold]{p:.3f}[/]" if p == max(row) else f"{p:.3f}" for p in row]
+        table.add_row(escape(str(images[number])), *cells)
+        rows.append({"image": number + 1, **dict(zip(predictor.classes, row, strict=True))})
     console.print(table)
     write_result(json_file, rows)
     end_in_part(problems)

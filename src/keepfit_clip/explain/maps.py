@@ -92,7 +92,7 @@ class Explainer:
         descriptions: see `ZeroShotClassifier`.
 
     Raises:
-        ConfigError: no category and no decoder, so that there is nothing to explain.
+        ConfigError: no category and no decoder, so that there is nothing to explain; or a model of another library.
         CategoryError: a category stands twice.
     """
 
@@ -105,6 +105,8 @@ class Explainer:
         descriptions: bool = True,
     ):
         self.loaded = loaded
+        if not isinstance(loaded.model.visual, ImageTower):
+            raise ConfigError("only models of this library tell which place of an image speaks for what")
         self.categories = list(categories or ())
         if not self.categories and loaded.model.text_decoder is None:
             raise ConfigError("a model without a caption decoder can explain categories only: name some")

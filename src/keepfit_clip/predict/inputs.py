@@ -13,7 +13,7 @@ from keepfit_clip.errors import TableError
 from keepfit_clip.images.reading import FileSlice, Frame, image_bytes, image_name
 from keepfit_clip.remote.paths import Place, RemotePath, place
 
-__all__ = ["Input", "content_key", "find_inputs"]
+__all__ = ["Input", "as_records", "content_key", "find_inputs"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def find_inputs(
         if len(found) == before:
             raise TableError(f"{given}: holds no image that can be used")
     return found
+
+
+def as_records(paths: Sequence[Path]) -> list[Record]:
+    """Image files as records of which nothing else is known."""
+    return [Record(number, path) for number, path in enumerate(paths, start=1)]
 
 
 def content_key(record: Record) -> str:
