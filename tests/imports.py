@@ -28,6 +28,7 @@ FLOORS = (
     "evaluate.metrics",
     "evaluate",
     "explain transfer",
+    "segmentation",
     "app training.programs training.flags",
     "training.text_stage training.hybrid",
     "training training.answers training.report",
