@@ -7,6 +7,7 @@ before a "_": IDRiD_01_EX.tif is of IDRiD_01.jpg.
 
 import csv
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,11 +61,10 @@ def parse_classes(text: str) -> MaskValues:
     if not all(re.fullmatch(r"\d{1,3}", number) and int(number) <= 255 for number in numbers):
         raise CategoryError(f"--classes {text!r}: values of masks are whole numbers from 0 to 255")
     values = {name: int(number) for (name, _), number in zip(pairs, numbers, strict=True)}
+    twice = len(values) < len(pairs)
     background = values.pop(_BACKGROUND, 0)
-    twice = len(values) + (_BACKGROUND in dict(pairs)) < len(pairs) or len({*values.values(), background}) <= len(
-        values
-    )
-    if twice or not values or "" in values or len(values) > _MOST:
+    shared = len({*values.values(), background}) <= len(values)
+    if twice or shared or not values or "" in values or len(values) > _MOST:
         raise CategoryError(
             f"--classes {text!r}: name each class once, with a value of its own that is no background's"
         )
@@ -226,15 +226,17 @@ def _read(image: Path, paths: Sequence[tuple[int, Path]], values: MaskValues | N
 def _pixels(path: Path) -> np.ndarray:
     """A mask's values as they stand in the file, those of a palette as its numbers: (H, W), or (H, W, 3) of colours."""
     try:
-        with Image.open(path) as mask:
-            if mask.width * mask.height > Image.MAX_IMAGE_PIXELS:
-                raise ImageError(str(path), f"the mask has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels")
-            mask.load()
-            return np.asarray(mask)[..., :3] if mask.mode == "RGBA" else np.asarray(mask)
-    except ImageError:
-        raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(str(path), f"the mask cannot be read ({first_line(error)})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as mask:
+                pixels, bands = np.asarray(mask), mask.getbands()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            str(path), f"the mask has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ImageError(str(path), "the mask cannot be read") from error
+    return pixels[..., :-1] if bands[-1] == "A" else pixels
 
 
 def _labelled(path: Path, pixels: np.ndarray, values: MaskValues) -> np.ndarray:

@@ -81,7 +81,7 @@ def set_input_size(tower: ImageTower, size: int) -> None:
             feature_pyramid(tower, tower.proj.weight.new_zeros(1, 3, size, size))
     except (AssertionError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"--input-size {size}: {type(tower.trunk).__name__} takes no images of that size ({first_line(error)[:120]})"
+            f"--input-size {size}: {type(tower.trunk).__name__} takes no such images ({first_line(error)[:120]})"
         ) from error
 
 

@@ -142,7 +142,7 @@ def run_segmentation(
 
 
 def _shown(presence: np.ndarray, count: int) -> list[int]:
-    """Rows of images to show, with as many different classes as can be, spread over the set."""
+    """Rows of images to show, spread over those that have a class."""
     there = np.flatnonzero(presence.any(axis=1))
     return sorted(there[np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(int)].tolist())
 
