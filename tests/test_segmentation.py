@@ -86,6 +86,21 @@ def test_the_black_border_is_cut_off_the_mask_too():
     assert (back.astype(bool) & mask.astype(bool)).sum() / (back | mask).sum() > 0.9
 
 
+def test_the_pixel_at_the_middle_is_taken():
+    mask = np.arange(96, dtype=np.uint8)[None].repeat(96, axis=0)
+    view = View.of(Image.new("RGB", (96, 96)), SMALL)
+    assert view.to_input(mask)[0].tolist() == list(range(1, 96, 3))
+
+
+def test_nothing_is_answered_on_the_border_that_was_cut_off():
+    picture = Image.new("RGB", (120, 100))
+    picture.paste((180, 80, 30), (30, 40, 90, 70))  # wide, so that it is padded above and below
+    view = View.of(picture, {**PREPROCESS, "crop": True, "resize_mode": "longest"})
+    everything = view.to_image(torch.stack([torch.zeros(64, 64), torch.ones(64, 64)]))
+    rows, columns = (np.flatnonzero(everything.any(axis=axis)) for axis in (1, 0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == pytest.approx((40, 69, 30, 89), abs=2)
+
+
 def test_what_the_tower_does_not_see_is_background():
     picture, mask = marked(128, 64, (0, 0, 16, 64))  # the left end of a wide picture, of which the middle is taken
     view = View.of(picture, {**PREPROCESS, "resize_mode": "shortest"})
