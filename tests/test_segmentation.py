@@ -388,6 +388,20 @@ def test_every_image_is_tested_once_and_no_patient_stands_on_both_sides(few, mon
         assert (score.mean, score.interval) == (1, (1, 1))
 
 
+def test_patients_are_parted_whatever_they_have(few, monkeypatch):
+    """Few patients with lesions that hardly any other has."""
+    monkeypatch.setattr(protocol, "train_fold", lambda *_: None)
+    monkeypatch.setattr(
+        protocol, "answers", lambda _, prepared, test, size: [prepared.truths[row].mask for row in test]
+    )
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        monkeypatch.setattr(few, "groups", rng.permutation([0, 0, 1, 2, 3, 4]))
+        folds = run_segmentation(None, None, few, SegmentationOptions(folds=5, seed=seed)).folds
+        assert min(map(len, folds)) > 0
+        assert sorted(np.concatenate(folds)) == list(range(6))
+
+
 def test_a_control_without_weights_at_hand_is_random_and_says_so():
     import open_clip
 

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from sklearn.model_selection import GroupKFold
 
-from keepfit_clip.errors import ConfigError
+from keepfit_clip.errors import CategoryError, ConfigError
 from keepfit_clip.extras import require_extra
 from keepfit_clip.files import writing
 from keepfit_clip.model.image_tower import ImageTower
@@ -18,7 +19,6 @@ from keepfit_clip.segmentation.control import CONTROLS, Control
 from keepfit_clip.segmentation.prepared import Prepared
 from keepfit_clip.segmentation.scores import METRICS, Score, count_pixels, draw_weights, score_folds
 from keepfit_clip.segmentation.training import TrainingOptions, answers, train_fold
-from keepfit_clip.transfer.splits import folds_of
 
 __all__ = ["Outcome", "Segmentation", "SegmentationOptions", "run_segmentation"]
 
@@ -125,7 +125,7 @@ def run_segmentation(
         CategoryError: there are fewer images, or patients, than folds.
     """
     require_extra("segmentation")
-    parts = list(folds_of(prepared.presence.astype(int), options.folds, prepared.groups, options.seed))
+    parts = _folds(prepared, options)
     towers = [("model", tower)] + ([(control.name, control.tower)] if control else [])
     shown = _shown(prepared.presence, options.overlays)
     outcomes = []
@@ -139,6 +139,19 @@ def run_segmentation(
             outcome.shown |= maps
         outcomes.append(outcome)
     return Segmentation(prepared, options, [test for _, test in parts], outcomes, control.note if control else "")
+
+
+def _folds(prepared: Prepared, options: SegmentationOptions) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to learn from and to test, for each fold: patients at random."""
+    count = len(prepared.images)
+    groups = np.arange(count) if prepared.groups is None else prepared.groups
+    there = len(np.unique(groups))
+    if there < options.folds:
+        what = "images" if prepared.groups is None else "patients (near copies counted once)"
+        raise CategoryError(
+            f"there are {there} {what}, which is fewer than the {options.folds} folds: use fewer --folds"
+        )
+    return list(GroupKFold(options.folds, shuffle=True, random_state=options.seed).split(groups, groups=groups))
 
 
 def _shown(presence: np.ndarray, count: int) -> list[int]:
