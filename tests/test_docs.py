@@ -20,6 +20,7 @@ from keepfit_clip.data.shards.build import ShardOptions, build_shards
 from keepfit_clip.drawing import draw_retina
 from tests.pictures import write_elite, write_public
 from tests.test_layouts import unpack
+from tests.test_segmentation import write_lesions
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +32,7 @@ SHORTER = {
     "pretrain-text": ["--epochs", "0.02", "--batch-size", "4"],
     "train": ["--epochs", "1", "--train-num-samples", "8", "--batch-size", "4", "--workers", "0"],
     "transfer": ["--epochs", "1"],
+    "segment": ["--epochs", "1", "--folds", "2", "--input-size", "32"],
 }
 GRADES = ("no diabetic retinopathy", "mild non-proliferative diabetic retinopathy",
           "moderate non-proliferative diabetic retinopathy", "severe non-proliferative diabetic retinopathy",
@@ -69,6 +71,8 @@ def sandbox(tmp_path_factory, run, exported):
     write_noise(folder, "messidor", GRADES, 14)
     write_noise(folder, "fives", FOUR, 14)
     draw_retina("CFP", "glaucoma", 0, 96).image.save(folder / "eye.jpg")
+    write_lesions(folder / "lesions", 8, 4)
+    (folder / "lesions" / "binary").rename(folder / "lesions" / "masks")
     (folder / "reports.txt").write_text("The optic disc is pale. The macula is flat.\nNo hemorrhages are seen.\n" * 20)
     mine = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "DATA.md").read_text(), re.DOTALL)
     (folder / "mine.yaml").write_text(mine[1])

@@ -35,6 +35,7 @@ EXTRAS = {
     "plots": Extra("matplotlib", "charts of demo, report, transfer and shards stats"),
     "captions": Extra("pycocoevalcap", "evaluate-captions"),
     "explain": Extra("pytorch_grad_cam", "Grad-CAM of explain, app and report"),
+    "segmentation": Extra("segmentation_models_pytorch", "segment"),
     "app": Extra("gradio", "app"),
     "clinical": Extra("pydicom", "DICOM files"),
     "workbooks": Extra("openpyxl", "data sets whose labels are in a workbook (.xlsx)"),

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.table import Table
 
 from keepfit_clip.errors import KeepFITWarning
 
@@ -16,6 +17,7 @@ __all__ = [
     "StepProgress",
     "console",
     "error_console",
+    "markdown_table",
     "quiet_libraries",
     "show_left_out",
     "show_messages",
@@ -78,6 +80,21 @@ class StepProgress:
         if self._task is None:
             self._task = self._progress.add_task("")
         self._progress.update(self._task, description=step.capitalize(), completed=done, total=total)
+
+
+def markdown_table(markdown: str) -> Table:
+    """A Markdown table below its title for a terminal; the first column is never broken."""
+    title, _, header, _, *rows = markdown.splitlines()
+
+    def cells(line: str) -> list[str]:
+        return [escape(cell.strip()) for cell in line.strip("|").split("|")]
+
+    table = Table(title=escape(title), title_justify="left")
+    for number, name in enumerate(cells(header)):
+        table.add_column(name, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*cells(row))
+    return table
 
 
 def show_left_out(rows: Sequence, what: str) -> None:

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, show_left_out, with_progress
+from keepfit_clip.cli.console import (
+    StepProgress,
+    console,
+    markdown_table,
+    quiet_libraries,
+    show_left_out,
+    with_progress,
+)
 from keepfit_clip.cli.options import (
     MEASURE,
     Cache,
@@ -202,7 +207,7 @@ def transfer(
         with StepProgress() as progress:
             outcomes = run_transfer(loaded, encoded, options, shifted, known, progress, features)
         tested = shifted or encoded
-        console.print(_as_table(as_markdown(tested.downstream, outcomes, options)))
+        console.print(markdown_table(as_markdown(tested.downstream, outcomes, options)))
         for line in pooled_lines(outcomes) + conformal_lines(outcomes):
             console.print(line, markup=False, soft_wrap=True)
         results.append(as_json(tested.downstream, outcomes, options, loaded.name))
@@ -229,18 +234,3 @@ def _thresholds(text: str) -> tuple[float, ...] | None:
         return tuple(map(float, listed(text)))
     except ValueError as error:
         raise ConfigError(f"--threshold {text!r} is neither 'tuned' nor numbers such as 0.5") from error
-
-
-def _as_table(markdown: str) -> Table:
-    """The Markdown table for a terminal."""
-    title, _, header, _, *rows = markdown.splitlines()
-
-    def cells(line: str) -> list[str]:
-        return [escape(cell.strip()) for cell in line.strip("|").split("|")]
-
-    table = Table(title=escape(title), title_justify="left")
-    for name in cells(header):
-        table.add_column(name, no_wrap=name == "method")
-    for row in rows:
-        table.add_row(*cells(row))
-    return table

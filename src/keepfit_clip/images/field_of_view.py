@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-__all__ = ["crop_colour", "crop_field_of_view"]
+__all__ = ["colour_box", "crop_colour", "crop_field_of_view"]
 
 _SEARCH_SIZE = 256  # pixels of the longest side at which the border is looked for
 _DARK = 12  # of 255; sensor noise in the border stays below
@@ -19,7 +19,7 @@ def crop_field_of_view(image: Image.Image) -> Image.Image:
         image: RGB.
     """
     small, factor = _reduced(image)
-    return _cropped(image, _largest(small), factor)
+    return _cut(image, _box(image, _largest(small), factor))
 
 
 def crop_colour(image: Image.Image) -> Image.Image:
@@ -30,9 +30,14 @@ def crop_colour(image: Image.Image) -> Image.Image:
     Args:
         image: RGB.
     """
+    return _cut(image, colour_box(image))
+
+
+def colour_box(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """What `crop_colour` keeps: left, upper, right and lower edge in pixels; None where it keeps all."""
     small, factor = _reduced(image)
     largest = _largest(small)
-    return _cropped(image, largest, factor) if _is_coloured(small, largest) else image
+    return _box(image, largest, factor) if _is_coloured(small, largest) else None
 
 
 def _is_coloured(pixels: np.ndarray, largest: np.ndarray) -> bool:
@@ -41,13 +46,17 @@ def _is_coloured(pixels: np.ndarray, largest: np.ndarray) -> bool:
     return bool(lit.any()) and float((largest - smallest)[lit].mean()) > _MIN_COLOUR
 
 
-def _cropped(image: Image.Image, largest: np.ndarray, factor: int) -> Image.Image:
-    """An image without its border, which is looked for in its largest channel (h, w), reduced by a factor."""
+def _cut(image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
+    return image if box is None else image.crop(box)
+
+
+def _box(image: Image.Image, largest: np.ndarray, factor: int) -> tuple[int, int, int, int] | None:
+    """What lies within the border, which is looked for in an image's largest channel (h, w), reduced by a factor."""
     lit = largest > _DARK
     rows = np.flatnonzero(lit.mean(axis=1) > _MIN_LIT)
     columns = np.flatnonzero(lit.mean(axis=0) > _MIN_LIT)
     if not len(rows) or not len(columns):
-        return image
+        return None
     box = (
         max(0, int(columns[0]) * factor - factor),
         max(0, int(rows[0]) * factor - factor),
@@ -55,8 +64,8 @@ def _cropped(image: Image.Image, largest: np.ndarray, factor: int) -> Image.Imag
         min(image.height, (int(rows[-1]) + 2) * factor),
     )
     if box[2] - box[0] < _MIN_SHARE * image.width or box[3] - box[1] < _MIN_SHARE * image.height:
-        return image
-    return image.crop(box)
+        return None
+    return box
 
 
 def _reduced(image: Image.Image) -> tuple[np.ndarray, int]:
