@@ -43,12 +43,13 @@ def marked(width, height, box):
     return Image.fromarray(np.where(mask, 255, 60).astype(np.uint8)).convert("RGB"), mask
 
 
-@pytest.mark.parametrize("mode", ["squash", "longest", "shortest"])
+@pytest.mark.parametrize("mode", ["squash", "longest", "shortest", "padded at the end"])
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (192, 128), (128, 192), (131, 97), (40, 30)])
 @pytest.mark.parametrize("size", [64, (48, 80)])
 def test_a_mask_lands_where_its_picture_does(mode, width, height, size):
     picture, mask = marked(width, height, (width // 4, height // 2, width // 2, height * 3 // 4))
-    preprocess = {**PREPROCESS, "size": size, "resize_mode": mode}
+    own = {"resize_mode": "longest", "pad": "end"} if mode == "padded at the end" else {"resize_mode": mode}
+    preprocess = {**PREPROCESS, "size": size, **own}
     seen = np.asarray(to_input_size(preprocess)(picture))[..., 0] > (255 + 60) / 2
     placed = View.of(picture, preprocess).to_input(mask).astype(bool)
     assert placed.shape == seen.shape
@@ -406,19 +407,19 @@ def test_a_control_without_weights_at_hand_is_random_and_says_so():
     import open_clip
 
     config = ModelConfig.from_dict(open_clip.get_model_config(MODEL))
-    control = control_tower("imagenet", config, PREPROCESS, 0)
+    control = control_tower("imagenet", config.vision, PREPROCESS, 0)
     assert control.name == "random"
     assert "no ImageNet weights of test_vit are at hand" in control.note
-    assert control_tower("none", config, PREPROCESS, 0) is None
+    assert control_tower("none", config.vision, PREPROCESS, 0) is None
     with pytest.raises(ConfigError, match="--control other"):
-        control_tower("other", config, PREPROCESS, 0)
+        control_tower("other", config.vision, PREPROCESS, 0)
 
 
 def test_the_control_has_the_wheels_weights_and_their_normalisation():
     import open_clip
 
     config = ModelConfig.from_dict(open_clip.get_model_config("keepfit-v2-lite"))
-    control = control_tower("imagenet", config, {**PREPROCESS, "mean": [0.1] * 3}, 0)
+    control = control_tower("imagenet", config.vision, {**PREPROCESS, "mean": [0.1] * 3}, 0)
     built = open_clip.create_model("keepfit-v2-lite", pretrained_image=True, pretrained_text=False).visual
     assert (control.name, control.note) == ("ImageNet", "")
     ours, theirs = control.tower.trunk.state_dict(), built.trunk.state_dict()
@@ -492,7 +493,7 @@ def test_drawn_lesions_are_learnt_better_than_the_best_constant_mask():
 
     config = ModelConfig.from_dict(open_clip.get_model_config("keepfit-v2-lite"))
     preprocess = {**PREPROCESS, "size": 96}
-    tower = control_tower("imagenet", config, preprocess, 0).tower
+    tower = control_tower("imagenet", config.vision, preprocess, 0).tower
     options = DrawnOptions(36, 96, conditions=["age-related macular degeneration", "branch retinal vein occlusion"])
     prepared = prepare(drawn_masks(options, ["drusen", "flame hemorrhages"]), preprocess)
     training = TrainingOptions("finetune", epochs=25)

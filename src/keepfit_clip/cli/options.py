@@ -149,7 +149,10 @@ def upper(modality: str | None) -> str | None:
     """
     from keepfit_clip.knowledge.conditions import modality_named
 
-    return modality_named(modality or None)
+    try:
+        return modality_named(modality or None)
+    except CategoryError as error:
+        raise CategoryError(f"--modality {modality}: {error}") from error
 
 
 def write_result(file: Path | None, content) -> None:

@@ -90,8 +90,7 @@ def segment(
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import require_free
     from keepfit_clip.folders.loading import load_model
-    from keepfit_clip.folders.model_folder import read_model_config
-    from keepfit_clip.model.preprocess import resolve_preprocess
+    from keepfit_clip.model.image_tower import ImageTower
     from keepfit_clip.segmentation.control import control_tower
     from keepfit_clip.segmentation.folder import read_masks
     from keepfit_clip.segmentation.network import set_input_size
@@ -109,13 +108,14 @@ def segment(
     training = TrainingOptions(tower, epochs, batch_size, lr)
     options = SegmentationOptions(training, control, folds, seed, overlays=overlays)
     loaded = load_model(model, device, crop)
-    folder = Path(model.removeprefix("local-dir:"))
-    config = read_model_config(folder).model
     image_tower = loaded.model.visual
+    if not isinstance(image_tower, ImageTower):
+        raise ConfigError(f"{loaded.name}: masks are learnt on towers of this library or of timm only")
     if input_size is not None:
         set_input_size(image_tower, input_size)
-    preprocess = resolve_preprocess(config, image_tower.preprocess_cfg, crop=crop, size=input_size)
-    beside = control_tower(control, config, preprocess, seed)
+    preprocess = {**image_tower.preprocess, **({} if crop is None else {"crop": crop})}
+    preprocess |= {} if input_size is None else {"size": input_size}
+    beside = control_tower(control, image_tower.config, preprocess, seed)
     if beside is not None:
         beside.tower.to(loaded.device)
         if beside.note:
@@ -127,14 +127,14 @@ def segment(
         source = _drawn(drawn, size or _longest(preprocess["size"]), modality, conditions, classes, seed)
     prepared = prepare(source, preprocess, copies_together, with_progress("Reading"))
     show_left_out(source.left_out, "images or masks not used")
-    kept = FeatureCache(cache, model, crop).folder
+    kept = FeatureCache(cache, loaded).folder
     with StepProgress() as progress:
         result = run_segmentation(image_tower, beside, prepared, options, kept, progress)
     console.print(markdown_table(as_markdown(result)))
     if out is not None:
-        write_results(out, result, folder.name)
+        write_results(out, result, loaded.name)
         console.print(f"-> {out}", soft_wrap=True)
-    write_result(json_file, as_json(result, folder.name))
+    write_result(json_file, as_json(result, loaded.name))
 
 
 def _longest(size: int | tuple[int, int]) -> int:

@@ -57,8 +57,6 @@ class _Tower(nn.Module):
         visual: the tower.
     """
 
-    crop = False
-
     def __init__(self, visual: nn.Module):
         super().__init__()
         self.visual = visual
@@ -66,7 +64,7 @@ class _Tower(nn.Module):
         if isinstance(visual, VisionTransformer) and visual.proj is not None:
             self.projection, visual.proj = visual.proj, None  # applied here, behind what it gives without
         self.image_size = visual.image_size
-        self.preprocess_cfg = visual.preprocess_cfg
+        self.preprocess = visual.preprocess_cfg
 
     def encode(self, image: Tensor) -> WholeEncoding:
         """Pooled and projected features of images (B, 3, H, W)."""
@@ -81,7 +79,7 @@ class _Tower(nn.Module):
 
     def image_transform(self, crop: bool | None = None) -> Callable[[Image.Image], Tensor]:
         """From a PIL image to the tensor (3, H, W) that the tower takes; with `crop`, without a photograph's border."""
-        return image_transform({**self.preprocess_cfg, "crop": bool(crop)})
+        return image_transform({**self.preprocess, "crop": bool(crop)})
 
     def forward(self, image: Tensor) -> Tensor:
         """Features (B, D), not normalised."""

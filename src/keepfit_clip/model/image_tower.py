@@ -44,6 +44,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, config: VisionConfig, embed_dim: int | None, preprocess: dict, default_preprocess: dict):
         super().__init__()
+        self.config = config
         self._own_preprocess, self._default_preprocess = dict(preprocess), dict(default_preprocess)
         taken = [key for key in OWN_PREPROCESS_KEYS if key in self._own_preprocess]
         self._not_of_open_clip = {key: self._own_preprocess.pop(key) for key in taken}
@@ -76,14 +77,18 @@ class ImageTower(nn.Module):
         self._preprocess_cfg = {**default, **self._own_preprocess, **chosen}
         self.image_mean, self.image_std = (self._preprocess_cfg.get(k) for k in ("mean", "std"))
 
+    @property
+    def preprocess(self) -> dict:
+        """All values in force: open_clip's, and those that it does not know (`OWN_PREPROCESS_KEYS`)."""
+        return {**self.preprocess_cfg, **self._not_of_open_clip}
+
     def image_transform(self, crop: bool | None = None) -> Callable[[Image.Image], Tensor]:
         """From a PIL image to the tensor (3, H, W) that the tower takes, with its crop and its padding.
 
         Args:
             crop: whether the black border of colour photographs is cut off; as the tower was trained by default.
         """
-        values = {**self.preprocess_cfg, **self._not_of_open_clip}
-        return image_transform(values if crop is None else {**values, "crop": crop})
+        return image_transform(self.preprocess if crop is None else {**self.preprocess, "crop": crop})
 
     def forward(self, image: Tensor) -> Tensor:
         """Global features (B, D), not normalised, of images (B, 3, H, W)."""

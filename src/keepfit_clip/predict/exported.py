@@ -122,12 +122,10 @@ def _write_torch(program: nn.Module, images: Tensor, path: Path) -> np.ndarray:
 
 def _facts(loaded: LoadedModel, head: Head | None, size: tuple[int, int]) -> dict:
     """What somebody needs who has only the file: how images are prepared, and what the columns are."""
-    values = loaded.model.visual.preprocess_cfg
     return {
         "model": loaded.name,
         "input": {"name": "images", "shape": ["batch", 3, *size], "type": "float32"},
-        "preprocessing": {**{key: values[key] for key in ("resize_mode", "interpolation", "mean", "std", "fill_color")},
-                          "crop": loaded.model.visual.crop},
+        "preprocessing": {key: value for key, value in loaded.model.visual.preprocess.items() if key != "size"},
         "output": {"name": "probabilities" if head else "features"},
         **({"classes": list(head.facts.classes), "several": head.facts.several,
             "thresholds": list(head.facts.thresholds), "measured": head.facts.measured} if head else {}),

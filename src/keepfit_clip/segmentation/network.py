@@ -37,7 +37,7 @@ class SegmentationNetwork(nn.Module):
         size = tower.image_size
         height, width = (size, size) if isinstance(size, int) else size
         with torch.no_grad():
-            pixels = tower.proj.weight.new_zeros(1, 3, height, width)
+            pixels = next(tower.parameters()).new_zeros(1, 3, height, width)
             channels = [part.shape[1] for part in feature_pyramid(tower, pixels)]
         self.decoder = UnetDecoder((3, *channels), _WIDTHS[-len(channels) :], n_blocks=len(channels))
         self.head = SegmentationHead(_WIDTHS[-1], classes + 1)
@@ -78,7 +78,7 @@ def set_input_size(tower: ImageTower, size: int) -> None:
     try:
         tower.set_input_size(size)
         with torch.no_grad():
-            feature_pyramid(tower, tower.proj.weight.new_zeros(1, 3, size, size))
+            feature_pyramid(tower, next(tower.parameters()).new_zeros(1, 3, size, size))
     except (AssertionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--input-size {size}: {type(tower.trunk).__name__} takes no such images ({first_line(error)[:120]})"
