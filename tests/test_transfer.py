@@ -739,3 +739,9 @@ def test_patients_are_scored_beside_their_images(exported, coloured, tmp_path):
     assert (outcome.pooled.count, outcome.pooled.mixed) == (15, 0)
     assert pooled_lines([outcome])[0].startswith("zero-shot, by patient (top-2): ACA ")
     assert as_json(encoded.downstream, [outcome], options, "m")["outcomes"][0]["pooled"]["count"] == 15
+
+
+def test_rare_classes_of_several_in_an_image_still_make_folds_by_patient():
+    labels = np.eye(6, dtype=int).repeat(2, axis=0)  # each class stands in two images
+    folds = list(folds_of(labels, 4, np.arange(12) // 2 % 6))
+    assert sorted(row for _, test in folds for row in test) == list(range(12))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from keepfit_clip.errors import CategoryError, ConfigError
 
@@ -95,7 +95,9 @@ def folds_of(
             what = "images" if groups is None else "patients (near copies counted once)"
             name = f"number {number}" if names is None else repr(names[number])
             raise CategoryError(f"the class {name} has {count} {what}, which is fewer than the {folds} folds")
-    if groups is not None:
+    if groups is not None and np.bincount(strata).max() < folds:  # nothing to stratify by
+        splitter = GroupKFold(folds, shuffle=True, random_state=seed)
+    elif groups is not None:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     elif labels.ndim == 1:
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
