@@ -244,3 +244,22 @@ def test_a_whole_checkpoint_is_converted_once(exported, tmp_path, monkeypatch):
     assert len(converted) == 2
     with pytest.raises(MissingWeightsError, match="no such file"):
         load_model("flair:nowhere.pth")
+
+
+def as_in_the_hubs_cache(folder, repository, files):
+    """Lays files where huggingface_hub keeps those of a repository."""
+    home = folder / f"models--{repository.replace('/', '--')}"
+    snapshot = home / "snapshots" / ("0" * 40)
+    shutil.copytree(files, snapshot)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("0" * 40)
+
+
+def test_a_model_of_the_hub_is_loaded_offline_once_it_is_in_the_cache(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    as_in_the_hubs_cache(tmp_path, "owner/retina", exported)
+    loaded, folder = load_model("hf-hub:owner/retina"), load_model(exported)
+    assert loaded.name == "owner/retina"
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
+    np.testing.assert_allclose(loaded.encode(picture), folder.encode(picture), atol=1e-6)
+    assert loaded.caption(picture) == folder.caption(picture)

@@ -152,12 +152,22 @@ def write_predictions(
 
 
 def _identity(inputs: Sequence[Input], predictor: Predictor, anonymous: bool) -> Mapping[str, object]:
-    names = hashlib.sha256("\n".join(one.name for one in inputs).encode()).hexdigest()
+    names = hashlib.sha256("\n".join(f"{one.name} {_version(one)}" for one in inputs).encode()).hexdigest()
     head = predictor.head and [predictor.head.facts.method, str(predictor.head.facts.trained_on)]
     asked = [list(predictor.classes), predictor.modality, predictor.captions, predictor.features,
              predictor.descriptions, predictor.findings, sorted(predictor.generation.items())]  # fmt: skip
     return {"model": predictor.loaded.fingerprint, "images": names, "head": head, "asked": str(asked),
             "anonymous": anonymous}  # fmt: skip
+
+
+def _version(one: Input) -> str:
+    """Size and time of an image's file, so that a job does not go on with images that were changed meanwhile."""
+    if not isinstance(one.record.image, Path):
+        return ""
+    with suppress(OSError):
+        status = one.record.image.stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+    return "missing"
 
 
 def _write_part(

@@ -187,7 +187,7 @@ def head_folder(model: str | Path, name: str) -> Path:
     Raises:
         ConfigError: a name, of a model that is no folder.
     """
-    if "/" in name or Path(name).is_dir():
+    if "/" in name:
         return Path(name)
     folder = Path(str(model).removeprefix("local-dir:"))
     if not folder.is_dir():
