@@ -14,6 +14,7 @@ from sklearn.base import clone
 from keepfit_clip.app.handlers import Handlers
 from keepfit_clip.app.service import Service
 from keepfit_clip.data.downstream import ClassFile, read_downstream
+from keepfit_clip.data.sources import SourceOptions
 from keepfit_clip.errors import CheckpointError, ConfigError, ImageError, KeepFITError, OutputError, TableError
 from keepfit_clip.evaluate.metrics.classification import Answers
 from keepfit_clip.folders.loading import load_model
@@ -28,6 +29,7 @@ from keepfit_clip.transfer.heads import facts_of, fitted_temperature, head_folde
 from keepfit_clip.transfer.protocol import Transfer, TransferOptions, encode_set, run_transfer
 from tests.pictures import write_public
 from tests.programs import call
+from tests.test_vendor_files import write_vol
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,22 @@ def test_a_folder_files_and_shards_are_inputs(labelled, shards, tmp_path):
     assert [one.record.modality for one in found] == ["FFA"] * 3
 
 
+def test_the_pictures_of_a_volume_are_chosen(loaded, tmp_path):
+    values = np.random.default_rng(0).uniform(0, 1, (5, 40, 30)).astype(np.float32)
+    write_vol(tmp_path / "scan.vol", values)
+    middle = find_inputs([tmp_path / "scan.vol"])
+    assert [one.name for one in middle] == [f"{tmp_path / 'scan.vol'}#2"]
+    every = find_inputs([tmp_path], options=SourceOptions(frames="all"))
+    assert len(every) == 5
+    assert {one.record.modality for one in every} == {"OCT"}
+    answers = dict(Predictor(loaded, features=True).answers([one.record for one in every]))
+    assert len({tuple(answers[n].features) for n in range(5)}) == 5
+    (tmp_path / "torn.vol").write_bytes(b"HSF-OCT-103" + bytes(20))
+    left_out = []
+    assert len(find_inputs([tmp_path], on_left_out=left_out.append)) == 1
+    assert len(left_out) == 1
+
+
 def test_rows_hold_what_was_asked(loaded, labelled, tmp_path):
     table, images = labelled
     inputs = find_inputs([table], images)
@@ -207,7 +225,7 @@ def test_an_interrupted_job_goes_on(loaded, labelled, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_predictions(tmp_path / "a.parquet", inputs, predictor, OutputOptions(batch_size=4), stop)
+        write_predictions(tmp_path / "a.parquet", inputs, predictor, OutputOptions(batch_size=4), progress=stop)
     assert not (tmp_path / "a.parquet").exists()
     result = write_predictions(tmp_path / "a.parquet", inputs, predictor, OutputOptions(batch_size=4))
     assert (result.rows, result.resumed) == (24, 10)

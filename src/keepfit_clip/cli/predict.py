@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keepfit_clip.cli.console import StepProgress, console, quiet_libraries, show_left_out
+from keepfit_clip.cli.console import StepProgress, console, quiet_libraries
 from keepfit_clip.cli.options import (
     USE,
     Crop,
@@ -75,7 +75,6 @@ def predict(
     quiet_libraries()
     left_out = []
     found = find_inputs(inputs, images, source_options, left_out.append)
-    show_left_out(left_out, "rows not used")
     loaded = load_model(model, device, crop)
     predictor = Predictor(
         loaded,
@@ -92,7 +91,7 @@ def predict(
     with StepProgress() as progress:
         options = OutputOptions(batch_size, workers, anonymous)
         result = write_predictions(
-            out, found, predictor, options, lambda done: progress("predicting", done, len(found))
+            out, found, predictor, options, left_out, lambda done: progress("predicting", done, len(found))
         )
     resumed = f" ({result.resumed} of them done before)" if result.resumed else ""
     console.print(f"{result.rows} images{resumed} -> {out}", soft_wrap=True)

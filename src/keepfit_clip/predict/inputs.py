@@ -7,10 +7,12 @@ from pathlib import Path
 
 from keepfit_clip.data.records import LeftOut, Record
 from keepfit_clip.data.sources import SourceOptions, find_source, read_records
-from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES
+from keepfit_clip.data.sources.cells import IMAGE_SUFFIXES, RowReader
 from keepfit_clip.data.sources.folder import walk_images
 from keepfit_clip.errors import TableError
 from keepfit_clip.images.reading import FileSlice, Frame, image_bytes, image_name
+from keepfit_clip.images.volumes import VOLUME_SUFFIXES
+from keepfit_clip.remote.opening import RemoteFile
 from keepfit_clip.remote.paths import Place, RemotePath, place
 
 __all__ = ["Input", "as_records", "content_key", "find_inputs"]
@@ -46,27 +48,39 @@ def find_inputs(
     Raises:
         TableError: a source is none, or holds no image.
     """
+    options = replace(options or SourceOptions(), images_only=True)
     found: list[Input] = []
     for given in sources:
         source = place(given)
         before = len(found)
         if _is_image(source):
-            found.append(Input(str(given), Record(len(found) + 1, source)))
+            found += _of_file(str(given), source, len(found) + 1, options, on_left_out)
         elif source.is_dir() and not _is_shards(source):
             for name in walk_images(source):
                 path = source.file(name) if isinstance(source, RemotePath) else source / name
-                found.append(Input(f"{str(given).rstrip('/')}/{name}", Record(len(found) + 1, path)))
+                full = f"{str(given).rstrip('/')}/{name}"
+                found += _of_file(full, path, len(found) + 1, options, on_left_out)
         else:
-            records = read_records(
-                source,
-                images,
-                lambda error: on_left_out(LeftOut.of(error)),
-                replace(options or SourceOptions(), images_only=True),
-            )
+            records = read_records(source, images, lambda error: on_left_out(LeftOut.of(error)), options)
             found += [Input(_name(record, images), record) for record in records]
         if len(found) == before:
             raise TableError(f"{given}: holds no image that can be used")
     return found
+
+
+def _of_file(
+    name: str, path: Path | RemoteFile, row: int, options: SourceOptions, on_left_out: Callable[[LeftOut], None]
+) -> list[Input]:
+    """The image of a file, or those pictures of a volume that the options choose."""
+    if not name.lower().endswith(VOLUME_SUFFIXES):
+        return [Input(name, Record(row, path))]
+    reader = RowReader(name, None, options, needs_image=False)
+    try:
+        records = reader.records(row, {}, path)
+    except TableError as error:
+        on_left_out(LeftOut.of(error))
+        return []
+    return [Input(f"{name}#{r.image.number}" if isinstance(r.image, Frame) else name, r) for r in records]
 
 
 def as_records(paths: Sequence[Path]) -> list[Record]:

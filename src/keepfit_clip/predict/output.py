@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from keepfit_clip.data.records import LeftOut
 from keepfit_clip.errors import ConfigError, ImageError, OutputError, WorkerError
 from keepfit_clip.files import WorkFolder, parse_json, remove, to_json, write_json, write_text, writing
 from keepfit_clip.page.cells import csv_text
@@ -111,6 +112,7 @@ def write_predictions(
     inputs: Sequence[Input],
     predictor: Predictor,
     options: OutputOptions = OutputOptions(),
+    not_read: Sequence[LeftOut] = (),
     progress: Callable[[int], None] = lambda done: None,
 ) -> Predictions:
     """Asks a model of all images and writes what it says.
@@ -120,6 +122,7 @@ def write_predictions(
         inputs: the images.
         predictor: the model, and what it is asked.
         options: see there.
+        not_read: rows of a source that gave no image; they stand with those left out.
         progress: told how many images are done.
 
     Raises:
@@ -146,7 +149,7 @@ def write_predictions(
             else:
                 _write_part(part, members, predictor, options, lambda done, start=start: progress(start + done))
             progress(start + len(members))
-        _join(parts, out, predictor, result)
+        _join(parts, out, predictor, result, [[f"row {row.row}", row.reason] for row in not_read])
     remove(work.path)
     return result
 
@@ -208,9 +211,10 @@ def _schema(predictor: Predictor) -> pa.Schema:
     return pa.schema(columns)
 
 
-def _join(parts: Sequence[Path], out: Path, predictor: Predictor, result: Predictions) -> None:
+def _join(
+    parts: Sequence[Path], out: Path, predictor: Predictor, result: Predictions, left_out: list[list[str]]
+) -> None:
     """Makes one file of the parts, and one of what was left out."""
-    left_out: list[list[str]] = []
     partial = out.with_name(f".{out.name}.partial")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
