@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from keepfit_clip.benchmark import run as benchmark_run
 from keepfit_clip.benchmark.compare import mean_ranks, paired_difference
 from keepfit_clip.benchmark.page import write_benchmark
+from keepfit_clip.benchmark.protocols import PROTOCOLS
 from keepfit_clip.benchmark.results import MethodResult
 from keepfit_clip.benchmark.run import BenchmarkOptions, ModelChoice, run_benchmark
 from keepfit_clip.benchmark.seen import standing
@@ -336,6 +337,15 @@ def test_flairs_protocol(root, exported, tmp_path):
     assert not np.allclose(tip[0].probabilities, tip[1].probabilities)  # pictures are square: only the scale differs
     zero = [run.files(run.options.models[0], one).answers("zero-shot")[0] for run in (ours, theirs)]
     assert np.array_equal(zero[0].labels, zero[1].labels)
+
+
+def test_flairs_resizing_keeps_proportions_on_black(exported):
+    loaded = load_model(exported)
+    white = Image.new("RGB", (80, 20), "white")
+    stretched, framed = loaded.preprocess(white), PROTOCOLS["flair"].image_transform(loaded)(white)
+    assert stretched.min() == stretched.max()
+    black = (framed == framed.min()).all(dim=0).all(dim=1)  # (H,), rows that are black all over
+    assert black.float().mean() == pytest.approx(0.75, abs=0.05)
 
 
 def test_tip_adapters_scale_is_chosen(root, exported):

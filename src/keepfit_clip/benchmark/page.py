@@ -55,23 +55,30 @@ def _page(comparison: Comparison, tables: list[Grid], charts: bool) -> str:
         Figure("data sets", str(len({name for _, name in run.results})), f"{len(run.missing)} were not there"),
         Figure("images tested", str(images)),
     ]
-    sections = []
-    if charts:
-        sections += [Section(f"ACA: {name}", chart=chart) for name, chart in _accuracy_charts(comparison)]
-        if any(ranks for ranks, _ in comparison.ranks.values()):
-            sections.append(
-                Section("Ranks", "Mean rank by ACA; the shorter the bar, the better.", rank_chart(comparison))
-            )
-    sections += [Section(t.title, t.text and f"{t.text}.", header=t.header, rows=t.rows) for t in tables]
+    scores, *others = [_section(table) for table in tables]
+    sections = [scores, *(_charts(comparison) if charts else []), *others]
     papers = list(dict.fromkeys((row.model, row.paper) for row in comparison.rows if row.paper))
     if papers:
         sections.append(Section("Papers", header=["figures of", "from"], rows=[list(pair) for pair in papers]))
     return render_report(run.suite.title, legend(run), figures, sections)
 
 
-def _accuracy_charts(comparison: Comparison) -> list[tuple[str, str]]:
-    names = list(dict.fromkeys(row.name for row in comparison.rows if not row.paper))
-    return [(name, accuracy_chart(comparison, [r for r in comparison.rows if r.name == name])) for name in names]
+def _section(table: Grid) -> Section:
+    text = f"{table.text[0].upper()}{table.text[1:]}." if table.text else ""
+    return Section(table.title, text, header=table.header, rows=table.rows)
+
+
+def _charts(comparison: Comparison) -> list[Section]:
+    """The ACA of each method, and the ranks where there are some."""
+    names = dict.fromkeys(row.name for row in comparison.rows if not row.paper)
+    sections = [
+        Section(f"ACA: {name}", chart=accuracy_chart(comparison, [row for row in comparison.rows if row.name == name]))
+        for name in names
+    ]
+    if any(ranks for ranks, _ in comparison.ranks.values()):
+        words = "Mean rank by ACA; the shorter the bar, the better."
+        sections.append(Section("Ranks", words, rank_chart(comparison)))
+    return sections
 
 
 def accuracy_chart(comparison: Comparison, rows: list[Row]) -> str:

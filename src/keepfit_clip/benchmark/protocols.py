@@ -1,10 +1,14 @@
 """Ways to measure: ours, and FLAIR's where its choices differ."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.folders.loaded import LoadedModel
+from keepfit_clip.model.preprocess import with_crop
 
 __all__ = ["PROTOCOLS", "Protocol", "protocol_named"]
 
@@ -26,6 +30,17 @@ class Protocol:
     ddof: int = 1
     preprocess: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     words: str = ""
+
+    def image_transform(self, loaded: LoadedModel, crop: bool | None = None) -> Callable:
+        """From a PIL image to the tensor (3, H, W) that a model takes, as this protocol resizes.
+
+        Args:
+            loaded: the model.
+            crop: whether the black border of colour photographs is cut off; as the model was trained by default.
+        """
+        visual = loaded.model.visual
+        values = PreprocessCfg(**{**visual.preprocess_cfg, **self.preprocess})
+        return with_crop(image_transform_v2(values, is_train=False), visual.crop if crop is None else crop)
 
 
 # FLAIR's transfer code: Tip-Adapter's similarities times 100, numpy's std, images resized by their longer side.

@@ -28,7 +28,6 @@ from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.folders.training_record import record_of_model
 from keepfit_clip.knowledge.conditions import Knowledge
-from keepfit_clip.model.preprocess import preprocess_of
 from keepfit_clip.transfer.protocol import (
     METRICS,
     Encoded,
@@ -358,9 +357,9 @@ def _run_job(job: _Job) -> _Ended:
 def _loaded(name: str, device: str | None, crop: bool | None, protocol: str) -> LoadedModel:
     """The model of the last job, as a rule; its preprocessing is changed before anything depends on it."""
     loaded = load_model(name, device, crop)
-    changed = protocol_named(protocol).preprocess
-    if changed:
-        loaded.preprocess = preprocess_of(loaded.model, crop, changed)
+    chosen = protocol_named(protocol)
+    if chosen.preprocess:
+        loaded.preprocess = chosen.image_transform(loaded, crop)
     return loaded
 
 

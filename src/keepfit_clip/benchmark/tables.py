@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from keepfit_clip.benchmark.compare import Difference, mean_ranks, paired_difference
@@ -60,7 +60,6 @@ class Comparison:
 
     run: BenchmarkRun
     on_step: Callable[[str, int, int], None] = lambda step, done, total: None
-    _differences: dict = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Row]:

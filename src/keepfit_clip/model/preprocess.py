@@ -1,6 +1,6 @@
 """The image transform of a tower, from its preprocessing values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 
 import open_clip
@@ -51,17 +51,14 @@ def to_input_size(preprocess_cfg: dict) -> Callable[[Image.Image], Image.Image]:
     return with_crop(sized, preprocess_cfg.get("crop", False))
 
 
-def preprocess_of(
-    model: nn.Module, crop: bool | None = None, changed: Mapping[str, object] | None = None
-) -> Callable[[Image.Image], Tensor]:
+def preprocess_of(model: nn.Module, crop: bool | None = None) -> Callable[[Image.Image], Tensor]:
     """From a PIL image to the tensor (3, H, W) that a model's image tower takes.
 
     Args:
         model: a KeepFIT, or another under its surface.
         crop: whether the black border of colour photographs is cut off; as the tower says by default.
-        changed: values in place of the tower's own.
     """
-    values = PreprocessCfg(**{**model.visual.preprocess_cfg, **(changed or {})})
+    values = PreprocessCfg(**model.visual.preprocess_cfg)
     return with_crop(image_transform_v2(values, is_train=False), model.visual.crop if crop is None else crop)
 
 
