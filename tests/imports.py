@@ -29,7 +29,7 @@ FLOORS = (
     "evaluate.metrics",
     "evaluate",
     "transfer",
-    "predict segmentation",
+    "predict segmentation benchmark",
     "app training.programs training.flags",
     "training.text_stage training.hybrid",
     "training training.answers training.report",

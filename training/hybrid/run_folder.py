@@ -19,8 +19,9 @@ from transformers import AutoTokenizer
 
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.files import WorkFolder, new_folder, read_json, write_json, write_text
-from keepfit_clip.folders.export import RUN_MODEL
+from keepfit_clip.folders.export import RUN_MODEL, RUN_SETTINGS
 from keepfit_clip.folders.model_folder import FolderConfig, read_model_config, write_config, write_model_folder
+from keepfit_clip.folders.training_record import record_of_model
 from keepfit_clip.model.config import TEXT_SOURCES, ModelConfig
 from keepfit_clip.model.preprocess import resolve_preprocess
 from keepfit_clip.model.pretrained import load_pretrained
@@ -42,7 +43,7 @@ __all__ = [
     "write_settings",
 ]
 
-SETTINGS_NAME = "settings.json"
+SETTINGS_NAME = RUN_SETTINGS
 DATA_FLAGS = ("public_data", "elite_data", "val_data")
 _LOCAL = "local-dir:"
 _LOG_NAME = "out.log"  # of open_clip_train
@@ -195,7 +196,8 @@ def has_weights(model: str) -> bool:
 def write_settings(run: Path, flags: dict) -> None:
     """Keeps every flag of a run, ours and open_clip's, as `RUN/settings.json`, for reports.
 
-    Of files and folders stand only the names there; of local shards also what their manifests count.
+    Of files and folders stand only the names there; of local shards also what their manifests count, and of weights
+    that the run begins with what these were trained with.
     """
     plain = (str, int, float, bool, list, tuple, type(None))
     settings = {
@@ -203,7 +205,16 @@ def write_settings(run: Path, flags: dict) -> None:
         for name, value in sorted(flags.items())
     }
     data = {name: [_counts(location) for location in (flags.get(name) or "").split("::")] for name in DATA_FLAGS}
-    write_json(run / SETTINGS_NAME, {**settings, "manifests": data})
+    before = _trained_before(flags.get("model") or "", flags.get("pretrained"))
+    write_json(run / SETTINGS_NAME, {**settings, "manifests": data, "trained_before": before})
+
+
+def _trained_before(model: str, pretrained: str | None) -> dict | str | None:
+    """What the weights that a run begins with saw, as `record_of_run` takes it."""
+    if not (pretrained or has_weights(model)):
+        return None
+    record = None if pretrained else record_of_model(model)
+    return record.to_json() if record else "unknown"
 
 
 def _counts(location: str) -> dict | None:

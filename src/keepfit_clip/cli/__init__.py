@@ -11,6 +11,7 @@ from rich.markup import escape
 from keepfit_clip._version import __version__
 from keepfit_clip.cli import (
     app_page,
+    benchmark,
     caption,
     classify,
     datasets,
@@ -48,7 +49,7 @@ app.add_typer(shards.app, name="shards", rich_help_panel=DATA)
 app.add_typer(datasets.app, name="datasets", rich_help_panel=DATA)
 app.add_typer(knowledge.app, name="knowledge", rich_help_panel=DATA)
 _IN_ORDER = (draw, demo, train, import_weights, export, models, predict, classify, caption, explain, app_page,
-             evaluate, transfer, segment, report, run, doctor)  # fmt: skip
+             evaluate, transfer, segment, benchmark, report, run, doctor)  # fmt: skip
 for part in _IN_ORDER:
     part.add_commands(app)
 

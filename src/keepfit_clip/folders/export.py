@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from keepfit_clip.errors import CheckpointError
-from keepfit_clip.files import require_free
+from keepfit_clip.files import read_json, require_free
 from keepfit_clip.folders.model_folder import read_model_config, write_model
+from keepfit_clip.folders.training_record import TrainingRecord, record_of_run
+from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.state_dicts import fit_of
 
 __all__ = ["check_state_dict", "export_model", "find_checkpoint", "load_training_checkpoint", "read_checkpoint"]
 
 RUN_MODEL = "model"  # the model folder inside a run folder
 RUN_CHECKPOINTS = "checkpoints"
+RUN_SETTINGS = "settings.json"
 AVERAGE = "averaged_state_dict"  # in a checkpoint: the weights averaged over the steps, which are used
 
 
@@ -42,8 +45,18 @@ def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
     state = load_training_checkpoint(checkpoint)
     check_state_dict(model, state, checkpoint)
     tokenizer = open_clip.get_tokenizer(name)
-    write_model(out, config.model, config.preprocess, tokenizer, state, _history(checkpoint))
+    record = _record(source.parent)
+    write_model(out, config.model, config.preprocess, tokenizer, state, _history(checkpoint), record)
     return checkpoint
+
+
+def _record(run: Path) -> TrainingRecord | None:
+    """What the run of a checkpoint saw; None where it does not tell."""
+    try:
+        settings = read_json(run / RUN_SETTINGS)
+    except (OSError, ValueError):
+        return None
+    return record_of_run(settings, Knowledge.load()) if isinstance(settings, dict) else None
 
 
 def _history(checkpoint: Path) -> dict[str, object]:

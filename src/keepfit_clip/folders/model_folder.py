@@ -13,6 +13,7 @@ from torch import Tensor
 from keepfit_clip.errors import CheckpointError, ConfigError, first_line
 from keepfit_clip.files import new_folder, read_json, write_json, write_text
 from keepfit_clip.folders.model_card import CARD_NAME, model_card
+from keepfit_clip.folders.training_record import TRAINING_NAME, TrainingRecord
 from keepfit_clip.model.config import OWN_PREPROCESS_KEYS, ModelConfig, check_preprocess_config, is_keepfit_config
 from keepfit_clip.model.preprocess import of_open_clip
 from keepfit_clip.model.pretrained import note_foreign_source
@@ -157,6 +158,7 @@ def write_model(
     tokenizer,
     state: Mapping[str, Tensor],
     history: Mapping[str, object],
+    record: TrainingRecord | None = None,
 ) -> None:
     """Makes a folder of a model with its weights and its card, with no path of this machine in it.
 
@@ -167,12 +169,17 @@ def write_model(
         tokenizer: from `open_clip.get_tokenizer`, or transformers' own.
         state: the model's state dict.
         history: where the weights come from, for the card: labels and values.
+        record: what they were trained with, where that is known.
     """
     model = model.portable()
+    if record is not None:
+        history = {**history, **record.lines}
     with new_folder(out) as folder:
         write_model_folder(folder, model, preprocess_cfg, tokenizer)
         save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS_NAME)
         write_text(folder / CARD_NAME, model_card(model, preprocess_cfg, history))
+        if record is not None:
+            write_json(folder / TRAINING_NAME, record.to_json())
 
 
 def _registered_sources() -> set[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from keepfit_clip.errors import CategoryError
 from keepfit_clip.knowledge.conditions import Condition, Knowledge
@@ -22,7 +23,6 @@ class HeldOut:
 
     Attributes:
         conditions: canonical names of what is held out.
-        knowledge: what is known beside them: no text of it names one.
     """
 
     def __init__(self, categories: Sequence[str], knowledge: Knowledge):
@@ -30,8 +30,12 @@ class HeldOut:
         forms = {name for name in knowledge.conditions if held_out.intersection(knowledge.ancestors(name))}
         self.conditions = frozenset(held_out | forms)
         self._all = knowledge
-        others = (c for name, c in knowledge.conditions.items() if name not in self.conditions)
-        self.knowledge = Knowledge(map(self._without, others))
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """What is known beside them: no text of it names one."""
+        others = (c for name, c in self._all.conditions.items() if name not in self.conditions)
+        return Knowledge(map(self._without, others))
 
     def named_in(self, text: str) -> bool:
         """Whether a text, such as a category, names one of them, or says that it is not there."""

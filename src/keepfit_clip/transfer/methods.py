@@ -57,11 +57,13 @@ class TextClasses:
         features: (M, K, D), L2-normalised.
         logit_scale: the factor of their similarities.
         absent: (M, K, D) of what is said where a class is absent, for images that may have several.
+        cache_scale: that factor in Tip-Adapter's logits; None is `logit_scale`.
     """
 
     features: np.ndarray
     logit_scale: float
     absent: np.ndarray | None = None
+    cache_scale: float | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -255,6 +257,8 @@ METHODS = {
 def _cached(fold: Fold) -> tuple[Tensor, Tensor, Tensor]:
     """Classes of the training images (T, K), those of the texts (M, K, D), and the factor of similarities."""
     classes, scale = fold.texts.tensors
+    if fold.texts.cache_scale is not None:
+        scale = torch.tensor(fold.texts.cache_scale)
     return F.one_hot(torch.from_numpy(fold.labels), classes.shape[1]).float(), classes, scale
 
 

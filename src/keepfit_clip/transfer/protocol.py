@@ -1,6 +1,7 @@
 """The protocol: every method, every number of shots, every fold of a data set, from features computed once."""
 
 import math
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -8,7 +9,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from keepfit_clip.data.downstream import DownstreamSet
+from keepfit_clip.data.downstream import ClassFile, DownstreamSet
 from keepfit_clip.data.duplicates import copies_of, with_copies
 from keepfit_clip.data.records import LeftOut
 from keepfit_clip.errors import CategoryError, ConfigError
@@ -39,6 +40,7 @@ __all__ = [
     "TransferOptions",
     "encode_set",
     "learning_methods",
+    "obstacle",
     "run_transfer",
 ]
 
@@ -65,6 +67,7 @@ class TransferOptions:
         seed: of folds, shots and adapters.
         resamples: of the bootstrap.
         finetune: how the tower is fine-tuned.
+        cache_scale: factor of the similarities in Tip-Adapter's logits; None is the model's own.
     """
 
     methods: tuple[str, ...] = ("zero-shot",)
@@ -79,6 +82,7 @@ class TransferOptions:
     given_split: bool = False
     pool: str | None = None
     pool_by: str = "mean"
+    cache_scale: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shots", tuple(Shots.of(shots) for shots in self.shots))
@@ -172,6 +176,8 @@ class Outcome:
         pooled: what `TransferOptions.pool` asks for, or None.
         conformal: how often sets that shall hold the true class nine times in ten do; None where folds share images, or
             an image may have several classes.
+        parts: the answers of each fold, with groups.
+        seconds: that learning and answering took.
     """
 
     method: str
@@ -182,6 +188,8 @@ class Outcome:
     answers: Answers
     pooled: PooledScores | None = None
     conformal: ConformalScores | None = None
+    parts: Sequence[Answers] = ()
+    seconds: float = 0.0
 
     @property
     def name(self) -> str:
@@ -282,11 +290,12 @@ def run_transfer(
     keys = keys_of(target.downstream.records, options.pool) if options.pool else []
     outcomes = []
     for number, (method, shots) in enumerate(planned):
-        parts = []
+        parts, began = [], time.perf_counter()
         for fold, (pool, held_out) in enumerate(folds):
             on_step(f"{method.name} {shots or ''}".strip(), number * len(folds) + fold, len(planned) * len(folds))
             tested = held_out if shifted is None else np.arange(len(shifted.labels))
             parts.append(run.fold(method, shots, fold, pool, tested))
+        seconds = time.perf_counter() - began
         interval = bootstrap_intervals(parts, shifted is not None, options.resamples, options.seed)
         answers = Answers.joined(parts)
         scores = [part.score() for part in parts]
@@ -296,7 +305,10 @@ def run_transfer(
             of_fold = [(fold, keys[row]) for fold, tested in enumerate(tests) for row in tested]
             pooled = PooledScores.of(answers.labels, answers.probabilities, of_fold, options.pool, options.pool_by)
         conformal = measured_over_folds(parts) if shifted is None else None
-        outcomes.append(Outcome(method.name, shots, scores, answers.score(), interval, answers, pooled, conformal))
+        overall = answers.score()
+        outcomes.append(
+            Outcome(method.name, shots, scores, overall, interval, answers, pooled, conformal, parts, seconds)
+        )
     on_step("done", len(planned) * len(folds), len(planned) * len(folds))
     return outcomes
 
@@ -407,7 +419,7 @@ class Transfer:
                 present, absent = features(downstream.classes), None
             with torch.no_grad():
                 scale = float(self.loaded.model.logit_scale.exp())
-            self._texts[kind] = TextClasses(present, scale, absent)
+            self._texts[kind] = TextClasses(present, scale, absent, self.options.cache_scale)
         return self._texts[kind]
 
 
@@ -422,13 +434,9 @@ def _folds(encoded: Encoded, options: TransferOptions) -> Iterator[tuple[np.ndar
 
 def _check(loaded: LoadedModel, options: TransferOptions, encoded: Encoded, shifted: Encoded | None) -> None:
     spec = encoded.downstream.spec
-    for method in (_METHODS[name] for name in options.methods):
-        if method.texts and not loaded.has_text:
-            raise ConfigError(f"--method {method.name} needs a text tower, and {loaded.name} has none")
-        if spec.multi_label and not method.several:
-            raise ConfigError(f"--method {method.name} takes images of one class each, and {spec.title} has several")
-        if not spec.named and method.texts:
-            raise ConfigError(f"--method {method.name} needs classes with names, and those of {spec.title} have none")
+    for name in options.methods:
+        if problem := obstacle(name, loaded, spec):
+            raise ConfigError(f"--method {name} {problem}")
     if spec.multi_label and options.pool:
         raise ConfigError(f"--pool is for images of one class each, and {spec.title} has several")
     if spec.multi_label:
@@ -437,6 +445,18 @@ def _check(loaded: LoadedModel, options: TransferOptions, encoded: Encoded, shif
         raise ConfigError(f"--threshold is for images that may have several classes; those of {spec.title} have one")
     if shifted is not None and list(shifted.downstream.spec.classes) != list(spec.classes):
         raise CategoryError("the data set of the domain shift must have the same classes in the same order")
+
+
+def obstacle(name: str, loaded: LoadedModel, spec: ClassFile) -> str:
+    """Why a method cannot be had of a model on a data set, "" where it can."""
+    method = _METHODS[name]
+    if method.texts and not loaded.has_text:
+        return f"needs a text tower, and {loaded.name} has none"
+    if spec.multi_label and not method.several:
+        return f"takes images of one class each, and {spec.title} has several"
+    if not spec.named and method.texts:
+        return f"needs classes with names, and those of {spec.title} have none"
+    return ""
 
 
 def _check_thresholds(options: TransferOptions, classes: Collection[str]) -> None:
