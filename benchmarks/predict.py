@@ -72,8 +72,9 @@ def main() -> None:
     model = open_clip.create_model(MODEL, pretrained_image=True).eval()
     loaded = LoadedModel(model, model.visual.image_transform(), open_clip.get_tokenizer(MODEL))
     with tempfile.TemporaryDirectory() as folder:
-        draw_dataset(Path(folder) / "pictures", DrawOptions(DRAWN, 224))
-        drawn = find_inputs([Path(folder) / "pictures"])
+        pictures = Path(folder) / "pictures"
+        draw_dataset(pictures, DrawOptions(DRAWN, 224))
+        drawn = find_inputs([pictures / "retina.csv"], pictures)
         inputs = (drawn * (args.pictures // len(drawn) + 1))[: args.pictures]
         options = OutputOptions(32, args.workers)
 

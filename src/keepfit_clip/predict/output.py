@@ -139,17 +139,11 @@ def write_predictions(
         if work.claim(identity, _MARK):
             work.clear()
             write_json(work.path / _MARK, identity)
-        result, parts = Predictions(), []
-        for start in range(0, len(inputs), _PART):
-            part = work.path / f"{start:09}.parquet"
-            parts.append(part)
-            members = inputs[start : start + _PART]
-            if part.exists():
-                result.resumed += len(members)
-            else:
-                _write_part(part, members, predictor, options, lambda done, start=start: progress(start + done))
-            progress(start + len(members))
-        _join(parts, out, predictor, result, [[f"row {row.row}", row.reason] for row in not_read])
+        parts = {start: work.path / f"{start:09}.parquet" for start in range(0, len(inputs), _PART)}
+        to_do = [start for start, part in parts.items() if not part.exists()]
+        result = Predictions(resumed=len(inputs) - sum(len(inputs[start : start + _PART]) for start in to_do))
+        _write_parts({start: parts[start] for start in to_do}, inputs, predictor, options, progress)
+        _join(list(parts.values()), out, predictor, result, [[f"row {row.row}", row.reason] for row in not_read])
     remove(work.path)
     return result
 
@@ -173,18 +167,32 @@ def _version(one: Input) -> str:
     return "missing"
 
 
-def _write_part(
-    part: Path, members: Sequence[Input], predictor: Predictor, options: OutputOptions, progress: Callable[[int], None]
+def _write_parts(
+    parts: Mapping[int, Path],
+    inputs: Sequence[Input],
+    predictor: Predictor,
+    options: OutputOptions,
+    progress: Callable[[int], None],
 ) -> None:
-    rows, wrong = [], []
-    records = [one.record for one in members]
-    for number, answer in predictor.answers(records, options.batch_size, options.workers):
-        one = members[number]
+    """Asks of the images of all parts in one go, and writes each part, by its first image, once it is whole."""
+    wanted = [number for start in parts for number in range(start, min(start + _PART, len(inputs)))]
+    answers = predictor.answers([inputs[n].record for n in wanted], options.batch_size, options.workers)
+    rows: list[dict[str, object]] = []
+    wrong: list[tuple[str, str]] = []
+    for index, answer in answers:
+        one = inputs[wanted[index]]
         if isinstance(answer, ImageError):
             wrong.append((f"image {one.record.row}" if options.anonymous else one.name, answer.reason))
         else:
             rows.append(predicted(predictor, _key(one) if options.anonymous else one.name, answer))
-        progress(number + 1)
+        progress(len(inputs) - len(wanted) + index + 1)
+        last = index + 1 == len(wanted)
+        if last or wanted[index + 1] in parts:  # where another part begins
+            _write_part(parts[wanted[index] // _PART * _PART], rows, wrong, predictor)
+            rows, wrong = [], []
+
+
+def _write_part(part: Path, rows: list[dict], wrong: list[tuple[str, str]], predictor: Predictor) -> None:
     table = pa.Table.from_pylist(rows, _schema(predictor))
     table = table.replace_schema_metadata({"left_out": to_json(wrong)})
     partial = part.with_suffix(".partial")
@@ -245,9 +253,12 @@ def _write_csv(path: Path, tables: Iterator[pa.Table], predictor: Predictor) -> 
     with open(path, "w", encoding="utf-8") as file:
         file.write(csv_text([*names, *(f"feature{number}" for number in range(width))], []))
         for table in tables:
-            for row in table.to_pylist():
-                values = [*(row[name] for name in names), *(row.get("features") or ())]
-                file.write(csv_text(list(map(_cell, values)), []))
+            features = np.empty((len(table), 0))
+            if width:
+                features = table.column("features").combine_chunks().flatten().to_numpy().reshape(-1, width)
+            for row, values in zip(table.select(names).to_pylist(), features, strict=True):
+                line = csv_text([_cell(row[name]) for name in names], []).removesuffix("\n")
+                file.write(",".join([line, *(f"{value:.6f}" for value in values)]) + "\n")
 
 
 def _cell(value: object) -> object:
