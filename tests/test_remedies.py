@@ -363,7 +363,7 @@ CASES = [
      f"{TRANSFER.replace('{pictures}/public', '{made}/small')} --method linear-probe", "... --folds 2 --shots 50%"),
     ("3 folds leave 67% to learn from, use more --folds or smaller --shots",
      f"{TRANSFER} --method linear-probe --folds 3", "... --folds 5", "... --shots 50%"),
-    ("neither a number of images per class nor a share such as 20%", f"{TRANSFER} --method linear-probe --shots many",
+    ("nor a share such as 20%", f"{TRANSFER} --method linear-probe --shots many",
      "... --shots 1,20%"),
     ("--shots names nothing: write 1,5,10 or 80%", f"{TRANSFER} --method linear-probe --shots ,",
      "... --shots 1,80%"),
