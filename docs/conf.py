@@ -24,7 +24,11 @@ myst_links_external_new_tab = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": False,
+    "exclude-members": "set_score_request",  # scikit-learn makes it up for every classifier
+}
 napoleon_google_docstring = True
 napoleon_use_param = False  # "Args" names several arguments in a line here and there
 napoleon_use_rtype = False
