@@ -222,7 +222,8 @@ def transfer(
             kept = next(outcome for outcome in reversed(outcomes) if outcome.method in learning_methods(options))
             save_head(head, facts_of(loaded, run, kept, learnt), learnt)
             console.print(
-                f"head -> {head}  (keepfit-clip predict IMAGES --model {model} --head {keep})", soft_wrap=True
+                f"head -> {head}  (keepfit-clip predict IMAGES --model {model} --head {keep} --out FILE.csv)",
+                soft_wrap=True,
             )
     write_result(json_file, results)
 
