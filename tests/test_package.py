@@ -70,3 +70,11 @@ def test_every_command_in_the_readme_exists():
     assert {"train", "export", "shards build"} <= commands
     for command in commands - {"train", "pretrain-text"}:
         assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0, command
+
+
+def test_the_oldest_python_has_what_is_taken_from_typing():
+    newer = {"Self", "Never", "LiteralString", "Required", "NotRequired", "Unpack", "assert_never", "override"}
+    for folder in ("src", "training"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for line in re.findall(r"^from typing import (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+                assert not newer & set(re.findall(r"\w+", line)), f"{path}: typing_extensions has it for Python 3.10"

@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
+from typing_extensions import Self
 
 from keepfit_clip.data.stream.augment import AUGMENTATIONS
 from keepfit_clip.data.stream.sampling import BALANCES

@@ -4,7 +4,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 from keepfit_clip.data.records import Caption
 from keepfit_clip.knowledge.conditions import MODALITIES

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from typing_extensions import Self
 
 from keepfit_clip.errors import TableError
 from keepfit_clip.images.reading import FileSlice, Frame

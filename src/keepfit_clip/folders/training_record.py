@@ -9,10 +9,11 @@ captions name beside them is not looked into.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError, HTTPError
+from typing_extensions import Self
 
 from keepfit_clip.errors import CategoryError
 from keepfit_clip.files import read_json

@@ -14,7 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.model.pretrained import ATTENTIONS, PYPI_PREFIX, is_known_wheel

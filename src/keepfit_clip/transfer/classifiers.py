@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from scipy.special import expit, softmax
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import Self
 
 __all__ = [
     "CLASSIFIERS",

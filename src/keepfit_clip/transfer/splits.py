@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+from typing_extensions import Self
 
 from keepfit_clip.errors import CategoryError, ConfigError
 

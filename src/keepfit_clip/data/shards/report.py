@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+
+from typing_extensions import Self
 
 from keepfit_clip.data.description import Description
 from keepfit_clip.data.records import LeftOut
