@@ -103,7 +103,7 @@ class LoadedModel(ReadyModel):
         """
         classifier = self._classifier(tuple(categories), modality, **options)
         batch, single = batch_of(images, self.preprocess)
-        rows = torch.cat([classifier.predict_proba(part) for part in batch.split(_BATCH)]).tolist()
+        rows = classifier.predict_proba(batch).tolist()
         answers = [dict(zip(classifier.categories, row, strict=True)) for row in rows]
         return answers[0] if single else answers
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import open_clip
 import timm
 import torch
-from torch import nn
 
 from keepfit_clip.errors import CheckpointError, ConfigError, KeepFITError, MissingWeightsError, first_line
 from keepfit_clip.files import cache_folder, file_sha256
@@ -87,7 +86,8 @@ def load_model(name: str | Path, device: str | torch.device | None = None, crop:
     if broken:
         raise CheckpointError(f"{name}: {len(broken)} of its tensors hold NaN or infinity, e.g. {broken[0]}")
     loaded.model.eval()
-    loaded.preprocess = loaded.model.visual.image_transform(crop)
+    if crop is not None:
+        loaded.preprocess = loaded.model.visual.image_transform(crop)
     return loaded
 
 
@@ -127,14 +127,7 @@ def _load_folder(folder: str, device: torch.device) -> LoadedModel:
 
 def _load_hub(repository: str, device: torch.device) -> LoadedModel:
     name = f"hf-hub:{repository}"
-    try:
-        model = open_clip.create_model(name, device=device, require_pretrained=True)
-        tokenizer = open_clip.get_tokenizer(name)
-    except KeepFITError:
-        raise
-    except Exception as error:  # of the hub, of requests, of open_clip
-        raise _out_of_reach(name, error) from error
-    return _of_open_clip(model, tokenizer, repository)
+    return _fetched(name, name, None, repository, device)
 
 
 def _load_open_clip(name: str, device: torch.device) -> LoadedModel:
@@ -148,23 +141,22 @@ def _load_open_clip(name: str, device: torch.device) -> LoadedModel:
             f"open_clip:{name}: {weights!r} is no tag {known} and no file of weights: write "
             f"open_clip:{architecture}/{tags[0] if tags else 'FILE'}"
         )
+    shown = f"{architecture}/{weights if weights in tags else 'file'}"
+    return _fetched(f"open_clip:{name}", architecture, weights, shown, device)
+
+
+def _fetched(asked: str, name: str, weights: str | None, shown: str, device: torch.device) -> LoadedModel:
+    """A model that open_clip fetches by its own name; `asked` stands in errors, `shown` in tables."""
     try:
-        model = open_clip.create_model(architecture, weights, device=device, require_pretrained=True)
-        tokenizer = open_clip.get_tokenizer(architecture)
+        model = open_clip.create_model(name, weights, device=device, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(name)
     except KeepFITError:
         raise
-    except Exception as error:
-        raise _out_of_reach(f"open_clip:{name}", error) from error
-    shown = f"{architecture}/{weights if weights in tags else 'file'}"
-    return _of_open_clip(model, tokenizer, shown)
-
-
-def _of_open_clip(model: nn.Module, tokenizer: Callable, name: str) -> LoadedModel:
-    if isinstance(model, KeepFIT):
-        return LoadedModel(model, model.visual.image_transform(), tokenizer, name, name)
-    texts = FullContextTokenizer(tokenizer, tokenizer.context_length)
-    other = OpenCLIPModel(model)
-    return LoadedModel(other, other.visual.image_transform(), texts, name, name)
+    except Exception as error:  # of the hub, of requests, of open_clip
+        raise _out_of_reach(asked, error) from error
+    if not isinstance(model, KeepFIT):
+        model, tokenizer = OpenCLIPModel(model), FullContextTokenizer(tokenizer, tokenizer.context_length)
+    return LoadedModel(model, model.visual.image_transform(), tokenizer, shown, shown)
 
 
 def _load_timm(name: str, device: torch.device) -> LoadedModel:
