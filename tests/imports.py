@@ -30,7 +30,7 @@ FLOORS = (
     "evaluate",
     "transfer",
     "predict segmentation benchmark",
-    "app training.programs training.flags",
+    "app training.programs training.flags training.config_file",
     "training.text_stage training.hybrid",
     "training training.answers training.report",
     "training.demo",

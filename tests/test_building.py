@@ -17,10 +17,12 @@ from PIL import Image, ImageCms, PngImagePlugin
 from keepfit_clip.cli import main
 from keepfit_clip.data import ShardOptions, SourceOptions, build_shards, list_shards, read_shards
 from keepfit_clip.data.identifiers.privacy import find_identifiers, redact
+from keepfit_clip.data.shards.dry_run import try_build
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import ImageError, KeepFITError, OutputError, ShardError
 from keepfit_clip.images.field_of_view import crop_field_of_view
 from keepfit_clip.images.metadata import without_metadata
+from keepfit_clip.knowledge import Knowledge
 from tests.pictures import write_table
 
 
@@ -103,6 +105,17 @@ def stop_at(call):
 
 
 # -- the same bytes --------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_about_how_large_the_shards_will_be_and_leaves_nothing(tmp_path, table):
+    options = ShardOptions(kind="public", modality="CFP")
+    outlook = try_build(table, table.parent, options, Knowledge.load(), SourceOptions())
+    report = build_shards(table, table.parent, tmp_path / "real", options)
+    size = sum(shard.stat().st_size for shard in (tmp_path / "real").glob("*.tar"))
+    assert outlook.images + len(outlook.left_out) == report.samples + len(report.left_out)
+    assert outlook.size == pytest.approx(size, rel=0.3)
+    assert outlook.seconds > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["real"]
 
 
 def test_one_worker_or_two_make_the_same_bytes(tmp_path, table):

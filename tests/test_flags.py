@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from keepfit_clip.errors import ConfigError
+from keepfit_clip.training.config_file import RunFile, with_config
 from keepfit_clip.training.flags import add_flags, setting
 from keepfit_clip.training.hybrid.params import keepfit_parser, parse_keepfit_args, upstream_argv
 from keepfit_clip.training.hybrid.settings import HybridPretraining, reported, shaping
@@ -12,16 +13,16 @@ from keepfit_clip.training.text_stage.settings import TextPretraining, text_pars
 
 # What people have in their scripts: a flag may come here, and none may go without a word in CHANGELOG.md.
 STAGE_1 = """
-    --batch-size --corpus --epochs --head-lr --held-out --hold-out-categories --init --knowledge --languages
+    --batch-size --config --corpus --epochs --head-lr --held-out --hold-out-categories --init --knowledge --languages
     --lr --mask-probability --max-evaluation-sentences --max-length --max-steps --new-token-min-count
     --new-tokens --no-control --no-knowledge --out --precision --save-steps --seed --text-field
     --weight-decay --workers"""
 STAGE_2 = """
-    --allow-source --augmentation --balance --batch-size --beta1 --beta2 --caption-samples
-    --caption-schedule --caption-schedule-steps --caption-weight --caption-weight-start --contrastive-weight --crop
-    --device --elite-balance --elite-data --elite-fraction --elite-weights --ema-decay --epochs --eps
-    --freeze-text-steps --grad-clip-norm --head-lr --hold-out-categories --image-tower --implied
-    --joint-contrast --knowledge --languages --layer-decay --log-every-n-steps --logs --lr
+    --allow-source --augmentation --balance --batch-size --beta1 --beta2 --caption-samples --caption-schedule
+    --caption-schedule-steps --caption-weight --caption-weight-start --config --contrastive-weight --crop
+    --device --dry-run --elite-balance --elite-data --elite-fraction --elite-weights --ema-decay --epochs --eps
+    --freeze-text-steps --grad-clip-norm --head-lr --help-all --hold-out-categories --image-tower --implied
+    --joint-contrast --knowledge --languages --layer-decay --log-every-n-steps --log-level --logs --lr
     --max-bad-fraction --model --name --no-pretrained-image --precision --preset --pretrained
     --public-caption-weight --public-data --public-weights --random-text --resume --revision-weight --seed
     --skip-nonfinite --text-tower --train-num-samples --val-data --warmup --warmup-share --wd --workers
@@ -90,3 +91,57 @@ def test_kinds_of_fields_become_kinds_of_flags():
     given = parser.parse_args(words.split())
     assert vars(given) == {"number": 3, "share": 1.0, "words": ["a", "b"], "quick": True, "way": "down"}
     assert "a share (0)" in parser.format_help()
+
+
+KNOWN = {"lr": 1e-4, "epochs": 5, "crop": False, "force_size": None, "tables": [], "public_data": None, "name": None}
+
+
+def written(tmp_path, text, name="run.yaml"):
+    file = tmp_path / name
+    file.write_text(text)
+    return file
+
+
+def test_a_file_gives_flags_and_the_command_line_wins(tmp_path):
+    file = written(tmp_path, "lr: 3e-4\nepochs: 5\n--crop: true\nforce-size: [96, 128]\ntables: [a, b]\n")
+    words = with_config(["--config", str(file), "--name=x", "--lr", "1"], KNOWN)
+    assert words == ["--crop", "--force-size", "96", "128", "--tables=a", "--tables=b", "--name=x", "--lr", "1"]
+    assert with_config([f"--config={file}"], KNOWN)[0] == "--lr=3e-4"
+    assert with_config(["--lr", "1"], KNOWN) == ["--lr", "1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "there is no flag epoch; did you mean epochs"),
+        ("- lr", "holds no flags"),
+        ("lr: {a: 1}", "a flag has a value or a list"),
+        ("lr: [1", "neither YAML nor JSON"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named_with_what_is_wrong(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        with_config(["--config", str(written(tmp_path, text))], KNOWN)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        with_config(["--config", str(tmp_path / "none.yaml")], KNOWN)
+    with pytest.raises(ConfigError, match="needs a file"):
+        with_config(["--config"], KNOWN)
+
+
+def test_an_earlier_run_gives_its_flags_but_files_are_given_anew(tmp_path):
+    run_file = RunFile("settings.json", names_only=("public_data",), passed_over=("name",))
+    written(tmp_path, '{"lr": 0.5, "public_data": "shards", "name": "first"}', "settings.json")
+    with pytest.raises(ConfigError, match="give --public-data anew"):
+        with_config(["--config", str(tmp_path)], KNOWN, run_file)
+    words = ["--config", str(tmp_path), "--public-data", "here"]
+    assert with_config(words, KNOWN, run_file) == ["--lr=0.5", "--public-data", "here"]
+
+
+def test_a_mistyped_flag_ends_with_the_one_that_was_meant(capsys):
+    for words, meant in ((["--elite-fractoin", "1"], "--elite-fraction"), (["--acum-freq=2"], "--accum-freq")):
+        with pytest.raises(SystemExit) as ended:
+            parse_keepfit_args(["--elite-data", "e", "--name", "n", *words])
+        assert ended.value.code == 2
+        told = capsys.readouterr().err
+        assert f"did you mean {meant}" in told
+        assert len(told.splitlines()) == 1

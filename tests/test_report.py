@@ -43,14 +43,14 @@ def test_a_training_run_with_the_answers_of_its_model(run, exported, shards, pic
 
 
 def test_no_path_stands_in_what_a_run_writes_down(run, shards):
-    for name in ("settings.json", "params.txt", "out.log"):
+    for name in ("settings.json", "params.txt", "out.log", "debug.log"):
         text = (run / name).read_text()
         for place in (str(run), str(shards), str(run.parent)):
             assert place not in text, (name, place)
     params = (run / "params.txt").read_text()
     assert "name: run\n" in params
     assert "lr: 0.001\n" in params
-    log = (run / "out.log").read_text()
+    log = (run / "debug.log").read_text()
     assert re.search(r"Train Epoch: 0 \[ *\d+/\d+ \(", log)  # fractions are no paths
     assert "/s, " in log
 

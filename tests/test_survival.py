@@ -109,7 +109,7 @@ def assert_same_weights(one, other):
 
 
 def logged(run):
-    return (run / "out.log").read_text() if (run / "out.log").exists() else ""
+    return (run / "debug.log").read_text() if (run / "debug.log").exists() else ""
 
 
 def kill_at_a_step(run, process, step):

@@ -41,10 +41,41 @@ def checkpoint(run, epoch):
 
 
 def test_every_term_stands_in_the_log_by_name_once(run):
-    lines = [line for line in (run / "out.log").read_text().splitlines() if "Train Epoch" in line]
+    lines = [line for line in (run / "out.log").read_text().splitlines() if " epoch " in line]
     assert len(lines) == 8  # four steps in each of two epochs
-    for term in ("Public_contrastive_loss", "Elite_contrastive_loss", "Revision_loss", "Caption_loss", " Loss:"):
-        assert all(term in line for line in lines), term
+    for term in ("loss", "public", "elite", "rev", "cap"):
+        assert all(f" {term} " in line for line in lines), term
+    assert " epoch 1.25/2 " in lines[4]
+    assert all(" left " in line and len(line) <= 100 for line in lines[1:])
+
+
+def test_the_log_tells_news_and_another_file_all_details(run):
+    log, details = (run / "out.log").read_text(), (run / "debug.log").read_text()
+    for detail in ("TextTower(", "  batch_size: 8\n", "Train Epoch: 1 [", "Instantiating model architecture"):
+        assert detail in details, detail
+        assert detail not in log, detail
+    assert "2 checkpoints of 0." in log  # before they are there
+    assert "no CLIP weights found" not in log  # our own folder has none, and needs none
+    assert len(log.splitlines()) < 60
+
+
+def test_a_run_ends_with_where_things_are_and_what_comes_next(shards, held_out, tmp_path, capsys):
+    train(train_flags(shards, tmp_path, "told", epochs=1, train_num_samples=16, val_data=held_out))
+    told = capsys.readouterr().out
+    assert f"keepfit-clip export {tmp_path / 'told'} --out" in told
+    assert f"checkpoints  {tmp_path / 'told' / 'checkpoints'}" in told
+    assert "caption_nll" in told
+
+
+def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(shards, tmp_path, capsys):
+    flags = [flag for flag in train_flags(shards, tmp_path, "dry", epochs=5, train_num_samples=64) if flag]
+    train([*flags, "--dry-run"])
+    told = capsys.readouterr().out
+    assert re.search(r"steps +40 of 8 samples, in 5 epochs", told)
+    assert re.search(r"public +\d+ samples in \d+ shards", told)
+    assert re.search(r"disk +5 checkpoints of 0\.\d+ GiB take", told)
+    assert re.search(r"time +\w+ at 0\.\d+ s a step", told)
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluation_is_saved_per_epoch(run):
@@ -296,7 +327,7 @@ def test_a_step_that_is_not_finite_can_be_skipped(shards, tmp_path, monkeypatch)
 
 def terms_of(run, step=0):
     """The logged terms of a step."""
-    line = [line for line in (run / "out.log").read_text().splitlines() if "Train Epoch" in line][step]
+    line = [line for line in (run / "debug.log").read_text().splitlines() if "Train Epoch" in line][step]
     return {name.lower(): float(value) for name, value in re.findall(r"(\w+_loss): ([\d.e+-]+)", line)}
 
 
@@ -407,7 +438,7 @@ def test_public_data_alone_trains_without_elite_terms(shards, tmp_path):
     flags = train_flags(shards, tmp_path, "public", epochs=1, train_num_samples=16, preset="contrastive")
     del flags[flags.index("--elite-data") : flags.index("--elite-data") + 2]
     train(flags)
-    assert "Elite_contrastive_loss" not in (tmp_path / "public" / "out.log").read_text()
+    assert "Elite_contrastive_loss" not in (tmp_path / "public" / "debug.log").read_text()
 
 
 def test_a_full_disk_keeps_the_earlier_checkpoint(shards, tmp_path, monkeypatch):

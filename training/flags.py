@@ -2,11 +2,52 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-__all__ = ["add_flags", "flag_of", "listed", "marked", "setting"]
+__all__ = ["FlagParser", "add_flags", "flag_of", "listed", "marked", "setting"]
+
+
+class FlagParser(argparse.ArgumentParser):
+    """A parser that ends with one line, and with the flag that was meant, and whose flags a file may give.
+
+    Args:
+        examples: command lines for the end of the help.
+        **options: argparse's.
+    """
+
+    def __init__(self, examples: Sequence[str], **options: Any):
+        super().__init__(
+            usage=f"{options['prog']} [--FLAG VALUE ...]",
+            epilog="\n".join(("examples:", *(f"  {line}" for line in examples))),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+        self.add_argument("--config", metavar="FILE", help="YAML or JSON of flags; those given beside it win")
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with 2."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the flags\n")
+
+    def defaults(self) -> dict[str, Any]:
+        """Name of each field that a flag sets -> its default."""
+        return {action.dest: action.default for action in self._actions if action.dest not in ("help", "config")}
+
+    def require_known(self, words: Iterable[str], others: Collection[str] = ()) -> None:
+        """Ends the program where a word looks like a flag and is none.
+
+        Args:
+            words: of a command line.
+            others: flags beside the parser's own; of these a beginning will do, as argparse allows.
+        """
+        known = sorted({*self._option_string_actions, *others})
+        for flag in (word.partition("=")[0] for word in words if word.startswith("--") and word != "--"):
+            if flag not in known and not any(other.startswith(flag) for other in others):
+                near = difflib.get_close_matches(flag, known, n=2, cutoff=0.6)
+                self.error(f"there is no flag {flag}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
 def setting(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader
@@ -55,6 +56,7 @@ class EpochLoader:
         self.num_samples = num_samples
         self.epoch, self.epochs = epoch, epochs
         self.show = show
+        self.limit: int | None = None  # batches after which it ends, before all are read
 
     def __iter__(self) -> Iterator:
         # disable=None: a bar on a terminal only, so that logs stay plain lines.
@@ -68,7 +70,7 @@ class EpochLoader:
         )
         try:
             with bar, logging_redirect_tqdm() if not bar.disable else nullcontext():
-                for images, texts in self.loader:
+                for images, texts in islice(self.loader, self.limit):
                     yield as_batch(images, texts)
                     bar.update()
         except ShardError as error:  # out of a worker it comes with the worker's whole traceback as its message

@@ -33,18 +33,21 @@ class LossLog:
         kept = [line for line in read_losses(run) if line["epoch"] < epoch]
         write_text(self.file, "".join(to_json(line) + "\n" for line in kept))
 
+    def due(self, step: int) -> bool:
+        """Whether a step of the epoch, counted from 1, is written down."""
+        return step in (1, self.steps) or step % self.every == 0
+
     def write(self, step: int, terms: dict[str, Tensor], figures: dict[str, Tensor | None] | None = None) -> None:
-        """Writes the terms of a step of the epoch, counted from 1, where its turn has come, and figures beside them.
+        """Writes the terms of a step of the epoch, counted from 1, and figures beside them.
 
         Raises:
             OutputError: no space is left.
         """
-        if step in (1, self.steps) or step % self.every == 0:
-            values = {name: float(value.detach()) for name, value in terms.items()}
-            line = {"epoch": self.epoch, "step": step, "steps": self.steps, "terms": values}
-            line["figures"] = {name: float(value) for name, value in (figures or {}).items() if value is not None}
-            with writing(self.file), open(self.file, "a", encoding="utf-8") as file:
-                file.write(to_json(line) + "\n")
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        line = {"epoch": self.epoch, "step": step, "steps": self.steps, "terms": values}
+        line["figures"] = {name: float(value) for name, value in (figures or {}).items() if value is not None}
+        with writing(self.file), open(self.file, "a", encoding="utf-8") as file:
+            file.write(to_json(line) + "\n")
 
 
 def read_losses(run: str | Path) -> list[dict]:

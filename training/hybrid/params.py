@@ -3,12 +3,14 @@
 import argparse
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from keepfit_clip.errors import ConfigError, MissingExtraError
 from keepfit_clip.extras import install_command
-from keepfit_clip.training.flags import add_flags, flag_of, marked
+from keepfit_clip.training.config_file import RunFile, with_config
+from keepfit_clip.training.flags import FlagParser, add_flags, flag_of, marked
+from keepfit_clip.training.hybrid.run_folder import SETTINGS_NAME
 from keepfit_clip.training.hybrid.settings import HEAD_LR, HybridPretraining
 from keepfit_clip.training.hybrid.upstream import parse_args as upstream_parse_args
 from keepfit_clip.training.hybrid.upstream import world_info_from_env
@@ -43,19 +45,41 @@ UNSUPPORTED = {
     "--copy-codebase": "it would copy the whole Python environment",
 }
 
+_RUN_FILE = RunFile(
+    SETTINGS_NAME,
+    names_only=("public_data", "elite_data", "val_data", "zeroshot_table", "text_tower", "image_tower", "pretrained",
+                "allow_source", "knowledge", "remote_sync"),
+    passed_over=("logs", "name", "resume", "device", "cache_dir", "world_size", "manifests", "trained_before",
+                 "dry_run", *(flag.removeprefix("--").replace("-", "_") for flag in UNSUPPORTED)),
+)  # fmt: skip
+_EXAMPLES = (
+    "keepfit-clip train --model keepfit-v2-lite --public-data shards/public --elite-data shards/elite --name first",
+    "keepfit-clip train --config run.yaml --dry-run",
+    "keepfit-clip train --config runs/first --public-data more --elite-data shards/elite --name second --lr 3e-4",
+)
 
-def keepfit_parser() -> argparse.ArgumentParser:
+
+def keepfit_parser() -> FlagParser:
     """The parser of our own flags and of those of open_clip_train that get another default here."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
+        _EXAMPLES,
         prog="keepfit-clip train",
-        description="Hybrid pretraining (stage 2) of KeepFIT V2 by open_clip's training loop.",
-        epilog="All other flags are open_clip_train's own: --workers, --accum-freq, --grad-checkpointing, --resume, "
-        "--save-most-recent, --report-to, --lock-image, --lock-text, --use-bn-sync, ... Refused, with the reason, are "
-        f"{', '.join(UNSUPPORTED)}.",
-        allow_abbrev=False,
+        description="Hybrid pretraining (stage 2) of KeepFIT V2 by open_clip's training loop.\n"
+        "All of open_clip_train's own flags work too, but for those of another objective or model: --help-all.",
     )
     add_flags(parser, HybridPretraining)
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="show open_clip_train's flags too and exit")
     return parser
+
+
+class _HelpAll(argparse.Action):
+    """Shows our help and open_clip_train's, with a word on each flag that is refused."""
+
+    def __call__(self, parser, *_):
+        parser.print_help()
+        print("\nopen_clip_train's own flags; those above go before. Refused are:")
+        print("\n".join(f"  {flag}: {why}" for flag, why in UNSUPPORTED.items()))
+        upstream_parse_args(["--help"])
 
 
 def parse_keepfit_args(argv: Sequence[str]) -> tuple[HybridPretraining, list[str]]:
@@ -64,7 +88,11 @@ def parse_keepfit_args(argv: Sequence[str]) -> tuple[HybridPretraining, list[str
     Raises:
         ConfigError: flags that cannot work together or not with our objective.
     """
-    flags, rest = keepfit_parser().parse_known_args(argv)
+    parser = keepfit_parser()
+    upstreams = vars(upstream_parse_args([]))
+    own = {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields(HybridPretraining)}
+    flags, rest = parser.parse_known_args(with_config(argv, {**upstreams, **own}, _RUN_FILE))
+    parser.require_known(rest, [flag_of(name) for name in upstreams])
     processes = world_info_from_env()[2]
     settings = HybridPretraining.of(flags, processes)
     if settings.image_tower and "--pretrained-image" in rest:

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -40,22 +41,29 @@ from keepfit_clip.training.hybrid.checkpoints import (
     newest_checkpoint,
 )
 from keepfit_clip.training.hybrid.data import Process, samples_per_epoch, training_data, validation_data
+from keepfit_clip.training.hybrid.dry_run import DRY_STEPS, DryRunDone, described, in_temporary_folder
 from keepfit_clip.training.hybrid.guard import NonFiniteGuard
+from keepfit_clip.training.hybrid.logs import set_up_logs, strip_folders
 from keepfit_clip.training.hybrid.loss_log import LossLog
 from keepfit_clip.training.hybrid.objective import CaptionSchedule, frozen
 from keepfit_clip.training.hybrid.optimizer import parameter_groups, scaled_rates
+from keepfit_clip.training.hybrid.outlook import (
+    Pace,
+    checkpoint_bytes,
+    closing_lines,
+    disk_line,
+    kept_checkpoints,
+)
 from keepfit_clip.training.hybrid.params import parse_keepfit_args, upstream_argv
 from keepfit_clip.training.hybrid.plausibility import check_held_out, doubts, image_weights_within_reach
 from keepfit_clip.training.hybrid.run_folder import (
     begin_anew,
     has_weights,
-    log_names_only,
     only_run_in,
     prepare_run,
-    strip_folders,
     write_settings,
 )
-from keepfit_clip.training.hybrid.settings import shaping
+from keepfit_clip.training.hybrid.settings import HybridPretraining, shaping
 from keepfit_clip.training.hybrid.step_loss import StepLoss
 from keepfit_clip.training.hybrid.upstream import (
     DataInfo,
@@ -78,10 +86,16 @@ _LARGEST_LR = 1e30  # beyond, a step is no number of single precision any more
 
 
 class _Run:
-    """One run: our flags and the functions that stand in for upstream's."""
+    """One run: our flags and the functions that stand in for upstream's.
 
-    def __init__(self, argv: Sequence[str]):
-        self.settings, self.rest = parse_keepfit_args(argv)
+    Args:
+        settings: ours.
+        rest: flags of open_clip_train alone.
+        steps: after which it ends with `DryRunDone`; None makes all.
+    """
+
+    def __init__(self, settings: HybridPretraining, rest: Sequence[str], steps: int | None = None):
+        self.settings, self.rest, self.steps = settings, rest, steps
         for source in self.settings.allow_source:
             allow_source(source)
         self.config: FolderConfig | None = None  # once it is prepared
@@ -90,6 +104,9 @@ class _Run:
         self.guard: NonFiniteGuard | None = None
         self.average: AveragedWeights | None = None
         self.start: str | None = None  # the checkpoint that the run goes on from
+        self.pace: Pace | None = None
+        self.kept = 0  # checkpoints that lie on the disk at a time
+        self.disk = ""  # what the checkpoints take, in words
         self.checkpoints = Checkpoints(torch.save, load_checkpoint, self._of_checkpoints)
         self.open = ExitStack()
 
@@ -105,6 +122,17 @@ class _Run:
             "train_one_epoch": self.train_one_epoch,
             "pt_load": self.checkpoints.load,
         }
+
+    def wrapped(self) -> dict[str, Callable]:
+        """Name in open_clip_train's main -> what makes another function of the one that stands there."""
+        return {**_WRAPPED, "setup_logging": self._with_our_logs}
+
+    def _with_our_logs(self, original: Callable) -> Callable:
+        def setup(*args, **options):
+            original(*args, **options)
+            set_up_logs(self.settings.log_level)
+
+        return setup
 
     def parse_args(self, _argv):
         settings, trains = self.settings, self.settings.training_data
@@ -126,6 +154,9 @@ class _Run:
         self.start = newest_checkpoint(settings.run) if upstream.resume == "latest" else upstream.resume
         if trains and not self._has_weights() and not settings.no_pretrained_image:
             upstream.pretrained_image |= image_weights_within_reach(self.config.model.vision)
+        self.kept = kept_checkpoints(
+            settings.epochs, upstream.save_frequency, upstream.delete_previous_checkpoint, upstream.save_most_recent
+        )
         flags = {**asdict(settings), **vars(upstream), "world_size": world_size}
         self.flags = shaping(flags)
         if trains and rank == 0:
@@ -162,7 +193,14 @@ class _Run:
         if self.settings.image_tower and not self.start:
             left_out, _ = model.visual.load_backbone(read_weights(self.settings.image_tower), self.settings.image_tower)
             _log.info(f"the image tower starts from a file; {left_out} of its tensors are not the encoder's")
+        if self.settings.training_data and world_info_from_env()[1] == 0:
+            self._tell_disk(model)
         return model, *transforms
+
+    def _tell_disk(self, model: KeepFIT) -> None:
+        size = checkpoint_bytes(model, averaged=self.settings.ema_decay > 0)
+        self.disk, fits = disk_line(size, self.kept, self.settings.run)
+        _log.log(logging.INFO if fits else logging.WARNING, self.disk)
 
     def get_data(self, upstream, preprocess, epoch=0, tokenizer=None, **_):
         if is_master(upstream):
@@ -224,13 +262,18 @@ class _Run:
                 stored, self.checkpoints.average = self.checkpoints.average, None  # it is held once
                 self.average = AveragedWeights(bare_model, optimizer, self.settings.ema_decay, epoch * steps, stored)
             log = LossLog(Path(args.logs) / args.name, epoch, steps, args.log_every_n_steps)
+            if self.pace is None:
+                self.pace = Pace(args.epochs, args.batch_size * args.accum_freq * args.world_size)
+            self.pace.begin()
         schedule = CaptionSchedule(
             self.settings.caption_schedule,
             self.settings.caption_weight_start,
             self.settings.caption_weight,
             self.settings.caption_schedule_steps or max(1, steps * args.epochs),
         )
-        step_loss = StepLoss(loss, schedule, self.guard, epoch, steps, args.accum_freq, log)
+        step_loss = StepLoss(loss, schedule, self.guard, epoch, steps, args.accum_freq, log, self.pace)
+        if self.steps is not None:
+            data["train"].dataloader.limit = self.steps * args.accum_freq
         with ExitStack() as stack:
             if epoch * steps < self.settings.freeze_text_steps:
                 text = bare_model.text.transformer
@@ -239,6 +282,8 @@ class _Run:
                 model, data, step_loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
             )
         self.guard.end_step()
+        if self.steps is not None:
+            raise DryRunDone(steps * args.epochs, self.pace.median, self.disk)
         _log.info(f"data so far in this run: {data['train'].dataloader.loader.dataset.left_out.summary()}")
 
 
@@ -257,10 +302,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         KeepFITError: with one sentence on what is wrong.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
-    run = _Run(sys.argv[1:] if argv is None else list(argv))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    settings, rest = parse_keepfit_args(argv)
+    _, rank, processes = world_info_from_env()
+    if settings.dry_run:
+        with in_temporary_folder(settings, processes) as elsewhere:
+            try:
+                _train(_Run(elsewhere, rest, DRY_STEPS), argv)
+            except DryRunDone as done:
+                print("\n".join(described(settings, done)))
+        return
+    start = time.monotonic()
+    _train(_Run(settings, rest), argv)
+    if settings.training_data and rank == 0:
+        print("\n".join(closing_lines(settings, time.monotonic() - start)))
+
+
+def _train(run: _Run, argv: Sequence[str]) -> None:
     with writing(run.settings.run), run.open:
         try:
-            code = run_main(argv, run.functions(), run.checkpoints.save, _WRAPPED)
+            code = run_main(argv, run.functions(), run.checkpoints.save, run.wrapped())
         except (RuntimeError, ValueError) as error:
             cause = cause_of(error, run.settings)
             if cause is None:
@@ -268,14 +329,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise cause from error
     if code not in (None, 0):  # only where it gave up before it started
         raise ConfigError(f"open_clip_train refused to start {run.settings.name}; its last line above says why")
-
-
-def _with_names_only(original: Callable) -> Callable:
-    def setup(*args, **options):
-        original(*args, **options)
-        log_names_only()
-
-    return setup
 
 
 def _newest_or_remote(original: Callable) -> Callable:
@@ -292,9 +345,8 @@ def _with_scaled_rates(original: Callable) -> Callable:
     return schedule
 
 
-# Name in open_clip_train's main -> what makes another function of the one that stands there.
+# Those of `_Run.wrapped` that are the same for every run.
 _WRAPPED = {
-    "setup_logging": _with_names_only,
     "get_latest_checkpoint": _newest_or_remote,
     **dict.fromkeys(("cosine_lr", "const_lr", "const_lr_cooldown"), _with_scaled_rates),
 }

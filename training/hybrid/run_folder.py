@@ -6,8 +6,6 @@ export and resume read.
 
 import argparse
 import json
-import logging
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ import open_clip
 from transformers import AutoTokenizer
 
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.files import WorkFolder, new_folder, read_json, write_json, write_text
+from keepfit_clip.files import WorkFolder, new_folder, read_json, write_json
 from keepfit_clip.folders.export import RUN_MODEL, RUN_SETTINGS
 from keepfit_clip.folders.model_folder import FolderConfig, read_model_config, write_config, write_model_folder
 from keepfit_clip.folders.training_record import record_of_model
@@ -26,6 +24,7 @@ from keepfit_clip.model.config import TEXT_SOURCES, ModelConfig
 from keepfit_clip.model.preprocess import resolve_preprocess
 from keepfit_clip.model.pretrained import load_pretrained
 from keepfit_clip.model.text_tower import with_text_tower
+from keepfit_clip.training.hybrid.logs import DEBUG_LOG, without_folders
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME
 from keepfit_clip.training.hybrid.settings import HybridPretraining
 from keepfit_clip.training.hybrid.upstream import world_info_from_env
@@ -35,11 +34,9 @@ __all__ = [
     "begin_anew",
     "differing_settings",
     "has_weights",
-    "log_names_only",
     "only_run_in",
     "prepare_run",
     "resolve_model_config",
-    "strip_folders",
     "write_settings",
 ]
 
@@ -47,12 +44,6 @@ SETTINGS_NAME = RUN_SETTINGS
 DATA_FLAGS = ("public_data", "elite_data", "val_data")
 _LOCAL = "local-dir:"
 _LOG_NAME = "out.log"  # of open_clip_train
-# The folders before a name: of absolute paths and those with a scheme, and of any path in quotes.
-_FOLDERS = re.compile(
-    r"(?<![\w./])(?:[a-z][a-z0-9+]{1,9}://|\.{0,2}/)(?:[^\s/'\"`:,()]{1,255}/)*(?=[^\s/'\"`:,()])|"
-    r"(?<=['\"`])[^\s'\"`]{1,4096}/(?=[^\s/'\"`]{1,255}['\"`])"
-)
-_SETTING = re.compile(r"  (\w+): (\S.*)")  # as open_clip_train logs each
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")  # what open_clip looks for
 _ORPHANS_LIVE = 10  # seconds; data workers notice only after a while that their process was killed
 
@@ -86,7 +77,7 @@ def begin_anew(run: Path) -> None:
     if (run / _LOG_NAME).exists():
         if world_info_from_env()[2] == 1:  # else another rank may be reading it
             shutil.rmtree(run / RUN_MODEL, ignore_errors=True)
-        for name in (_LOG_NAME, SETTINGS_NAME, "params.txt"):
+        for name in (_LOG_NAME, DEBUG_LOG, SETTINGS_NAME, "params.txt"):
             (run / name).unlink(missing_ok=True)
 
 
@@ -201,7 +192,7 @@ def write_settings(run: Path, flags: dict) -> None:
     """
     plain = (str, int, float, bool, list, tuple, type(None))
     settings = {
-        name: _without_folders(value if isinstance(value, plain) else str(value))
+        name: without_folders(value if isinstance(value, plain) else str(value))
         for name, value in sorted(flags.items())
     }
     data = {name: [_counts(location) for location in (flags.get(name) or "").split("::")] for name in DATA_FLAGS}
@@ -227,53 +218,6 @@ def _counts(location: str) -> dict | None:
         return None
     counts = {name: manifest.get(name) for name in ("samples", "modalities", "categories")}
     return {**counts, "rejected": len(manifest.get("rejected", []))}
-
-
-def _without_folders(value):
-    """A setting with only the last name of every path, also in a list and of several joined by "::"."""
-    if isinstance(value, (list, tuple)):
-        return [_without_folders(part) for part in value]
-    if not isinstance(value, str) or value.startswith("hf-hub:"):
-        return value
-    return "::".join(_last_name(part) for part in value.split("::"))
-
-
-def _last_name(location: str) -> str:
-    prefix, _, path = location.rpartition(_LOCAL)
-    return prefix + (_LOCAL if location.startswith(_LOCAL) else "") + (path.rstrip("/").rpartition("/")[2] or path)
-
-
-def strip_folders(run: Path) -> None:
-    """Leaves only names in open_clip's `RUN/params.txt`."""
-    path = run / "params.txt"
-    if path.exists():
-        lines = (line.partition(": ") for line in path.read_text(encoding="utf-8").splitlines())
-        write_text(path, "".join(f"{name}{colon}{_without_folders(value)}\n" for name, colon, value in lines))
-
-
-def log_names_only() -> None:
-    """Makes the log files of the root logger hold names of files instead of paths; the terminal shows all."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.setFormatter(_NamesOnly(handler.formatter))
-
-
-class _NamesOnly(logging.Formatter):
-    """Another formatter's lines, without the folders of paths."""
-
-    def __init__(self, own: logging.Formatter):
-        super().__init__()
-        self.own = own
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        setting = _SETTING.fullmatch(record.getMessage())
-        if setting is None:
-            return _FOLDERS.sub("", self.own.format(record))
-        shortened = logging.makeLogRecord(
-            {**record.__dict__, "msg": f"  {setting[1]}: {_without_folders(setting[2])}", "args": None}
-        )
-        return self.own.format(shortened)
 
 
 def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str]:

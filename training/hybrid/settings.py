@@ -22,6 +22,7 @@ from keepfit_clip.folders.loading import pick_device
 from keepfit_clip.model.loss import IMPLIED
 from keepfit_clip.processor import has_fast_bfloat16
 from keepfit_clip.training.flags import flag_of, listed, marked, setting
+from keepfit_clip.training.hybrid.logs import LEVELS
 from keepfit_clip.training.hybrid.objective import PRESETS, SCHEDULES
 
 __all__ = ["HEAD_LR", "HybridPretraining", "reported", "shaping"]
@@ -36,6 +37,7 @@ _data = partial(setting, group="data")
 _model = partial(setting, group="model")
 _loss = partial(setting, group="objective")
 _changed = partial(setting, group="open_clip_train's, with other defaults")
+_program = partial(setting, group="the program")
 _SHARDS = "shards of public samples: a folder, a brace pattern, a URL, pipe:COMMAND, or several joined by '::'"
 
 
@@ -192,6 +194,11 @@ class HybridPretraining:
     train_num_samples: int | None = _changed(
         None, "samples in one (virtual) epoch (all there are)", marks=["upstream", "shapes", "report"]
     )
+
+    dry_run: bool = _program(
+        False, "make a few steps in a temporary folder and say what the run would read, take and write"
+    )
+    log_level: str = _program("info", "what the terminal shows; RUN/debug.log has everything (info)", choices=LEVELS)
 
     def __post_init__(self):
         if not (self.public_data or self.elite_data or self.val_data or self.zeroshot_table):

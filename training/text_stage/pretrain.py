@@ -26,6 +26,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
 from safetensors.torch import load_model as load_weights
+from tqdm import tqdm
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -48,6 +49,7 @@ from keepfit_clip.knowledge.templates import knowledge_sentences
 from keepfit_clip.model.config import ModelConfig
 from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve_source, unreachable
 from keepfit_clip.registry import list_keepfit_models
+from keepfit_clip.training.config_file import with_config
 from keepfit_clip.training.flags import listed
 from keepfit_clip.training.text_stage.corpus import CorpusFigures, build_corpus, stamp_sources
 from keepfit_clip.training.text_stage.probe import TextPretrainingResult, score_masked_words, synonym_retrieval
@@ -66,6 +68,7 @@ __all__ = ["TextPretraining", "TextPretrainingResult", "main", "pretrain_text"]
 REPORT_NAME = "textual_pretraining.json"
 _CONTROL, _TRAINED = "frozen", "trained"
 _DATA = "data"
+_PIPED = 10_000  # columns where no terminal says how many
 
 
 def pretrain_text(
@@ -366,17 +369,39 @@ def _portable(settings: TextPretraining) -> dict:
     return options
 
 
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None] | None]:
+    """On the first process's terminal a bar of both trainings with the time left, as `on_step`; else None."""
+    if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
+        yield None
+        return
+    with tqdm(desc="textual pretraining", unit="step", leave=False) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_step
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command and prints the scores."""
-    args = vars(text_parser().parse_args(argv))
+    parser = text_parser()
+    words = with_config(sys.argv[1:] if argv is None else argv, parser.defaults())
+    parser.require_known(words)
+    args = vars(parser.parse_args(words))
+    del args["config"]
     sources, out, file, no_knowledge = (args.pop(name) for name in ("corpus", "out", "knowledge", "no_knowledge"))
     settings = TextPretraining(**args)
     if settings.workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they fork after the tokenizer was used
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    result = pretrain_text(sources, settings, out, None if no_knowledge else Knowledge.load(file))
+    with _bar() as on_step:
+        result = pretrain_text(sources, settings, out, None if no_knowledge else Knowledge.load(file), on_step)
     if result:
-        Console().print(result.table(f"Textual pretraining -> {out}"))
+        console = Console(width=None if sys.stdout.isatty() else _PIPED)
+        console.print(result.table(f"Textual pretraining -> {out}"))
+        console.print(f"next: keepfit-clip train --text-tower {out} --public-data ... --elite-data ...", soft_wrap=True)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,6 +1,5 @@
 """The settings of stage 1 and the flags of its command."""
 
-import argparse
 import math
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import torch
 
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.processor import has_fast_bfloat16
-from keepfit_clip.training.flags import add_flags, flag_of, setting
+from keepfit_clip.training.flags import FlagParser, add_flags, flag_of, setting
 
 __all__ = ["TextPretraining", "text_parser"]
 
@@ -75,10 +74,12 @@ class TextPretraining:
             raise ConfigError(f"{flag_of(name)} {getattr(self, name)}: {rule}")
 
 
-def text_parser() -> argparse.ArgumentParser:
+def text_parser() -> FlagParser:
     """The parser of `keepfit-clip pretrain-text`."""
-    parser = argparse.ArgumentParser(
-        prog="keepfit-clip pretrain-text", description="Textual pretraining (stage 1) of a text tower."
+    parser = FlagParser(
+        ("keepfit-clip pretrain-text --corpus reports.txt shards/elite --init keepfit-v2-lite --out runs/text-tower",),
+        prog="keepfit-clip pretrain-text",
+        description="Textual pretraining (stage 1) of a text tower.",
     )
     parser.add_argument(
         "--corpus",

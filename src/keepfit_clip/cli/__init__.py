@@ -25,6 +25,7 @@ from keepfit_clip.cli import (
     knowledge,
     models,
     predict,
+    quickstart,
     report,
     run,
     segment,
@@ -33,6 +34,7 @@ from keepfit_clip.cli import (
     transfer,
 )
 from keepfit_clip.cli.console import error_console, warnings_shown
+from keepfit_clip.cli.examples import add_examples
 from keepfit_clip.cli.options import DATA
 from keepfit_clip.errors import KeepFITError, ordinary_trouble
 from keepfit_clip.processor import keep_freed_memory
@@ -48,10 +50,11 @@ app = typer.Typer(
 app.add_typer(shards.app, name="shards", rich_help_panel=DATA)
 app.add_typer(datasets.app, name="datasets", rich_help_panel=DATA)
 app.add_typer(knowledge.app, name="knowledge", rich_help_panel=DATA)
-_IN_ORDER = (draw, demo, train, import_weights, export, models, predict, classify, caption, explain, app_page,
-             evaluate, transfer, segment, benchmark, report, run, doctor)  # fmt: skip
+_IN_ORDER = (quickstart, draw, demo, train, import_weights, export, models, predict, classify, caption, explain,
+             app_page, evaluate, transfer, segment, benchmark, report, run, doctor)  # fmt: skip
 for part in _IN_ORDER:
     part.add_commands(app)
+add_examples(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import StepProgress, console, error_console, quiet_libraries
-from keepfit_clip.cli.options import MEASURE, Cache, Crop, Device
+from keepfit_clip.cli.options import MEASURE, Cache, Crop, Device, JsonFile, write_result
 from keepfit_clip.errors import ConfigError
 from keepfit_clip.training.flags import listed
 
@@ -47,6 +47,7 @@ def benchmark(
     ] = "processes",
     cache: Cache = Path("runs/features"),
     charts: Annotated[bool, typer.Option("--charts/--no-charts", help="on the page (extra plots)")] = True,
+    json_file: JsonFile = None,
     crop: Crop = None,
     device: Device = None,
 ) -> None:
@@ -81,6 +82,8 @@ def benchmark(
         console.print(_as_table(table))
     kept = f", {run.kept} kept from before" if run.kept else ""
     console.print(f"{len(run.results)} results{kept} -> {out / PAGE_NAME}", soft_wrap=True)
+    grids = [dict(zip(table.header, row, strict=True)) for table in tables for row in table.rows]
+    write_result(json_file, {"rows": grids, "failures": len(run.failures)})
     _end(run.failures)
 
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console
-from keepfit_clip.cli.options import path_or_url
+from keepfit_clip.cli.options import JsonFile, path_or_url, write_result
 from keepfit_clip.cli.table_options import reads_tables
 
 _LOOKED_AT = 2000  # files
@@ -20,22 +20,31 @@ app = typer.Typer(help="Data sets whose layout is known: list, show, find, check
 
 
 @app.command("list")
-def list_sets() -> None:
+def list_sets(json_file: JsonFile = None) -> None:
     """List the data sets that are read as they were unpacked. Nothing is downloaded: look the homes up."""
     from keepfit_clip.data.sources.layout_file import layout_names, read_layout
 
-    for name in layout_names():
-        layout = read_layout(name)
+    layouts = {name: read_layout(name) for name in layout_names()}
+    for name, layout in layouts.items():
         size = f"{layout.images:,} images" if layout.images else ""
         facts = ", ".join(filter(None, (layout.modality, size, layout.labels)))
         open_question = " *" if layout.unverified else ""
         console.print(f"[bold]{escape(name)}[/]{open_question}  {escape(layout.title)}: {escape(facts)}")
         console.print(f"    {escape(layout.home)}. Licence: {escape(layout.licence)}", style="dim")
     console.print("* something of the layout could not be verified: `keepfit-clip datasets show NAME`", soft_wrap=True)
+    write_result(json_file, {name: _facts(layout) for name, layout in layouts.items()})
+
+
+def _facts(layout) -> dict:
+    names = ("title", "modality", "images", "labels", "licence", "home", "source")
+    facts = {name: getattr(layout, name) for name in names}
+    return {**facts, "unverified": list(layout.unverified)}
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="of a data set, or a layout file")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="of a data set, or a layout file")], json_file: JsonFile = None
+) -> None:
     """Show the folder tree that a data set is expected to have, and what is known of it."""
     from keepfit_clip.data.sources.layout_file import read_layout
 
@@ -56,11 +65,13 @@ def show(name: Annotated[str, typer.Argument(help="of a data set, or a layout fi
         if value:
             table.add_row(f"[bold]{label}[/]", escape(value))
     console.print(table)
+    write_result(json_file, {**_facts(layout), "files": layout.tree()})
 
 
 @app.command()
 def find(
     folder: Annotated[Path, typer.Argument(help="that a data set was unpacked into", parser=path_or_url)],
+    json_file: JsonFile = None,
 ) -> None:
     """Say which data set a folder is, or what it lacks of those it resembles."""
     from keepfit_clip.data.sources.layout import missing_files
@@ -76,6 +87,7 @@ def find(
     for name in whole:
         console.print(f"{name}: {layouts[name].title}", markup=False, soft_wrap=True)
     if whole:
+        write_result(json_file, {"is": whole})
         return
     names = islice(files_below(folder), _LOOKED_AT)
     there = list(dict.fromkeys(part.lower() for name in names for part in name.split("/")))
@@ -85,6 +97,7 @@ def find(
         console.print(f"perhaps {name}, but it lacks {', '.join(missing[name])}", markup=False, soft_wrap=True)
     if not near:
         console.print("none of the layouts; write one of your own: docs/DATA.md", markup=False, soft_wrap=True)
+    write_result(json_file, {"is": [], "resembles": {name: list(missing[name]) for name in near}})
 
 
 def _likeness(layout, there: list[str]) -> float:

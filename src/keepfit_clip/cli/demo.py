@@ -1,5 +1,6 @@
 """`keepfit-clip demo`: the whole method on drawn retinas, without data, hub or accelerator."""
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, error_console, quiet_libraries
-from keepfit_clip.cli.options import TRAIN
+from keepfit_clip.cli.options import TRAIN, JsonFile, write_result
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -19,9 +20,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder of the demo; started again, it goes on where it was")] = Path(
         "runs/demo"
     ),
-    quick: Annotated[bool, typer.Option(help="a short run that only shows that everything works")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a short run that only shows that everything works")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="show the report in a browser at the end")] = False,
+    json_file: JsonFile = None,
 ) -> None:
-    """Run the whole method on drawn retinas: both stages, export, evaluation, report. Ten minutes on two cores."""
+    """Run the whole method on drawn retinas: both stages, export, evaluation, report. Five minutes on two cores."""
     from keepfit_clip.training.demo.run import FULL, QUICK, run_demo
 
     quiet_libraries()
@@ -42,4 +45,9 @@ def demo(
         table.add_row(name, *("none" if metrics[k] is None else f"{metrics[k]:.3f}" for k in (key, control)), meaning)
     console.print(table)
     console.print(f"{metrics['seconds']:.0f} s, at most {metrics['peak_memory_gib']:.1f} GiB", highlight=False)
-    console.print(f"report: {out / 'report.html'}", soft_wrap=True)
+    console.print(f"report  {out / 'report.html'}", soft_wrap=True)
+    console.print(f"model   {out / 'model'}", soft_wrap=True)
+    console.print(f"next    keepfit-clip app --model {out / 'model'}", soft_wrap=True)
+    write_result(json_file, metrics)
+    if open_page and not webbrowser.open((out / "report.html").absolute().as_uri()):
+        error_console.print("no browser is at hand: open the report by its name")

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keepfit_clip.cli.console import console, quiet_libraries
-from keepfit_clip.cli.options import WEIGHTS
+from keepfit_clip.cli.options import WEIGHTS, JsonFile, write_result
 from keepfit_clip.folders.imports.kinds import BOTH, IMAGE, KINDS, import_weights
 
 _TOWER, _DUAL = f"Kinds that give an {IMAGE}", f"Kinds that give {BOTH}"
@@ -37,6 +37,7 @@ def import_checkpoint(
     random_text: Annotated[
         bool, typer.Option("--random-text", help="text tower without pretrained weights", rich_help_panel=_TOWER)
     ] = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Make a model folder of the weights of another project."""
     quiet_libraries()
@@ -63,3 +64,5 @@ def import_checkpoint(
         console.print(f"[yellow]not taken:[/] the file {escape(problem)}", soft_wrap=True)
     if len(problems) > _SHOWN:
         console.print(f"... and {len(problems) - _SHOWN} more")
+    figures = {"taken": imported.taken, "left_out": imported.left_out, "not_taken": problems, "notes": imported.notes}
+    write_result(json_file, figures)

@@ -58,7 +58,9 @@ def lookup(
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="knowledge file, JSON or YAML")]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(help="knowledge file, JSON or YAML")], json_file: JsonFile = None
+) -> None:
     """Check a knowledge file against the schema; exit 1 with what is wrong."""
     from keepfit_clip.knowledge.conditions import Knowledge
 
@@ -68,6 +70,7 @@ def check(file: Annotated[Path, typer.Argument(help="knowledge file, JSON or YAM
     console.print(f"{file}: valid, {len(known.conditions)} conditions under {names} names", soft_wrap=True)
     if silent:
         console.print(f"without any visible finding: {escape(', '.join(silent))}", soft_wrap=True)
+    write_result(json_file, {"conditions": len(known.conditions), "names": names, "without_findings": silent})
 
 
 @app.command()
@@ -114,16 +117,18 @@ def migrate(
 @app.command()
 def labels(
     name: Annotated[str | None, typer.Argument(help="a shipped map or a file; all are listed by default")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """List the label maps of data sets (`--labels` of build, evaluate and transfer), or show one."""
     from keepfit_clip.knowledge.labels import label_map_names, read_label_map
 
     if name is None:
         table = Table("name", "data set", "modality", "labels")
-        for shipped in label_map_names():
-            read = read_label_map(shipped)
+        maps = {shipped: read_label_map(shipped) for shipped in label_map_names()}
+        for shipped, read in maps.items():
             table.add_row(shipped, escape(read.title), read.modality or "", str(len(read.labels)))
         console.print(table)
+        write_result(json_file, {shipped: {"title": m.title, "modality": m.modality} for shipped, m in maps.items()})
         return
     read = read_label_map(name)
     table = Table("label", "means", title=escape(read.title), caption=escape(read.source))
@@ -131,6 +136,7 @@ def labels(
         open_question = " (not documented)" if label in read.unverified else ""
         table.add_row(escape(label), escape(", ".join(categories) or "nothing to be seen") + open_question)
     console.print(table)
+    write_result(json_file, {label: list(categories) for label, categories in read.labels.items()})
 
 
 @app.command()

@@ -11,6 +11,7 @@ from keepfit_clip.cli.options import (
     Crop,
     Device,
     Findings,
+    JsonFile,
     KnowledgeFile,
     Modality,
     Model,
@@ -19,6 +20,7 @@ from keepfit_clip.cli.options import (
     path_or_url,
     require_names,
     upper,
+    write_result,
 )
 from keepfit_clip.cli.table_options import reads_tables
 
@@ -61,6 +63,7 @@ def predict(
     num_beams: Annotated[int, typer.Option(min=1, help="beams of the captions' search; 1 is greedy")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="processes that read images meanwhile")] = 1,
+    json_file: JsonFile = None,
     crop: Crop = None,
     device: Device = None,
 ) -> None:
@@ -97,6 +100,7 @@ def predict(
     console.print(f"{result.rows} images{resumed} -> {out}", soft_wrap=True)
     for reason, count in result.left_out.most_common():
         console.print(f"[yellow]left out, {count} images:[/] {reason}", soft_wrap=True)
+    write_result(json_file, {"rows": result.rows, "resumed": result.resumed, "left_out": dict(result.left_out)})
     if result.left_out:
         console.print(f"which -> {left_out_path(out)}", soft_wrap=True)
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from keepfit_clip.cli import shards_check
 from keepfit_clip.cli.console import StepProgress, console, error_console, show_left_out
-from keepfit_clip.cli.options import path_or_url
+from keepfit_clip.cli.options import JsonFile, path_or_url, write_result
 from keepfit_clip.cli.table_options import name_value_pairs, reads_tables, tell_lines
 from keepfit_clip.errors import ConfigError
 
@@ -110,6 +110,15 @@ def build(
     restart: Annotated[
         bool, typer.Option("--restart", help="throw away what a stopped build had done", rich_help_panel=_WORK)
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="build a few rows in a temporary folder and say what the build would read, take and write",
+            rich_help_panel=_WORK,
+        ),
+    ] = False,
+    json_file: JsonFile = None,
     accept_changes: Annotated[
         bool,
         typer.Option(
@@ -121,6 +130,7 @@ def build(
 ) -> None:
     """Build shards from labelled pictures. A build that was stopped goes on when it is started again."""
     from keepfit_clip.data.shards.build import ShardOptions, build_shards
+    from keepfit_clip.data.shards.dry_run import try_build
     from keepfit_clip.knowledge.conditions import Knowledge
 
     if redact and keep_identifiers:
@@ -145,6 +155,14 @@ def build(
         keep_blank=keep_blank,
         burnt_in_text=burnt_in_text,
     )
+    source_options = replace(source_options, lang=lang)
+    if dry_run:
+        with StepProgress() as progress:
+            outlook = try_build(
+                source, images, options, Knowledge.load(knowledge), source_options, workers, on_step=progress
+            )
+        _tell_outlook(outlook, out, json_file)
+        return
     with StepProgress() as progress:
         report = build_shards(
             source,
@@ -152,7 +170,7 @@ def build(
             out,
             options,
             Knowledge.load(knowledge),
-            replace(source_options, lang=lang),
+            source_options,
             workers=workers,
             engine=engine,
             on_step=progress,
@@ -182,6 +200,40 @@ def build(
         names = ", ".join(f"{name} ({count})" for name, count in report.unresolved.most_common(10))
         error_console.print(f"[yellow]categories the knowledge file does not know, kept as written:[/] {escape(names)}")
     console.print(f"{report.samples} samples in {len(report.shards)} shards -> {out}", soft_wrap=True)
+    counts = {name: dict(getattr(report, name).most_common()) for name in ("categories", "modalities", "unresolved")}
+    rejected = [row.without_names() for row in sorted(report.left_out)]
+    write_result(json_file, {"samples": report.samples, "shards": report.shards, **counts, "rejected": rejected})
+
+
+def _tell_outlook(outlook, out: Path, json_file: Path | None) -> None:
+    """What `--dry-run` found."""
+    tried = outlook.tried.samples + len(outlook.tried.left_out)
+    labels = ", ".join(f"{name} {count}" for name, count in outlook.labels.most_common(8)) or "none"
+    more = f" and {len(outlook.labels) - 8} more" if len(outlook.labels) > 8 else ""
+    tell_lines(outlook.tried.told)
+    show_left_out(outlook.left_out, "rows that cannot be read")
+    show_left_out(outlook.tried.left_out, f"of the {tried} images tried would be left out")
+    lines = {
+        "images": f"{outlook.images}",
+        "labels": f"{labels}{more}",
+        "disk": f"about {outlook.size / 2**20:.0f} MiB",
+        "time": f"about {outlook.seconds:.0f} s of writing, from {tried} images of one process",
+        "folder": f"{out}",
+    }
+    console.print("dry run: nothing was kept")
+    for name, value in lines.items():
+        console.print(f"  {name:7} {value}", markup=False, highlight=False, soft_wrap=True)
+    write_result(
+        json_file,
+        {
+            "images": outlook.images,
+            "labels": dict(outlook.labels.most_common()),
+            "bytes": round(outlook.size),
+            "seconds": outlook.seconds,
+            "tried": tried,
+            "rejected": [row.without_names() for row in [*outlook.left_out, *outlook.tried.left_out]],
+        },
+    )
 
 
 shards_check.add_commands(app)

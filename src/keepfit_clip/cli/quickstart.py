@@ -1,0 +1,241 @@
+"""`keepfit-clip quickstart`: from somebody's images to a first result, by the commands that it prints."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from keepfit_clip.cli.console import console, error_console, show_left_out
+from keepfit_clip.cli.options import USE, Modality, upper
+from keepfit_clip.errors import KeepFITError, TableError
+
+DEMO_MODEL = "runs/demo/model"  # what `keepfit-clip demo` makes
+_IMAGES_ONLY = "timm:tf_efficientnet_lite0.in1k"
+_TABLES = (".csv", ".tsv", ".xlsx", ".jsonl", ".json", ".parquet")
+_FOLDS = 5
+_EXPLAINED = 3  # images
+_SHOWN = 8  # labels
+_ASKED = {
+    "CFP": "normal,diabetic retinopathy,glaucoma,age-related macular degeneration,cataract",
+    "FFA": "normal,branch retinal vein occlusion,macular edema,capillary non-perfusion",
+    "OCT": "normal,macular edema,macular hole,age-related macular degeneration,epiretinal membrane",
+}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(rich_help_panel=USE)(quickstart)
+
+
+@dataclass
+class Look:
+    """What there is.
+
+    Args:
+        source: table, folder of classes or data set that names labels; None where there are images alone.
+        root: folder the image paths are relative to.
+        images: that can be used.
+        labels: how often each stands there.
+        modalities: the same.
+        patients: how many are told apart.
+        first: some of the images.
+        left_out: rows that cannot be used.
+        others: tables that could be used too.
+    """
+
+    source: Path | None
+    root: Path
+    images: int = 0
+    labels: Counter = field(default_factory=Counter)
+    modalities: Counter = field(default_factory=Counter)
+    patients: int = 0
+    first: list[Path] = field(default_factory=list)
+    left_out: list = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+    @property
+    def folds(self) -> int:
+        """Folds that every class with two images or more can be dealt out to; 0 where there are no two classes."""
+        counts = [count for count in self.labels.values() if count > 1]
+        return min(_FOLDS, *counts) if len(counts) > 1 else 0
+
+
+def quickstart(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(help="folder of images, of classes or of a data set, or a table")],
+    images: Annotated[
+        Path | None, typer.Option(help="folder the image paths of a table are relative to (the table's)")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"folder or name (`keepfit-clip models`) ({DEMO_MODEL}, where there is one)")
+    ] = None,
+    modality: Modality = None,
+    out: Annotated[Path, typer.Option(help="new folder for all results")] = Path("runs/quickstart"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run, and run nothing")] = False,
+) -> None:
+    """Look at a folder of images or a table, and run the shortest way to a zero-shot table, a probe and a page."""
+    from keepfit_clip.files import require_free
+
+    modality = upper(modality)
+    require_free(out)
+    look = look_at(data, images)
+    _tell(look)
+    model = model or (DEMO_MODEL if Path(DEMO_MODEL).is_dir() else None)
+    if model is None:
+        console.print(
+            f"[yellow]no model is given, and none lies in {DEMO_MODEL}: an ImageNet tower stands in, which knows no "
+            "texts.[/] `keepfit-clip demo` trains one on drawn retinas; --model takes your own or another project's",
+            soft_wrap=True,
+        )
+    commands = plan(look, model, modality or _only(look.modalities), out)
+    console.print("\nthe way to a first result:", highlight=False)
+    for command in commands:
+        console.print(f"  keepfit-clip {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+    if dry_run:
+        return
+    for command in commands:
+        console.print(f"\n$ keepfit-clip {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
+        _run(context, command)
+    console.print(f"\nall results -> {out}", soft_wrap=True)
+
+
+def _run(context: typer.Context, command: Sequence[str]) -> None:
+    """Runs a command of ours in this process; one that failed in part does not end the others."""
+    code = context.find_root().command.main(list(command), prog_name="keepfit-clip", standalone_mode=False)
+    if code:
+        error_console.print(f"[yellow]it ended with {code}: see above[/]")
+
+
+def look_at(data: Path, images: Path | None = None) -> Look:
+    """What a folder or table holds.
+
+    Raises:
+        TableError: neither images nor a table that can be read.
+    """
+    from keepfit_clip.data.sources.folder import walk_images
+
+    if data.is_file():
+        return _read(data, images or data.parent)
+    if not data.is_dir():
+        raise TableError(f"{data}: no such folder or file")
+    looks = _readable(sorted(path for path in data.iterdir() if path.suffix.lower() in _TABLES), images or data)
+    looks = looks or _readable([data], images or data)
+    if looks:
+        best = max(looks, key=lambda look: look.images)
+        best.others = [look.source for look in looks if look is not best]
+        return best
+    found = sorted(walk_images(data))
+    if not found:
+        raise TableError(f"{data}: holds no images (.jpg, .png, .tif, .dcm, ...) and no table of some")
+    return Look(None, data, len(found), first=[data / name for name in found[:_EXPLAINED]])
+
+
+def _readable(sources: Sequence[Path], root: Path) -> list[Look]:
+    looks = []
+    for source in sources:
+        with suppress(KeepFITError):  # it is no source, or none of its images are here
+            looks.append(_read(source, root))
+    return looks
+
+
+def _read(source: Path, root: Path) -> Look:
+    """The records of a source.
+
+    Raises:
+        KeepFITError: none can be used.
+    """
+    from keepfit_clip.data.records import LeftOut
+    from keepfit_clip.data.sources import SourceNotes, read_records
+
+    look, patients, notes = Look(source, root), set(), SourceNotes()
+    for record in read_records(source, root, lambda error: look.left_out.append(LeftOut.of(error)), notes=notes):
+        look.images += 1
+        look.labels.update(set(record.categories))
+        look.modalities.update(filter(None, [record.modality]))
+        patients.add(record.patient)
+        if isinstance(record.image, Path) and len(look.first) < _EXPLAINED:
+            look.first.append(record.image)
+    look.patients = len(patients - {None})
+    if not look.images:
+        raise TableError(f"{source}: none of its rows can be used")
+    return look
+
+
+def _tell(look: Look) -> None:
+    """Says what there is."""
+    what = look.source if look.source else f"{look.root}, images without labels"
+    console.print(f"[bold]{look.images} images[/]: {escape(str(what))}", highlight=False, soft_wrap=True)
+    if look.labels:
+        most = ", ".join(f"{name} {count}" for name, count in look.labels.most_common(_SHOWN))
+        more = f" and {len(look.labels) - _SHOWN} more" if len(look.labels) > _SHOWN else ""
+        console.print(f"  labels      {most}{more}", markup=False, highlight=False, soft_wrap=True)
+    if look.modalities:
+        most = ", ".join(f"{name} {count}" for name, count in look.modalities.most_common())
+        console.print(f"  modalities  {most}", markup=False, highlight=False)
+    if look.patients:
+        console.print(f"  patients    {look.patients}, whose images stay together", highlight=False)
+    elif look.source:
+        console.print("  patients    not told apart: near copies stay together", highlight=False)
+    if look.others:
+        names = ", ".join(str(path) for path in look.others)
+        console.print(f"  also there  {names}: name one to use it", markup=False, highlight=False, soft_wrap=True)
+    show_left_out(look.left_out, "rows cannot be used")
+
+
+def _only(counts: Counter) -> str | None:
+    return next(iter(counts)) if len(counts) == 1 else None
+
+
+def plan(look: Look, model: str | None, modality: str | None, out: Path) -> list[list[str]]:
+    """The commands, without "keepfit-clip".
+
+    Args:
+        look: what there is.
+        model: None for an image tower without texts.
+        modality: of all images, where it is known.
+        out: folder of the results.
+
+    Raises:
+        TableError: nothing can be done with it.
+    """
+    where = ["--images", str(look.root)]
+    worded = ["--modality", modality] if modality else []
+    source = str(look.source)
+    commands = []
+    if look.folds:
+        methods = "zero-shot,linear-probe" if model else "linear-probe"
+        named = ["--model", model or _IMAGES_ONLY]
+        measured = str(out / "transfer")
+        share = f"{100 * (look.folds - 1) // look.folds}%"
+        commands.append(
+            ["transfer", source, *where, *named, *worded, "--method", methods, "--folds", str(look.folds),
+             "--shots", share, "--out", measured]
+        )  # fmt: skip
+        answers = [*named, "--table", source, *where, *worded] if model else []
+        commands.append(["report", measured, "--out", str(out / "report.html"), *answers])
+    if model is None:
+        if not commands:
+            raise TableError(
+                f"{look.root}: has no two labels to learn, and without a model nothing can be said of images alone: "
+                "give --model"
+            )
+        return commands
+    if not look.folds:
+        asked = ["--categories", _ASKED[modality or "CFP"], *worded]
+        inputs = [source, *where] if look.source else [str(look.root)]
+        answers = str(out / "answers.csv")
+        commands.append(["predict", *inputs, "--model", model, *asked, "--out", answers])
+    categories = ",".join(name for name, _ in look.labels.most_common(_SHOWN)) or _ASKED[modality or "CFP"]
+    explained = str(out / "explained")
+    pictures = list(map(str, look.first))
+    if pictures:
+        commands.append(
+            ["explain", *pictures, "--model", model, *worded, "--categories", categories, "--out", explained]
+        )
+    return commands
