@@ -156,7 +156,7 @@ def test_time_and_memory_add_up_over_attempts(tmp_path):
 
 def test_display_without_a_terminal_writes_plain_lines(capsys, monkeypatch):
     monkeypatch.setattr("keepfit_clip.training.demo.display._PLAIN_EVERY", 0.0)
-    with StepDisplay(2) as display:
+    with StepDisplay([3, 1]) as display:
         with display.step("draw [x]") as on_step:
             on_step(0, 4)
             on_step(1, 4)
@@ -164,7 +164,7 @@ def test_display_without_a_terminal_writes_plain_lines(capsys, monkeypatch):
             pass
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "[1/2] draw [x]"
-    assert re.fullmatch(r"\[1/2\] draw \[x\]: 25%, about \d+ s left", lines[1])
+    assert re.fullmatch(r"\[1/2\] draw \[x\]: 25%, about \d+ s left, \d+ of all", lines[1])
     assert "done in" in lines[2] or "100%" in lines[2]
     assert lines[-1].startswith("[2/2] export (done before)")
 
@@ -287,10 +287,10 @@ def test_a_program_ends_with_the_one_that_started_it(tmp_path):
 
 
 def test_time_left_after_a_resume_counts_this_attempt_only(capsys, monkeypatch):
-    clock = iter([0.0, 0.0, 10.0, 20.0, 20.0])
+    clock = iter([0.0, 0.0, 0.0, 10.0, 20.0, 20.0])
     monkeypatch.setattr("keepfit_clip.training.demo.display.time.monotonic", lambda: next(clock))
     monkeypatch.setattr("keepfit_clip.training.demo.display._PLAIN_EVERY", 5.0)
-    display = StepDisplay(1)
+    display = StepDisplay([5])
     with display.step("train") as on_step:
         on_step(80, 100)
         on_step(90, 100)

@@ -1,7 +1,7 @@
 """Where a job of several steps is: bars with the time left on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,17 +16,21 @@ class StepDisplay:
     """A context that shows the steps of a job, one after the other, on standard error.
 
     Args:
-        count: number of steps.
+        seconds: that each step takes somewhere, from which the time left of the whole is told.
     """
 
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, seconds: Sequence[float]):
+        self.seconds = list(seconds)
         self.number = 0
         self.console = Console(stderr=True)
         self.bars = Progress(
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
             TextColumn("left:"), TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal,
         )  # fmt: skip
+        self.whole = self.bars.add_task("the whole", total=sum(self.seconds))
+        self._begun = time.monotonic()
+        self._done_before = 0.0  # of `seconds`, by earlier attempts
+        self._finished = 0.0  # of `seconds`, by steps that are done
 
     def __enter__(self) -> "StepDisplay":
         self.bars.start()
@@ -34,6 +38,13 @@ class StepDisplay:
 
     def __exit__(self, *error) -> None:
         self.bars.stop()
+
+    def left(self, share: float) -> float:
+        """Seconds left of the whole, where so much of the present step is done."""
+        done = self._finished + share * self.seconds[self.number - 1]
+        here = done - self._done_before
+        pace = (time.monotonic() - self._begun) / here if here > 0 else 1.0
+        return pace * (sum(self.seconds) - done)
 
     @contextmanager
     def step(self, name: str, done_before: bool = False) -> Iterator[Callable[[int, int], None]]:
@@ -44,7 +55,8 @@ class StepDisplay:
             done_before: it is there already from an earlier attempt.
         """
         self.number += 1
-        title = f"[{self.number}/{self.count}] {name}"
+        expected = self.seconds[self.number - 1]
+        title = f"[{self.number}/{len(self.seconds)}] {name}"
         task = self.bars.add_task(title.replace("[", r"\["), total=None)
         start = last_line = time.monotonic()
         done_at_start: int | None = None
@@ -55,18 +67,25 @@ class StepDisplay:
             done = min(done, total)
             if done_at_start is None:  # what an earlier attempt did says nothing of this one's speed
                 done_at_start = done
+                self._done_before += expected * done / total
                 self.bars.reset(task, completed=done, total=total)
             self.bars.update(task, completed=done, total=total)
+            self.bars.update(self.whole, completed=self._finished + expected * done / total)
             now = time.monotonic()
             if done > done_at_start and now - last_line > _PLAIN_EVERY:
                 last_line = now
                 left = (now - start) * (total - done) / (done - done_at_start)
-                self._say(f"{title}: {done / total:.0%}, about {left:.0f} s left")
+                self._say(f"{title}: {done / total:.0%}, about {left:.0f} s left, {self.left(done / total):.0f} of all")
 
         yield on_step
+        self._finished += expected
+        if done_before:
+            self._done_before += expected
         self.bars.update(task, completed=1, total=1)
+        self.bars.update(self.whole, completed=self._finished)
         if not done_before:
-            self._say(f"{title}: done in {time.monotonic() - start:.0f} s")
+            left = f", about {self.left(0):.0f} s left of all" if self.number < len(self.seconds) else ""
+            self._say(f"{title}: done in {time.monotonic() - start:.0f} s{left}")
 
     def _say(self, line: str) -> None:
         if not self.console.is_terminal:

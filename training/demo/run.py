@@ -69,8 +69,8 @@ class DemoSettings:
     pictures: int = 4000
     test_pictures: int = 480
     size: int = 128
-    text_epochs: float = 1.5
-    epochs: int = 5
+    text_epochs: float = 1.0
+    epochs: int = 4
     samples_per_epoch: int = 960
     batch_size: int = 32
     lr: float = 7e-4
@@ -110,7 +110,7 @@ def run_demo(out: str | Path, settings: DemoSettings = FULL) -> dict:
         folder.remove_leftovers(*_LEFTOVERS)
         steps = _Demo(out, settings).steps
         _prepare(steps, after=(out / REPORT, out / METRICS))
-        with peak_memory(out / CLOCK, PEAK), StepDisplay(len(steps)) as display:
+        with peak_memory(out / CLOCK, PEAK), StepDisplay([step.seconds for step in steps]) as display:
             for step in steps:
                 with display.step(step.name, step.done) as on_step:
                     if not step.done:
@@ -164,6 +164,7 @@ class _Step:
         results: what stands when it is done, in the order in which it is made.
         own: the folder or file all of it lies in.
         do: does it, telling how far it is.
+        seconds: that it takes on two idle cores, at FULL.
         resumes: whether it goes on from what it left unfinished.
     """
 
@@ -171,6 +172,7 @@ class _Step:
     results: tuple[Path, ...]
     own: Path
     do: Callable[[Callable[[int, int], None]], None]
+    seconds: float
     resumes: bool = False
 
     @property
@@ -209,12 +211,12 @@ class _Demo:
         trained = (self.run / LOSSES_NAME, self.run / "checkpoints" / f"epoch_{settings.epochs}.pt")
         exported = (model / WEIGHTS_NAME, model / CONFIG_NAME)
         self.steps = (
-            _Step("draw pictures", drawn, pictures, self.draw, resumes=True),
-            _Step("build shards", built, shards, self.build, resumes=True),
-            _Step("stage 1: textual pretraining", pretrained, tower, self.stage1),
-            _Step("stage 2: hybrid pretraining", trained, self.run, self.stage2, resumes=True),
-            _Step("export", exported, model, self.export),
-            _Step("evaluate in a fresh process", (out / SCORES,), out / SCORES, self.evaluate),
+            _Step("draw pictures", drawn, pictures, self.draw, 20, resumes=True),
+            _Step("build shards", built, shards, self.build, 3, resumes=True),
+            _Step("stage 1: textual pretraining", pretrained, tower, self.stage1, 60),
+            _Step("stage 2: hybrid pretraining", trained, self.run, self.stage2, 180, resumes=True),
+            _Step("export", exported, model, self.export, 1),
+            _Step("evaluate in a fresh process", (out / SCORES,), out / SCORES, self.evaluate, 25),
         )
 
     def draw(self, on_step) -> None:
