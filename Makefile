@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-long lint smoke docs check-docs bench clean
+.PHONY: demo test test-long lint smoke docs check-docs bench wheel clean
 
 # Everything a fresh machine needs: an environment of its own, the package and what the demo and the tests use.
 $(VENV)/.installed: setup.cfg setup.py
@@ -18,9 +18,17 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Style, and the types of what people import.
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# What is published: dist/*.whl and dist/*.tar.gz, checked.
+wheel: $(VENV)/.installed
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
 
 # The demo in short, and its model used through the command line.
 smoke: $(VENV)/.installed

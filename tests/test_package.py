@@ -1,9 +1,11 @@
 """The package as a whole: its public names, its README, what it imports."""
 
+import ast
 import configparser
 import re
 from pathlib import Path
 
+import yaml
 from typer.testing import CliRunner
 
 import keepfit_clip
@@ -23,10 +25,19 @@ def test_public_names():
         assert getattr(keepfit_clip, name) is not None
 
 
+def test_a_type_checker_sees_the_public_names():
+    tree = ast.parse(Path(keepfit_clip.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    assert {name.name for node in block.body for name in node.names} == PUBLIC - {"__version__"}
+
+
 def test_version_stands_once():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     assert config["metadata"]["version"] == keepfit_clip.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == keepfit_clip.__version__
+    assert citation["license"] == config["metadata"]["license"]
 
 
 def test_training_and_configs_are_subpackages():

@@ -7,12 +7,24 @@ Importing this package makes every KeepFIT config known to open_clip:
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from wrapt import when_imported
 
 from keepfit_clip import _former
 from keepfit_clip._faces import face
 from keepfit_clip._version import __version__
+
+if TYPE_CHECKING:  # what a type checker and an editor see of the names below
+    from keepfit_clip.errors import KeepFITError, KeepFITWarning
+    from keepfit_clip.evaluate.sklearn import KeepFITFeatures
+    from keepfit_clip.folders.loading import load_model
+    from keepfit_clip.knowledge.conditions import Knowledge
+    from keepfit_clip.model.keepfit import KeepFIT
+    from keepfit_clip.model.loss import HybridLoss
+    from keepfit_clip.model.pretrained import allow_source
+    from keepfit_clip.model.zero_shot import ZeroShotClassifier
+    from keepfit_clip.registry import list_keepfit_models, register
 
 # Loaded on first use, so that the import stays light.
 _name_of, _names = face(
