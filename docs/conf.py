@@ -6,15 +6,23 @@ from importlib import import_module
 from pathlib import Path
 from subprocess import DEVNULL, run
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 import keepfit_clip
 from keepfit_clip.folders.imports.public_weights import as_markdown
 
 project = "keepfit_clip"
 author = "the keepfit_clip authors"
 release = version = keepfit_clip.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"
+]  # fmt: skip
+myst_enable_extensions = ["dollarmath"]
+nb_execution_mode = "off"  # the tests run them
 html_theme = "furo"
-html_title = "keepfit_clip"
+html_math_renderer = "mathml"
+html_title = f"keepfit_clip {version}"
 html_extra_path = []
 html_static_path = []
 exclude_patterns = ["conf.py"]
@@ -32,6 +40,9 @@ autodoc_default_options = {
 napoleon_google_docstring = True
 napoleon_use_param = False  # "Args" names several arguments in a line here and there
 napoleon_use_rtype = False
+
+
+FIRST = ("keepfit_clip.folders.loading", "keepfit_clip.folders.loaded")  # what most people come for
 
 
 def modules(package):
@@ -52,7 +63,8 @@ def fill_in_modules(app, name, source):
     if name != "api":
         return
     parts, room = [], None
-    for module in modules(keepfit_clip):
+    found = list(modules(keepfit_clip))
+    for module in (*FIRST, *(name for name in found if name not in FIRST)):
         package = module.rpartition(".")[0]
         if package != room:
             parts.append(f"## {package}")
@@ -65,6 +77,19 @@ def fill_in_weights(app, name, source):
     """Writes the table of public weights into weights.md, in the place of the comment that stands for it."""
     if name == "weights":
         source[0] = source[0].replace("<!-- table of public weights -->", as_markdown())
+
+
+def write_inline_math(writer, node):
+    """A formula as MathML, which browsers show without a script of anybody's."""
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def write_block_math(writer, node):
+    """The same, in a paragraph of its own that scrolls where it is too wide."""
+    formula = convert(node.astext(), display="block")
+    writer.body.append(f'<div class="math" style="overflow-x: auto">{formula}</div>')
+    raise nodes.SkipNode
 
 
 def write_knowledge(app, error):
@@ -80,6 +105,7 @@ def write_knowledge(app, error):
 
 def setup(app):
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (write_inline_math, None), (write_block_math, None))
     app.connect("source-read", fill_in_modules)
     app.connect("source-read", fill_in_weights)
     app.connect("build-finished", write_knowledge)
