@@ -88,7 +88,7 @@ def write_inline_math(writer, node):
 def write_block_math(writer, node):
     """The same, in a paragraph of its own that scrolls where it is too wide."""
     formula = convert(node.astext(), display="block")
-    writer.body.append(f'<div class="math" style="overflow-x: auto">{formula}</div>')
+    writer.body.append(f'<div class="math" style="overflow-x: auto; padding: 0.5em 0">{formula}</div>')
     raise nodes.SkipNode
 
 

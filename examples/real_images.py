@@ -1,7 +1,7 @@
 """The whole chain on real retinal images: split, shards, both stages, export, evaluation beside a linear probe.
 
     pip install 'keepfit-clip[lite]'
-    python examples/real_images.py DIR --out RUN
+    python examples/real_images.py DIR --out RUN [-- --lr 6e-4 ...]
 
 DIR holds the tables cfp_four_classes.csv, cfp_myopia.csv, ffa_disease.csv and ffa_phase.csv (FLAIR's format; public
 data), cfp_specialist.csv and oct_specialist.csv (captions, categories, patient, eye; elite data), with the image paths
@@ -15,6 +15,7 @@ import json
 import random
 import re
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,8 +96,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--samples-per-epoch", type=int, default=3840)
     parser.add_argument("--text-epochs", type=float, default=1)
-    parser.add_argument("train_flags", nargs="*", help="further flags of `keepfit-clip train`, after --")
-    args = parser.parse_args()
+    parser.epilog = "What stands after -- are further flags of `keepfit-clip train`."
+    own, train_flags = _parted(sys.argv[1:])
+    args = argparse.Namespace(**vars(parser.parse_args(own)), train_flags=train_flags)
     keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
     records = {s.name: list(read_records(args.images / s.table, args.images)) for s in SETS}
@@ -118,6 +120,12 @@ def main() -> None:
     report = as_markdown(results, seconds)
     (args.out / "results.md").write_text(report, encoding="utf-8")
     console.print(report, markup=False, soft_wrap=True)
+
+
+def _parted(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after "--"."""
+    cut = words.index("--") if "--" in words else len(words)
+    return words[:cut], words[cut + 1 :]
 
 
 def split_rows(records: dict[str, list[Record]], cache: Path) -> dict[str, dict[str, list[int]]]:
