@@ -251,8 +251,8 @@ class Handlers:
         """What has to be known of a head's answers: whence they are, and from when on an image has a class."""
         facts = self.service.heads[name].facts
         text = (
-            f"{facts.method} on {facts.trained_on['images']} images of {facts.trained_on['data']}; calibrated on those "
-            f"of them that were not learnt from (temperature {facts.temperature:.2f})."
+            f"{facts.method} on {facts.trained_on['images']} images of {facts.trained_on['data']}; calibrated on its "
+            f"held-out folds (temperature {facts.temperature:.2f})."
         )
         thresholds = dict(zip(facts.classes, facts.thresholds, strict=True)) if facts.several else {}
         return {"text": text + (" ✓ from its threshold on." if thresholds else ""), "thresholds": thresholds}
