@@ -43,6 +43,7 @@ from keepfit_clip.images.reading import open_image
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.modality import ModalityGuess
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
+from tests.test_vendor_files import write_vol
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CATEGORIES = ("normal", "glaucoma", "cataract")
@@ -689,6 +690,14 @@ def test_a_dicom_file_is_looked_at_like_a_png_and_removed(service, tmp_path):
     seen, *_ = Handlers(service, tmp_path / "uploads").uploaded([str(upload)], Asked())
     assert [image.image.size for image in seen] == [(128, 128)]
     assert not upload.exists()
+
+
+def test_what_a_file_says_of_its_modality_is_not_guessed(service, tmp_path):
+    upload = tmp_path / "uploads" / "hash" / "scan.vol"
+    upload.parent.mkdir(parents=True)
+    write_vol(upload, np.random.default_rng(0).uniform(0, 1, (3, 40, 30)).astype(np.float32))
+    (seen,), *_ = Handlers(service, tmp_path / "uploads").uploaded([str(upload)], Asked())
+    assert seen.modality() == ("OCT", "file")
 
 
 def test_files_that_wait_for_others_are_not_taken_for_left_behind(service, tmp_path):
