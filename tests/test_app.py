@@ -484,7 +484,10 @@ def test_the_page_passes_axe(browse, tmp_path, width, theme):
     page.wait_for_selector(".kf-card >> nth=1")
     page.locator("#kf-compare > button").click()
     page.locator("#kf-folder > button").click()
-    page.locator("#kf-folder input[type=file]").wait_for(state="attached")
+    (tmp_path / "eyes").mkdir()
+    drawn(tmp_path / "eyes")
+    page.set_input_files("#kf-folder input[type=file]", tmp_path / "eyes")
+    page.wait_for_selector("#kf-folder .kf-csv")
     page.get_by_label("attention", exact=True).click()
     page.get_by_label("function words too").wait_for()
     page.wait_for_timeout(500)  # for what fades in
