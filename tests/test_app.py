@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,20 +29,26 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keepfit_clip.app.guard import Guard, check_guarded
-from keepfit_clip.app.handlers import Handlers
+from keepfit_clip.app.handlers import Asked, Handlers
 from keepfit_clip.app.service import Gallery, Service
+from keepfit_clip.app.table import Row, as_csv
 from keepfit_clip.app.uploads import forget
+from keepfit_clip.app.words import content_words, opening_word
 from keepfit_clip.cli import app
 from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import CategoryError, CheckpointError, ConfigError, ImageError, KeepFITWarning
 from keepfit_clip.evaluate.pairs import read_pairs
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.images.reading import open_image
-from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.modality import ModalityGuess
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
+from tests.test_vendor_files import write_vol
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CATEGORIES = ("normal", "glaucoma", "cataract")
+FILES = "#kf-files input[type=file]"
+COLOURS = "#kf-heat .kf-colours"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +63,7 @@ def seen(service):
 
 
 def test_answers_are_the_classifiers(service, seen):
-    assert seen.modality in MODALITIES
+    assert seen.modality() == ("CFP", "guess")
     for modality in ("CFP", "OCT"):
         answer = service.answer(seen, CATEGORIES, modality)
         loaded = service.loaded
@@ -71,16 +78,47 @@ def test_answers_are_the_classifiers(service, seen):
         service.answer(seen, ["glaucoma", "glaucoma"])
 
 
+def test_an_image_of_no_sure_modality_is_asked_in_words_of_none(service):
+    unsure = service.look(Image.new("RGB", (96, 96), (90, 90, 90)))
+    unsure = replace(unsure, guess=ModalityGuess({"CFP": 0.5, "FFA": 0.4, "OCT": 0.1}))
+    answer = service.answer(unsure, CATEGORIES)
+    assert (answer.modality, answer.said_by) == (None, "unsure")
+    loaded = service.loaded
+    expected = ZeroShotClassifier(loaded.model, loaded.tokenizer, CATEGORIES).classes.probabilities(unsure.features)
+    assert list(answer.probabilities.values()) == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-5)
+
+
+def test_what_somebody_says_of_one_image_comes_first(service, seen):
+    assert replace(seen, told="OCT").modality() == ("OCT", "file")
+    assert replace(seen, told="OCT").modality("FFA") == ("FFA", "all")
+    assert replace(seen, told="OCT", chosen="CFP").modality("FFA") == ("CFP", "chosen")
+
+
 def test_heat_maps_of_categories_and_words(service, seen):
     for kind in ("similarity", "Grad-CAM"):
-        assert service.heat(seen, kind, "glaucoma", CATEGORIES, None).size == (64, 64)
+        heat = service.heat(seen, kind, "glaucoma", CATEGORIES, None)
+        assert heat.colours().size == heat.picture.size == (64, 64)
+        low, high = heat.ends
+        assert low < high == heat.heat.max()
+        clear = np.asarray(heat.colours())[..., 3]
+        assert clear[np.unravel_index(heat.heat.argmax(), heat.heat.shape)] == 255
+        assert (clear[heat.heat <= low] == 0).all()
     words = service.words(seen)
     assert words[0].startswith("1. ")
-    assert service.heat(seen, "attention", words[0], CATEGORIES, None).size == (64, 64)
+    assert service.heat(seen, "attention", words[0], CATEGORIES, None).heat.min() >= 0
     with pytest.raises(ConfigError, match="no word of the caption"):
         service.heat(seen, "attention", "glaucoma", CATEGORIES, None)
     with pytest.raises(ConfigError, match="none of the categories"):
         service.heat(seen, "similarity", "drusen", CATEGORIES, None)
+
+
+def test_attention_opens_on_a_word_that_says_something():
+    caption = "This is a picture of the left eye: no drusen, but diabetic macular edema."
+    words = caption.split()
+    assert words[opening_word(caption, words, Knowledge.load())] == "drusen,"
+    chosen = [words[place] for place in content_words(words)]
+    assert chosen == ["picture", "left", "eye:", "no", "drusen,", "diabetic", "macular", "edema."]
+    assert opening_word("It is what it is.", ["It", "is", "what", "it", "is."], Knowledge.load()) == 0
 
 
 def test_the_gallery_gives_the_nearest_first_and_itself_before_all(service, exported, shards):
@@ -92,17 +130,28 @@ def test_the_gallery_gives_the_nearest_first_and_itself_before_all(service, expo
     assert found[0][0].startswith("data:image/jpeg;base64,")
 
 
+def table_of(service, images, categories, names=True):
+    rows = [Row.of_image(n, image, service.answer(image, categories, "CFP")) for n, image in enumerate(images, 1)]
+    return as_csv([*rows, Row(len(rows) + 1, "torn.png", problem="torn")], categories, names)
+
+
 def test_a_table_of_several_images(service, seen):
-    rows = list(csv.DictReader(io.StringIO(service.table([seen, seen], CATEGORIES, "CFP"))))
-    assert [row["image"] for row in rows] == ["1", "2"]
+    rows = list(csv.DictReader(io.StringIO(table_of(service, [seen, replace(seen, name="eye.png")], CATEGORIES))))
+    assert [row["image"] for row in rows] == ["1", "2", "3"]
+    assert [row["file"] for row in rows] == ["", "eye.png", "torn.png"]
+    assert [row["modality said by"] for row in rows] == ["all", "all", ""]
     assert sum(float(rows[0][name]) for name in CATEGORIES) == pytest.approx(1, abs=1e-4)
-    assert rows[0]["caption"] == seen.explanation.caption
+    assert rows[0]["caption"] == seen.caption
+    assert (rows[2]["problem"], rows[2]["glaucoma"]) == ("torn", "")
+    assert "eye.png" not in table_of(service, [replace(seen, name="eye.png")], CATEGORIES, names=False)
 
 
-def test_a_category_in_the_table_is_no_formula(service, seen):
+def test_a_category_or_a_name_in_the_table_is_no_formula(service, seen):
     with pytest.warns(KeepFITWarning, match="judged by the name alone"):
-        rows = list(csv.reader(io.StringIO(service.table([seen], ["=1+1", "@SUM(A1)"], "CFP"))))
-    assert rows[0][2:4] == ["'=1+1", "'@SUM(A1)"]
+        table = table_of(service, [replace(seen, name="=2+2.png")], ["=1+1", "@SUM(A1)"])
+    rows = list(csv.reader(io.StringIO(table)))
+    assert rows[0][4:6] == ["'=1+1", "'@SUM(A1)"]
+    assert rows[1][1] == "'=2+2.png"
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded():
@@ -183,7 +232,7 @@ def status_of(host, bound, names=(), address="127.0.0.1", path="/", **headers):
         "headers": told,
         "server": (address, 80),
     }
-    guard = Guard(_answered, bound, names, "/nowhere", [".png"], 1000)
+    guard = Guard(_answered, bound, names, [".png"], 1000)
     asyncio.run(guard(scope, receive, send))
     return sent[0]["status"]
 
@@ -273,7 +322,7 @@ def address(exported, shards, tmp_path_factory):
     assert process.wait(30) == 128 + signal.SIGTERM
     log.close()
     assert not list((folder / "tmp").iterdir())  # nothing stays behind
-    assert "Traceback" not in (folder / "log").read_text()
+    assert not any(word in (folder / "log").read_text() for word in ("Traceback", "Jane"))
 
 
 @pytest.fixture
@@ -285,8 +334,8 @@ def browse(address):
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
 
-        def open_page(width=1200, height=900):
-            page = browser.new_page(viewport={"width": width, "height": height})
+        def open_page(width=1200, height=900, theme="light"):
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
             page.set_default_timeout(30_000)
             page.goto(address[0])
             page.wait_for_selector("#kf-results")
@@ -304,8 +353,8 @@ def drawn(folder, number=0):
 
 def probabilities(page):
     """What the first card says."""
-    names = page.locator(".kf-card").first.locator(".kf-bars > span:not(.kf-number)").all_inner_texts()
-    values = page.locator(".kf-card").first.locator(".kf-number").all_inner_texts()
+    rows = page.locator(".kf-card").first.locator(".kf-bars tbody tr")
+    names, values = rows.locator("th").all_inner_texts(), rows.locator(".kf-number").all_inner_texts()
     return dict(zip(names, map(float, values), strict=True))
 
 
@@ -315,24 +364,28 @@ def files_below(folder):
         for path in folder.rglob("*")
         if path.is_file()
         and path.stat().st_size
-        and "examples" not in path.parts
         and path.name != "_remote_module_non_scriptable.py"  # torch's own, before 2.9
     ]
 
 
+def csv_rows(page, link=".kf-csv"):
+    content = base64.b64decode(page.locator(link).first.get_attribute("href").partition(",")[2]).decode()
+    return list(csv.DictReader(io.StringIO(content)))
+
+
 def test_upload_read_change_and_look(browse, address, tmp_path):
     page = browse()
-    page.set_input_files("input[type=file]", [drawn(tmp_path), drawn(tmp_path, 1)])
+    page.set_input_files(FILES, [drawn(tmp_path), drawn(tmp_path, 1)])
     page.wait_for_selector(".kf-card >> nth=1")
     first = probabilities(page)
     assert sum(first.values()) == pytest.approx(1, abs=0.01)
     assert "glaucoma" in first
     assert page.locator(".kf-near img").count() >= 5
     assert files_below(address[1]) == []  # the upload is gone once it is answered
-    assert "Jane" not in page.content()
-    link = page.locator(".kf-csv").get_attribute("href")
-    rows = list(csv.DictReader(io.StringIO(base64.b64decode(link.partition(",")[2]).decode())))
-    assert [row["image"] for row in rows] == ["1", "2"]
+    assert page.locator(".kf-card h2").all_inner_texts() == ["Image 1 Jane_Doe_0.png", "Image 2 Jane_Doe_1.png"]
+    assert "Jane" not in browse().content()  # nobody else sees it
+    assert [(row["image"], row["file"]) for row in csv_rows(page)] == [("1", "Jane_Doe_0.png"), ("2", "Jane_Doe_1.png")]
+    assert "file" not in csv_rows(page, ".kf-csv-nameless")[0]
 
     box = page.locator("#kf-categories input")
     box.fill("macular hole")
@@ -340,38 +393,146 @@ def test_upload_read_change_and_look(browse, address, tmp_path):
     page.wait_for_function("document.querySelector('.kf-bars').innerText.includes('macular hole')")
     assert len(probabilities(page)) == len(first) + 1
 
-    similarity = page.locator("#kf-heat img").get_attribute("src")
-    page.get_by_label("attention").click()
-    page.wait_for_function(f"document.querySelector('#kf-heat img')?.src.length != {len(similarity)}")
+    similarity = page.locator(COLOURS).get_attribute("src")
+    page.get_by_label("attention", exact=True).click()
+    page.wait_for_function(f"document.querySelector('{COLOURS}')?.src.length != {len(similarity)}")
+    before = page.locator(COLOURS).get_attribute("src")
+    page.get_by_label("function words too").check()
     page.locator("#kf-target input").click()
     words = page.locator("ul[role=listbox] li").all_inner_texts()
     assert any(re.search(r"\b2\. ", word) for word in words)
-    before = page.locator("#kf-heat img").get_attribute("src")
-    page.locator("ul[role=listbox] li").nth(1).click()
-    page.wait_for_function("before => document.querySelector('#kf-heat img').src != before", arg=before)
+    opened = page.locator("#kf-target input").input_value()
+    page.locator("ul[role=listbox] li").nth(int(opened.startswith("1. "))).click()
+    page.wait_for_function(f"before => document.querySelector('{COLOURS}').src != before", arg=before)
+
+
+def test_a_modality_is_corrected_by_one_click_of_its_own_image(browse, tmp_path):
+    page = browse()
+    page.set_input_files(FILES, [drawn(tmp_path), drawn(tmp_path, 1)])
+    page.wait_for_selector(".kf-card >> nth=1")
+    cards = page.locator(".kf-card")
+    assert "CFP (guessed" in cards.nth(0).inner_text()
+    before = probabilities(page)
+    cards.nth(0).get_by_role("button", name="OCT").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("button[data-modality=OCT][aria-pressed=true]")
+    assert "OCT (you said so)" in cards.nth(0).inner_text()
+    assert "CFP (guessed" in cards.nth(1).inner_text()
+    assert probabilities(page) != before
+    assert [row["modality"] for row in csv_rows(page)] == ["OCT", "CFP"]
+    assert page.evaluate("document.activeElement.dataset") == {"image": "1", "modality": "OCT"}  # the focus stays
+    page.keyboard.press("Enter")  # taken back
+    page.wait_for_selector("button[data-modality=OCT][aria-pressed=false]")
+    assert probabilities(page) == before
+    page.locator("#kf-modality").get_by_label("FFA").click()
+    page.wait_for_function("document.querySelectorAll('.kf-card')[1].innerText.includes('FFA (you said so of all)')")
+
+
+def test_two_images_side_by_side(browse, tmp_path):
+    page = browse()
+    page.set_input_files(FILES, [drawn(tmp_path), drawn(tmp_path, 1), drawn(tmp_path, 2)])
+    page.wait_for_selector(".kf-card >> nth=2")
+    page.locator("#kf-compare > button").click()
+    page.wait_for_selector(".kf-pair img >> nth=1")
+    assert "Image 2" in page.inner_text(".kf-pair")
+    for row in page.locator(".kf-pair-table tbody tr").all():
+        one, two, change = map(float, row.locator(".kf-number").all_inner_texts())
+        assert change == pytest.approx(two - one, abs=0.0015)
+    page.locator("#kf-two input").click()
+    page.locator("ul[role=listbox] li").nth(2).click()
+    page.wait_for_function("document.querySelector('.kf-pair').innerText.includes('Image 3')")
+
+
+def test_a_folder_is_a_table_that_can_be_stopped(browse, address, tmp_path):
+    (tmp_path / "eyes" / "deep").mkdir(parents=True)
+    pictures = [Path(drawn(tmp_path, number)) for number in range(2)]
+    for number in range(20):
+        shutil.copy(pictures[number % 2], tmp_path / "eyes" / "deep" / f"{number:03}.png")
+    (tmp_path / "eyes" / "torn.png").write_text("no image at all")
+    (tmp_path / "eyes" / "notes.txt").write_text("not looked at")
+    page = browse()
+    page.locator("#kf-folder > button").click()
+    page.set_input_files("#kf-folder input[type=file]", tmp_path / "eyes")
+    page.wait_for_function("document.querySelector('.kf-progress')?.innerText.includes('21 of 21')")
+    page.wait_for_selector("#kf-folder-table tbody tr >> nth=20")
+    assert "1 of them without an answer" in page.inner_text(".kf-progress")
+    assert files_below(address[1]) == []
+    rows = csv_rows(page)
+    assert sorted(row["file"] for row in rows) == [*(f"{number:03}.png" for number in range(20)), "torn.png"]
+    assert {row["modality"] for row in rows if not row["problem"]} == {"CFP"}
+    for number in range(20, 200):
+        shutil.copy(pictures[number % 2], tmp_path / "eyes" / "deep" / f"{number:03}.png")
+    page.set_input_files("#kf-folder input[type=file]", tmp_path / "eyes")
+    page.wait_for_function("document.querySelector('.kf-progress')?.innerText.includes('of 201')")
+    page.locator("#kf-stop").click()
+    page.wait_for_function("document.querySelector('.kf-progress').innerText.includes('stopped')")
+    done = int(page.inner_text(".kf-progress").split()[0])
+    assert len(csv_rows(page)) == done < 201
+    for _ in range(40):
+        if not files_below(address[1]):
+            break
+        time.sleep(0.25)
+    assert files_below(address[1]) == []
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1200, "light"), (390, "dark")])
+def test_the_page_passes_axe(browse, tmp_path, width, theme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browse(width, 900, theme)
+    page.set_input_files(FILES, [drawn(tmp_path), drawn(tmp_path, 1)])
+    page.wait_for_selector(".kf-card >> nth=1")
+    page.locator("#kf-compare > button").click()
+    page.locator("#kf-folder > button").click()
+    (tmp_path / "eyes").mkdir()
+    drawn(tmp_path / "eyes")
+    page.set_input_files("#kf-folder input[type=file]", tmp_path / "eyes")
+    page.wait_for_selector("#kf-folder .kf-csv")
+    page.get_by_label("attention", exact=True).click()
+    page.get_by_label("function words too").wait_for()
+    page.wait_for_timeout(500)  # for what fades in
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert len(found.response["passes"]) > 20  # it has looked
+
+
+def test_everything_is_reached_by_keyboard(browse):
+    page = browse()
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.closest('[id^=kf-]')?.id"))
+        if reached[-1] == "kf-examples":
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".kf-card")
+            break
+    assert reached[-1] == "kf-examples"
+    page.locator("#kf-opacity input[type=range]").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    opacity = f"getComputedStyle(document.querySelector('{COLOURS}')).opacity"
+    page.wait_for_function(f"{opacity} == '0.7'")
 
 
 def test_a_text_file_named_png_is_told_and_the_page_lives_on(browse, tmp_path):
     (tmp_path / "note.png").write_text("no image at all")
     (tmp_path / "empty.png").write_bytes(b"")
     page = browse()
-    page.set_input_files("input[type=file]", str(tmp_path / "note.png"))
+    page.set_input_files(FILES, str(tmp_path / "note.png"))
     page.wait_for_selector(".kf-problem")
-    assert "File 1: not an image" in page.inner_text("#kf-results")
+    assert "File 1, note.png: not an image" in page.inner_text("#kf-results")
     Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "blank.png")
-    page.set_input_files(
-        "input[type=file]", [str(tmp_path / f"{n}.png") for n in ("empty", "blank")] + [drawn(tmp_path)]
-    )
+    page.set_input_files(FILES, [str(tmp_path / f"{n}.png") for n in ("empty", "blank")] + [drawn(tmp_path)])
     page.wait_for_selector(".kf-card")
-    assert "File 1: the image file is empty" in page.inner_text("#kf-results")
-    assert "File 2: the picture shows nothing" in page.inner_text("#kf-results")
+    assert "File 1, empty.png: the image file is empty" in page.inner_text("#kf-results")
+    assert "File 2, blank.png: the picture shows nothing" in page.inner_text("#kf-results")
     assert page.locator(".kf-card").count() == 1
 
 
 def test_two_uploads_at_once(browse, tmp_path):
     one, two = browse(), browse()
-    one.set_input_files("input[type=file]", drawn(tmp_path))
-    two.set_input_files("input[type=file]", [drawn(tmp_path, 1), drawn(tmp_path, 2)])
+    one.set_input_files(FILES, drawn(tmp_path))
+    two.set_input_files(FILES, [drawn(tmp_path, 1), drawn(tmp_path, 2)])
     for page, count in ((one, 1), (two, 2)):
         page.wait_for_selector(f".kf-card >> nth={count - 1}")
         assert page.locator(".kf-card").count() == count
@@ -380,21 +541,24 @@ def test_two_uploads_at_once(browse, tmp_path):
 @pytest.mark.long
 def test_the_session_not_used_for_longest_is_told_to_upload_again(browse, tmp_path):
     first = browse()
-    first.set_input_files("input[type=file]", drawn(tmp_path))
+    first.set_input_files(FILES, drawn(tmp_path))
     first.wait_for_selector(".kf-card")
     for _ in range(4):
         other = browse()
-        other.locator("#kf-examples img").first.click()
+        other.locator("#kf-examples button").first.click()
         other.wait_for_selector(".kf-card")
-    first.get_by_label("OCT", exact=True).click()
+    first.locator("#kf-modality").get_by_label("OCT").click()
     first.wait_for_selector(".kf-problem")
     assert "upload them again" in first.inner_text("#kf-results")
 
 
 def test_a_phone_wide_window_and_an_example(browse):
     page = browse(390, 844)
-    page.locator("#kf-examples img").nth(1).click()
+    page.locator("#kf-examples button").nth(1).click()
     page.wait_for_selector(".kf-card")
+    controls, answers, maps = (page.locator(f"#kf-{part}").bounding_box() for part in ("controls", "answers", "maps"))
+    assert controls["y"] < answers["y"] < maps["y"]
+    assert answers["y"] + answers["height"] <= maps["y"]
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert "Research use, not a diagnosis" in page.inner_text("body")
 
@@ -426,7 +590,7 @@ def test_nothing_of_a_visit_stays_in_the_browser(address, tmp_path):
         page = browser.new_page()
         page.goto(address[0])
         page.wait_for_selector("#kf-results")
-        page.set_input_files("input[type=file]", [drawn(tmp_path), drawn(tmp_path, 1)])
+        page.set_input_files(FILES, [drawn(tmp_path), drawn(tmp_path, 1)])
         page.wait_for_selector(".kf-card >> nth=1")
         caption = page.locator(".kf-caption").first.inner_text().removeprefix("Caption:").strip()
         page.wait_for_timeout(1500)  # for what is stored after an answer
@@ -509,15 +673,15 @@ def test_an_upload_that_is_no_form_or_too_large_is_refused(address):
     assert ask(address[0], "/gradio_api/queue/join", method="POST", body=b"{" + b" " * 2_000_000)[0] == 413
 
 
-def test_an_example_given_as_an_upload_stays_for_everybody(address, service, tmp_path):
-    example = next(address[1].rglob("examples/0.png"))
+def test_a_file_elsewhere_that_is_named_as_an_upload_stays(service, tmp_path):
+    other = Path(drawn(tmp_path))
     upload = tmp_path / "uploads" / "hash" / "eye.png"
     upload.parent.mkdir(parents=True)
-    shutil.copy(example, upload)
+    shutil.copy(other, upload)
     link = upload.with_name("link.png")
-    link.symlink_to(example)
-    Handlers(service, tmp_path / "uploads").uploaded([str(example), str(upload), str(link)], "guess", [], "similarity")
-    assert example.exists()
+    link.symlink_to(other)
+    Handlers(service, tmp_path / "uploads").uploaded([str(other), str(upload), str(link)], Asked())
+    assert other.exists()
     assert not upload.exists()
 
 
@@ -526,9 +690,17 @@ def test_a_dicom_file_is_looked_at_like_a_png_and_removed(service, tmp_path):
     upload = tmp_path / "uploads" / "hash" / "eye.dcm"
     upload.parent.mkdir(parents=True)
     shutil.copy(pydicom_data.get_testdata_file("CT_small.dcm", download=False), upload)
-    seen, *_ = Handlers(service, tmp_path / "uploads").uploaded([str(upload)], "guess", [], "similarity")
+    seen, *_ = Handlers(service, tmp_path / "uploads").uploaded([str(upload)], Asked())
     assert [image.image.size for image in seen] == [(128, 128)]
     assert not upload.exists()
+
+
+def test_what_a_file_says_of_its_modality_is_not_guessed(service, tmp_path):
+    upload = tmp_path / "uploads" / "hash" / "scan.vol"
+    upload.parent.mkdir(parents=True)
+    write_vol(upload, np.random.default_rng(0).uniform(0, 1, (3, 40, 30)).astype(np.float32))
+    (seen,), *_ = Handlers(service, tmp_path / "uploads").uploaded([str(upload)], Asked())
+    assert seen.modality() == ("OCT", "file")
 
 
 def test_files_that_wait_for_others_are_not_taken_for_left_behind(service, tmp_path):
@@ -543,11 +715,11 @@ def test_files_that_wait_for_others_are_not_taken_for_left_behind(service, tmp_p
         def __getattr__(self, name):
             return getattr(service, name)
 
-        def look(self, image):
+        def look(self, *image):
             forget(SimpleNamespace(session_data={}, time_last_used={}), uploads)  # as the page's watch does
-            return service.look(image)
+            return service.look(*image)
 
-    seen, *_ = Handlers(Slow(), uploads).uploaded([str(path) for path in paths], "guess", [], "similarity")
+    seen, *_ = Handlers(Slow(), uploads).uploaded([str(path) for path in paths], Asked())
     assert len(seen) == 2
     assert files_below(uploads) == []
 
@@ -566,7 +738,7 @@ def test_what_a_session_keeps_of_a_large_picture_is_small(service):
 
 
 def test_pictures_that_are_gone_are_told(service):
-    handlers = Handlers(service, Path("none"))
-    results, _, heat = handlers.asked_anew([], "guess", ["normal", "glaucoma"], "similarity", "1", "normal")
+    asked = Asked(categories=["normal", "glaucoma"], number="1", target="normal")
+    results, _, heat, _ = Handlers(service, Path("none")).asked_anew([], asked)
     assert "upload them again" in results
     assert "upload them again" in heat

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 
-from keepfit_clip.app.handlers import Handlers
+from keepfit_clip.app.handlers import Asked, Handlers
 from keepfit_clip.app.service import Service
 from keepfit_clip.data.downstream import ClassFile, read_downstream
 from keepfit_clip.data.sources import SourceOptions
@@ -331,7 +332,11 @@ def test_the_page_answers_by_heads_too(loaded, labelled, tmp_path):
     service = Service(loaded, Knowledge.load(), heads={"colours": load_head(tmp_path / "head", loaded)})
     picture = run.encoded.downstream.records[0].image
     expected = load_head(tmp_path / "head", loaded).answer(run.source_features)[0]
-    answers = service.look(open_image(picture)).heads["colours"]
+    answers = service.answer(service.look(open_image(picture)), [], heads=["colours", "gone"]).heads["colours"]
     assert answers == pytest.approx(dict(zip(run.encoded.downstream.classes, expected, strict=True)), abs=1e-4)
-    page = Handlers(service, tmp_path).uploaded([str(picture)], "CFP", ["normal", "glaucoma"], "similarity")[2]
+    asked = Asked("CFP", ["normal", "glaucoma"], ["colours"])
+    page = Handlers(service, tmp_path).uploaded([str(picture)], asked)[2]
     assert "Learnt: colours" in page
+    assert "linear-probe on 24 images" in page
+    assert "(temperature " in page
+    assert "Learnt" not in Handlers(service, tmp_path).uploaded([str(picture)], replace(asked, heads=[]))[2]

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from keepfit_clip.errors import ConfigError
 
@@ -21,7 +21,6 @@ _LOG = logging.getLogger(__name__)
 _API = "/gradio_api"
 _PAGE = "/"
 _UPLOAD = f"{_API}/upload"
-_FILE = f"{_API}/file="
 # Everything that the page asks for; each of the folders holds only Gradio's own files, the same for everybody.
 _PATHS = {_PAGE, "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", _UPLOAD,
           f"{_API}/startup-events", f"{_API}/info", f"{_API}/app_id", f"{_API}/theme.css", f"{_API}/queue/join",
@@ -70,15 +69,13 @@ class Guard:
         app: what comes behind.
         host: the address that the page is bound to.
         names: further names of this machine, each for any port or as NAME:PORT.
-        examples: the only folder whose files may be asked for.
         types: suffixes of the files that may be uploaded.
         most: bytes of an upload.
     """
 
-    def __init__(self, app, host: str, names: Sequence[str], examples: str | Path, types: Sequence[str], most: int):
+    def __init__(self, app, host: str, names: Sequence[str], types: Sequence[str], most: int):
         self.app, self.host, self.types, self.most = app, host.strip("[]").lower(), tuple(types), most
         self.names = {name.lower() for name in names}
-        self.examples = Path(examples).resolve()
 
     async def __call__(self, scope, receive, send):
         """Answers a request, itself or by what comes behind."""
@@ -92,7 +89,7 @@ class Guard:
             return await _answer(send, 403, "this page is not to be had under that name; see --allow-host")
         if not self._is_same_origin(headers, scope):
             return await _answer(send, 403, "another page asks")
-        if not self._is_needed(path, unquote(scope["path"])):
+        if not self._is_needed(path):
             return await _answer(send, 404, "no such place on this page")
         most = self.most if path == _UPLOAD else _MOST_JSON
         if int(headers.get(b"content-length") or 0) > most:
@@ -125,9 +122,7 @@ class Guard:
             return headers.get(b"sec-fetch-site", "none") in ("none", "same-origin") or scope["path"] == _PAGE
         return self._is_ours(urlsplit(origin).netloc, scope)
 
-    def _is_needed(self, path: str, whole: str) -> bool:
-        if whole.startswith(_FILE):
-            return Path(whole[len(_FILE) :]).resolve().is_relative_to(self.examples)
+    def _is_needed(self, path: str) -> bool:
         return path in _PATHS or (path.startswith(_FOLDERS) and ".." not in path)
 
 

@@ -18,10 +18,9 @@ from keepfit_clip.errors import ConfigError, ImageError
 from keepfit_clip.finite import NOT_FINITE
 from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.images.reading import image_name, open_image
-from keepfit_clip.knowledge.conditions import MODALITIES, Knowledge
-from keepfit_clip.knowledge.templates import modality_text
-from keepfit_clip.model.tokenization import Tokenizer
-from keepfit_clip.model.zero_shot import ClassTexts, ZeroShotClassifier
+from keepfit_clip.knowledge.conditions import Knowledge
+from keepfit_clip.model.modality import ModalityGuesser
+from keepfit_clip.model.zero_shot import ZeroShotClassifier
 from keepfit_clip.transfer.classifiers import Features
 from keepfit_clip.transfer.heads import Head
 
@@ -34,7 +33,7 @@ class Answer:
 
     Args:
         probabilities: (K,) of the classes; None where none were asked for.
-        modality: CFP, FFA, OCT, as it was given, or as the model takes it by its texts; None where neither tells.
+        modality: CFP, FFA, OCT, as it was given, or else as `ModalityGuesser` takes it; None where that is unsure.
         caption: what it writes; None where it was not asked for.
         features: (D,) L2-normalised; None where they were not asked for.
     """
@@ -127,7 +126,7 @@ class Predictor:
         captions: list[str | None] = [None] * len(batch)
         if self.captions:
             captions = loaded.decode(loaded.model.generate(encoding, **self.generation))
-        taken = [m or guess for m, guess in zip(modalities, self._guessed(projected), strict=True)]
+        taken = self._taken(batch, projected, modalities)
         if self.head:
             pooled = self._pooled(batch) if self.head.tower else encoding.pooled.float().cpu().numpy()
             wording = np.array([self.head.wording(modality) for modality in taken])
@@ -157,15 +156,18 @@ class Predictor:
             probabilities[rows] = self._classifier(modality).classes.probabilities(projected[rows]).cpu().numpy()
         return probabilities
 
-    def _guessed(self, projected: Tensor) -> list[str | None]:
-        if not self.loaded.has_text:
-            return [None] * len(projected)
-        return [MODALITIES[number] for number in self._modalities.logits(projected).argmax(dim=1).tolist()]
+    def _taken(self, batch: Tensor, projected: Tensor, modalities: Sequence[str | None]) -> list[str | None]:
+        """The modalities that were given, and guesses for those that were not."""
+        taken = list(modalities)
+        unknown = [row for row, modality in enumerate(modalities) if modality is None]
+        if unknown:
+            for row, guess in zip(unknown, self._guesser(batch[unknown], projected[unknown]), strict=True):
+                taken[row] = guess.modality
+        return taken
 
     @cached_property
-    def _modalities(self) -> ClassTexts:
-        tokenizer = Tokenizer.of_model(self.loaded.model, self.loaded.tokenizer)
-        return ClassTexts(self.loaded.model, tokenizer, [[modality_text(modality)] for modality in MODALITIES])
+    def _guesser(self) -> ModalityGuesser:
+        return ModalityGuesser.of_model(self.loaded.model, self.loaded.tokenizer)
 
     @cached_property
     def _pooled(self):
