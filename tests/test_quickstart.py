@@ -60,6 +60,16 @@ def test_a_table_goes_before_folders_and_the_largest_before_others(folder, tmp_p
     assert look.patients == 3
 
 
+def test_of_images_with_several_labels_those_that_stand_alone_are_told_apart(folder, tmp_path):
+    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.rglob("*.png"))]
+    (tmp_path / "t.csv").write_text("\n".join(["image,category", f"{rows[0].split(',')[0]},\"['a', 'b']\"", *rows[1:]]))
+    look = look_at(tmp_path / "t.csv", folder)
+    assert look.labels == {"normal": 3, "glaucoma": 2, "a": 1, "b": 1}
+    assert look.classes == ["normal", "glaucoma"]
+    command = plan(look, "MODEL", "CFP", tmp_path)[0]
+    assert command[command.index("--classes") + 1] == "normal,glaucoma"
+
+
 def test_a_folder_of_nothing_says_so(tmp_path):
     with pytest.raises(TableError, match="holds no images"):
         look_at(tmp_path)

@@ -26,7 +26,9 @@ _FOLDERS = re.compile(
 )
 _SETTING = re.compile(r"  (\w+): (\S.*)")  # as open_clip_train logs each
 # Of open_clip_train's own lines: the model's layers, all parameters, and the metrics that `Pace` tells in short.
-_DETAILS = re.compile(r"Model:|Params:|\w+\(\n|  \w+: |Train Epoch: |Start epoch |No latest resume checkpoint")
+_DETAILS = re.compile(
+    r"Model:|Params:|\w+\(\n|  \w+: |Train Epoch: |Start epoch |No latest resume checkpoint|Created \w+ \("
+)
 # What open_clip warns of where a run begins with a folder that holds a config and no weights, as ours does.
 _NO_TROUBLE = re.compile(
     r"Local config loaded, but no CLIP weights found|Model \S+ initialized partially|"

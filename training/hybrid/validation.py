@@ -66,7 +66,9 @@ def evaluate(model, data, epoch: int, args: argparse.Namespace, tb_writer=None, 
     if not evaluators:
         return {}
     evaluation = _measure(unwrap_model(getattr(model, "_orig_mod", model)), evaluators, args, training="train" in data)
-    _log.info(f"Eval Epoch: {epoch} " + "\t".join(f"{name}: {value:.4f}" for name, value in evaluation.values.items()))
+    _log.info(f"evaluation after epoch {epoch}:")
+    for name, value in evaluation.values.items():
+        _log.info(f"  {name} {value:.4f}")
     for caption in evaluation.captions:
         _log.info(f"sample {caption.key}: written {caption.written!r}, the expert's {caption.truth!r}")
     if args.save_logs:

@@ -42,6 +42,7 @@ class Look:
         root: folder the image paths are relative to.
         images: that can be used.
         labels: how often each stands there.
+        alone: how often each is the only one of its image.
         modalities: the same.
         patients: how many are told apart.
         first: some of the images.
@@ -53,6 +54,7 @@ class Look:
     root: Path
     images: int = 0
     labels: Counter = field(default_factory=Counter)
+    alone: Counter = field(default_factory=Counter)
     modalities: Counter = field(default_factory=Counter)
     patients: int = 0
     first: list[Path] = field(default_factory=list)
@@ -60,10 +62,18 @@ class Look:
     others: list[Path] = field(default_factory=list)
 
     @property
+    def classes(self) -> list[str]:
+        """Labels to tell apart: those with an image for each fold, or where fewer than two have so many, with two."""
+        for least in (_FOLDS, 2):
+            enough = [name for name, count in self.alone.most_common() if count >= least and "," not in name]
+            if len(enough) > 1:
+                return enough
+        return []
+
+    @property
     def folds(self) -> int:
-        """Folds that every class with two images or more can be dealt out to; 0 where there are no two classes."""
-        counts = [count for count in self.labels.values() if count > 1]
-        return min(_FOLDS, *counts) if len(counts) > 1 else 0
+        """Folds that each of the classes can be dealt out to; 0 where there are no two classes."""
+        return min((_FOLDS, *(self.alone[name] for name in self.classes))) if self.classes else 0
 
 
 def quickstart(
@@ -156,7 +166,9 @@ def _read(source: Path, root: Path) -> Look:
     look, patients, notes = Look(source, root), set(), SourceNotes()
     for record in read_records(source, root, lambda error: look.left_out.append(LeftOut.of(error)), notes=notes):
         look.images += 1
-        look.labels.update(set(record.categories))
+        labels = set(record.categories)
+        look.labels.update(labels)
+        look.alone.update(labels if len(labels) == 1 else ())
         look.modalities.update(filter(None, [record.modality]))
         patients.add(record.patient)
         if isinstance(record.image, Path) and len(look.first) < _EXPLAINED:
@@ -211,13 +223,14 @@ def plan(look: Look, model: str | None, modality: str | None, out: Path) -> list
     if look.folds:
         methods = "zero-shot,linear-probe" if model else "linear-probe"
         named = ["--model", model or _IMAGES_ONLY]
+        told = [] if set(look.classes) == set(look.labels) else ["--classes", ",".join(look.classes)]
         measured = str(out / "transfer")
         share = f"{100 * (look.folds - 1) // look.folds}%"
         commands.append(
-            ["transfer", source, *where, *named, *worded, "--method", methods, "--folds", str(look.folds),
+            ["transfer", source, *where, *named, *worded, *told, "--method", methods, "--folds", str(look.folds),
              "--shots", share, "--out", measured]
         )  # fmt: skip
-        answers = [*named, "--table", source, *where, *worded] if model else []
+        answers = [*named, "--table", source, *where, *worded, *told] if model else []
         commands.append(["report", measured, "--out", str(out / "report.html"), *answers])
     if model is None:
         if not commands:
@@ -231,7 +244,7 @@ def plan(look: Look, model: str | None, modality: str | None, out: Path) -> list
         inputs = [source, *where] if look.source else [str(look.root)]
         answers = str(out / "answers.csv")
         commands.append(["predict", *inputs, "--model", model, *asked, "--out", answers])
-    categories = ",".join(name for name, _ in look.labels.most_common(_SHOWN)) or _ASKED[modality or "CFP"]
+    categories = ",".join(look.classes[:_SHOWN]) or _ASKED[modality or "CFP"]
     explained = str(out / "explained")
     pictures = list(map(str, look.first))
     if pictures:
