@@ -1,6 +1,7 @@
 """Where a model looks: maps have a meaning, words are those of the caption, outputs name no input."""
 
 import json
+import re
 
 import numpy as np
 import open_clip
@@ -12,14 +13,18 @@ from typer.testing import CliRunner
 from keepfit_clip.cli import app
 from keepfit_clip.errors import CategoryError, ConfigError, MissingExtraError
 from keepfit_clip.explain.maps import (
+    STRENGTH,
     Explainer,
     grad_cam,
+    heat_ends,
+    heat_layer,
     heat_overlay,
     similarity_maps,
     tower_view,
     word_maps,
     words_of_tokens,
 )
+from keepfit_clip.explain.measured import CENTRE_GUESS, POINTING_GAME, Hits
 from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.images.reading import open_image
@@ -158,6 +163,25 @@ def test_a_view_is_the_picture_and_an_overlay_keeps_its_size(loaded):
     assert np.array_equal(heat_overlay(picture, np.ones((64, 64))), picture)  # nothing stands out
 
 
+def test_a_layer_over_its_picture_is_the_overlay():
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    heat = rng.random((32, 32))
+    layer = heat_layer(heat)
+    alpha = layer.getchannel("A").point(lambda value: round(value * STRENGTH))
+    layer.putalpha(alpha)
+    over = Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+    assert np.abs(np.asarray(over).astype(int) - np.asarray(heat_overlay(picture, heat))).max() <= 2
+    low, high = heat_ends(heat)
+    assert low == pytest.approx(np.quantile(heat, 0.1))
+    assert high == heat.max()
+
+
+def test_better_than_a_guess_means_by_more_than_two_standard_errors():
+    assert Hits(0.6, 0.03).better_than(Hits(0.44, 0.03))
+    assert not Hits(0.5, 0.03).better_than(Hits(0.44, 0.03))
+
+
 def test_what_cannot_be_explained(loaded, monkeypatch):
     with pytest.raises(CategoryError, match="stand twice"):
         Explainer(loaded, ["normal", "normal"])
@@ -185,7 +209,14 @@ def test_the_command_writes_overlays_and_a_page_that_name_no_input(exported, pic
     assert [entry["image"] for entry in told["images"]] == [1, 3]
     assert sum(told["images"][0]["categories"].values()) == pytest.approx(1, abs=1e-5)
     page = (tmp_path / "out" / "explain.html").read_text()
-    assert "glaucoma: similarity, probability" in page
+    assert page.count('<input type="radio"') == 2 * (
+        1 + page.count('class="heat"') // 2
+    )  # each map, and the image alone
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    for kind in (kind for kind, hits in POINTING_GAME.items() if not hits.better_than(CENTRE_GUESS)):
+        warning = f"({POINTING_GAME[kind].share:.0%} against {CENTRE_GUESS.share:.0%})"
+        assert f"{kind}</b><div class" in page if kind != "attention" else ": do not read a place" in page
+        assert warning in page
     everything = page + (tmp_path / "out" / "explanations.json").read_text() + " ".join(names)
     assert "Jane" not in everything
     assert str(exported.parent) not in everything

@@ -48,6 +48,8 @@ from keepfit_clip.training.hybrid.params import parse_keepfit_args, upstream_arg
 from keepfit_clip.training.hybrid.plausibility import check_held_out, doubts, image_weights_within_reach
 from keepfit_clip.training.hybrid.run_folder import (
     begin_anew,
+    begin_record,
+    end_record,
     has_weights,
     log_names_only,
     only_run_in,
@@ -81,6 +83,7 @@ class _Run:
     """One run: our flags and the functions that stand in for upstream's."""
 
     def __init__(self, argv: Sequence[str]):
+        self.argv = list(argv)
         self.settings, self.rest = parse_keepfit_args(argv)
         for source in self.settings.allow_source:
             allow_source(source)
@@ -130,6 +133,7 @@ class _Run:
         self.flags = shaping(flags)
         if trains and rank == 0:
             write_settings(settings.run, {**flags, "model": settings.model})
+            begin_record(settings.run, self.argv, goes_on=bool(upstream.resume))
         return upstream
 
     def _has_weights(self) -> bool:
@@ -268,6 +272,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise cause from error
     if code not in (None, 0):  # only where it gave up before it started
         raise ConfigError(f"open_clip_train refused to start {run.settings.name}; its last line above says why")
+    if run.settings.training_data and world_info_from_env()[1] == 0:
+        end_record(run.settings.run)
 
 
 def _with_names_only(original: Callable) -> Callable:

@@ -29,10 +29,14 @@ from keepfit_clip.model.ready import ReadyModel
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
 __all__ = [
+    "STRENGTH",
     "Explainer",
     "Explanation",
     "WordMap",
+    "colour_ramp",
     "grad_cam",
+    "heat_ends",
+    "heat_layer",
     "heat_overlay",
     "similarity_maps",
     "tower_view",
@@ -40,7 +44,7 @@ __all__ = [
     "words_of_tokens",
 ]
 
-_STRENGTH = 0.55  # of the heat where it is hottest
+STRENGTH = 0.55  # of the heat where it is hottest
 
 
 @dataclass(frozen=True)
@@ -316,9 +320,36 @@ def heat_overlay(picture: Image.Image, heat: np.ndarray) -> Image.Image:
         picture: RGB, (H, W).
         heat: (H, W), any scale; the coolest tenth stays clear, the hottest place is red.
     """
-    cool, hot = np.percentile(heat, 10), heat.max()
-    scaled = np.clip((heat - cool) / max(hot - cool, 1e-12), 0, 1)
-    colours = cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
-    strength = _STRENGTH * scaled[:, :, None]
-    mixed = np.asarray(picture) * (1 - strength) + colours * strength
+    scaled = _scaled(heat)
+    strength = STRENGTH * scaled[:, :, None]
+    mixed = np.asarray(picture) * (1 - strength) + _colours(scaled) * strength
     return Image.fromarray(np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+
+
+def heat_layer(heat: np.ndarray) -> Image.Image:
+    """A heat map alone, RGBA, to lie over the picture with an opacity of `STRENGTH`: then it is `heat_overlay`.
+
+    Args:
+        heat: as `heat_overlay` takes it.
+    """
+    scaled = _scaled(heat)
+    return Image.fromarray(np.dstack([_colours(scaled), (scaled * 255 + 0.5).astype(np.uint8)]))
+
+
+def heat_ends(heat: np.ndarray) -> tuple[float, float]:
+    """The values of a heat map that are coloured: up to the first it is clear, at the second it is red."""
+    return float(np.percentile(heat, 10)), float(heat.max())
+
+
+def colour_ramp(count: int = 9) -> list[tuple[int, int, int]]:
+    """So many RGB colours of heat maps, from cool to hot."""
+    return [tuple(map(int, colour)) for colour in _colours(np.linspace(0, 1, count)[None])[0]]
+
+
+def _scaled(heat: np.ndarray) -> np.ndarray:
+    cool, hot = heat_ends(heat)
+    return np.clip((heat - cool) / max(hot - cool, 1e-12), 0, 1)
+
+
+def _colours(scaled: np.ndarray) -> np.ndarray:
+    return cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
