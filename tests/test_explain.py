@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from keepfit_clip.cli import app
 from keepfit_clip.errors import CategoryError, ConfigError, MissingExtraError
 from keepfit_clip.explain.maps import (
+    SCALE,
     STRENGTH,
     Explainer,
     grad_cam,
@@ -126,12 +127,35 @@ def test_a_word_has_the_tokens_of_its_letters():
 
 @pytest.mark.parametrize("categories", [CATEGORIES, ["glaucoma"], None])
 def test_the_backbone_looks_once_and_once_more_for_each_category(loaded, pictures, monkeypatch, categories):
-    trunk, passes = loaded.model.visual.trunk, []
-    look = trunk.forward_features
-    monkeypatch.setattr(trunk, "forward_features", lambda image: passes.append(len(image)) or look(image))
+    sizes = sizes_looked_at(loaded, monkeypatch)
     found = Explainer(loaded, categories, "CFP")(open_image(next((pictures / "public").glob("*.png"))))
     assert found.words
-    assert len(passes) == 1 + len(categories or ())
+    assert sizes == [64] * (1 + len(categories or ()))
+
+
+def test_maps_of_convolutional_towers_are_made_of_an_enlarged_image(convolutional, monkeypatch):
+    tower = convolutional.model.visual
+    tokenizer = open_clip.get_tokenizer("keepfit-v2-lite")
+    words = LoadedModel(convolutional.model, convolutional.preprocess, tokenizer)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8))
+    sizes = sizes_looked_at(words, monkeypatch)
+    found = Explainer(words, CATEGORIES, "CFP")(image, with_words=False)
+    side = 224 * SCALE
+    assert sizes == [224, side, side, side, side]  # once for the probabilities, once for similarity, then Grad-CAM
+    assert found.picture.size == (side, side)
+    assert found.similarity.shape == found.grad_cam.shape == (3, side, side)
+    own_size = Explainer(words, CATEGORIES, "CFP", scale=1)(image, with_words=False)
+    assert own_size.picture.size == (224, 224)
+    assert np.array_equal(own_size.probabilities, found.probabilities)
+    assert tower.finer_layer is tower.trunk.get_submodule("blocks.4")
+
+
+def sizes_looked_at(model, monkeypatch):
+    """The sides of the images that the backbone is given from now on."""
+    trunk, sizes = model.model.visual.trunk, []
+    look = trunk.forward_features
+    monkeypatch.setattr(trunk, "forward_features", lambda image: sizes.append(image.shape[-1]) or look(image))
+    return sizes
 
 
 def test_an_explanation_agrees_with_the_classifier(loaded, pictures):
@@ -140,7 +164,7 @@ def test_an_explanation_agrees_with_the_classifier(loaded, pictures):
     assert found.categories == CATEGORIES
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-5)
     assert found.similarity.shape == found.grad_cam.shape == (3, 64, 64)
-    assert found.picture.size == (64, 64)
+    assert found.picture.size == (64, 64)  # a ViT knows the places of its own size
     alone = Explainer(loaded, ["glaucoma"], "CFP")(image, with_grad_cam=False, with_words=False)
     assert np.isnan(alone.probabilities).all()
     assert alone.similarity.shape == (1, 64, 64)

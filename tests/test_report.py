@@ -75,7 +75,7 @@ def test_transfer_and_text_results_are_found_below(run, exported, pictures, tmp_
     assert '<td data-name="sensitivity">' in page
     ece = json.loads((tmp_path / "all" / "four" / "results.json").read_text())["outcomes"][0]["ece"]["mean"]
     assert f">{100 * ece:.1f}" in page  # the table's and the chart's are one number
-    assert f"ECE {ece:.3f}, mean of the folds" in page
+    assert f"(ECE {ece:.3f}, mean of the folds)" in page
     (tmp_path / "all" / "four" / "predictions.npz").unlink()
     assert build_report(tmp_path / "all").count("<svg") == 2 * 3  # no ROC without the answers
     shutil.copytree(tmp_path / "all" / "four", tmp_path / "again" / "four")

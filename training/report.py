@@ -111,7 +111,7 @@ def build_report(runs: Path | Sequence[Path], answers: Sequence[Section] = (), d
     for name, training in trained.items():
         with _as_a_run_writes_it(training.folder):
             figures += training.figures(name)
-            results += training_sections(training.folder, data, name)
+            results += training_sections(training.folder, data, name, losses=len(trained) == 1)
             details += settings_sections(training.folder, name)
     for tower in parts.text:
         with _as_a_run_writes_it(tower / TEXT_REPORT):
@@ -226,23 +226,23 @@ class _Training:
         return figures
 
 
-def training_sections(run: Path, data: Sequence[str | Path] = (), name: str = "") -> list[Section]:
+def training_sections(run: Path, data: Sequence[str | Path] = (), name: str = "", losses: bool = True) -> list[Section]:
     """Evaluations, captions, losses and data of a run of stage 2.
 
     Args:
         run: its folder.
         data: where its validation shards lie, for the pictures beside the captions.
         name: to call it by; the folder's own by default.
+        losses: whether they are drawn.
     """
-    training, sections = _Training(run), []
+    training, name, sections = _Training(run), name or run.name, []
     if training.evaluations:
-        sections.append(_evaluations(training.evaluations))
+        sections.append(_evaluations(training.evaluations, name))
     if training.captions:
-        sections.append(_captions(training.captions, data))
-    if training.lines:
-        name = name or run.name
+        sections.append(_captions(training.captions, data, name))
+    if training.lines and losses:
         sections.append(Section(f"Losses of {name}", _TERMS, chart=loss_charts({name: training.lines})))
-    return sections + _data_sections(training.settings)
+    return sections + _data_sections(training.settings, name)
 
 
 def settings_sections(run: Path, name: str = "") -> list[Section]:
@@ -261,29 +261,29 @@ def settings_sections(run: Path, name: str = "") -> list[Section]:
     ]
 
 
-def _data_sections(settings: dict) -> list[Section]:
+def _data_sections(settings: dict, name: str) -> list[Section]:
     """What the manifests of a run's shards counted when it started; shards without one at hand are named only."""
     rows, categories = [], Counter()
-    for name in DATA_FLAGS:
-        locations = (settings.get(name) or "").split("::")
-        manifests = settings.get("manifests", {}).get(name) or [None] * len(locations)
+    for flag in DATA_FLAGS:
+        locations = (settings.get(flag) or "").split("::")
+        manifests = settings.get("manifests", {}).get(flag) or [None] * len(locations)
         for location, manifest in zip(locations, manifests, strict=False):
             if not location:
                 continue
             if manifest is None:
-                rows.append([name.partition("_")[0], _last(location), "no manifest", "", ""])
+                rows.append([flag.partition("_")[0], _last(location), "no manifest", "", ""])
                 continue
-            if name != "val_data":
+            if flag != "val_data":
                 categories.update(manifest["categories"] or {})
             modalities = ", ".join(f"{m} {n}" for m, n in sorted((manifest["modalities"] or {}).items()))
             counts = [str(manifest["samples"]), modalities, str(manifest["rejected"])]
-            rows.append([name.partition("_")[0], _last(location), *counts])
+            rows.append([flag.partition("_")[0], _last(location), *counts])
     if not rows:
         return []
     held_out = settings.get("hold_out_categories")
     return [
         Section(
-            "Data",
+            f"Data of {name}",
             f"From the shards' manifests; below, the {_TOP} commonest of {len(categories)} categories in training."
             + (f" Public samples of {held_out} were held out of it." if held_out else ""),
             header=["used as", "shards", "samples", "modalities", "rows left out"],
@@ -293,16 +293,16 @@ def _data_sections(settings: dict) -> list[Section]:
     ]
 
 
-def _evaluations(lines: list[dict]) -> Section:
-    names = list(dict.fromkeys(name for line in lines for name in line if name != "epoch"))
+def _evaluations(lines: list[dict], name: str) -> Section:
     rows = [
-        [name.replace("_", " "), *(f"{line[name]:.3f}" if isinstance(line.get(name), float) else "" for line in lines)]
-        for name in names
+        [key.replace("_", " "), *(f"{line[key]:.3f}" if isinstance(line.get(key), float) else "" for line in lines)]
+        for key in dict.fromkeys(key for line in lines for key in line if key != "epoch")
     ]
-    return Section("Evaluations while training", header=["epoch", *(str(line["epoch"]) for line in lines)], rows=rows)
+    header = ["epoch", *(str(line["epoch"]) for line in lines)]
+    return Section(f"Evaluations while training {name}", header=header, rows=rows)
 
 
-def _captions(lines: list[dict], data: Sequence[str | Path]) -> Section:
+def _captions(lines: list[dict], data: Sequence[str | Path], name: str) -> Section:
     """The captions of the last evaluation, beside their pictures where it is told where the shards are.
 
     The control beside each is what the model wrote for the next image whose expert said something else.
@@ -320,7 +320,7 @@ def _captions(lines: list[dict], data: Sequence[str | Path]) -> Section:
         "Written at the last evaluation; a red edge marks a caption that is not the expert's word for word. Where the "
         "control says the same as the caption, the model did not look."
     )
-    return Section("Captions of held-out images", text, cards=cards)
+    return Section(f"Captions of held-out images, {name}", text, cards=cards)
 
 
 def _pictures_of(keys: set[str], data: Sequence[str | Path]) -> dict[str, str]:

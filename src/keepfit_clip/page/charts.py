@@ -101,7 +101,9 @@ def new_figure(width: float, height: float):
     require_extra("plots")
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches; a browser's letters may be wider than matplotlib's
+    return figure
 
 
 def plain(text: str) -> str:

@@ -202,7 +202,7 @@ def _draw_reliability(axes, plotted: Plotted, classes: Sequence[str]) -> None:
     axes.plot(confidence, accuracy, color=COLOURS[0], marker="o", markersize=4, linewidth=1.4)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel(f"probability of the answer (ECE {plotted.ece:.3f}, mean of the folds)", fontsize=9)
+    axes.set_xlabel(f"probability of the answer\n(ECE {plotted.ece:.3f}, mean of the folds)", fontsize=9)
     axes.set_ylabel("share that is right", fontsize=9)
 
 
