@@ -115,7 +115,7 @@ def test_metrics_and_page_of_a_finished_demo(scores, run, held_out, drawn, tmp_p
     assert set(metrics["losses"]) == {"contrastive", "caption"}
     answers = Section("Where it looked", cards=[Card(picture_uri(drawn / "images" / "000000.png"), [("a", "b")], True)])
     page = build_page(tmp_path, metrics, answers)
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 1 + 4  # the confusion, and each loss term
     captioned = page.count("the expert&#39;s</dt>")  # of the last evaluation, from the validation shards
     assert captioned > 0
     assert page.count("<img") == page.count("data:image/jpeg;base64,") == 2 * len(KINDS) + 1 + captioned

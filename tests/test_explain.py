@@ -1,5 +1,6 @@
 """Where a model looks: maps have a meaning, words are those of the caption, outputs name no input."""
 
+import inspect
 import json
 import re
 
@@ -11,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
+from keepfit_clip.cli.explain import explain
 from keepfit_clip.errors import CategoryError, ConfigError, MissingExtraError
 from keepfit_clip.explain.maps import (
     SCALE,
@@ -148,6 +150,10 @@ def test_maps_of_convolutional_towers_are_made_of_an_enlarged_image(convolutiona
     assert own_size.picture.size == (224, 224)
     assert np.array_equal(own_size.probabilities, found.probabilities)
     assert tower.finer_layer is tower.trunk.get_submodule("blocks.4")
+
+
+def test_the_command_and_the_class_agree_on_the_scale():
+    assert inspect.signature(explain).parameters["map_scale"].default == SCALE
 
 
 def sizes_looked_at(model, monkeypatch):

@@ -106,7 +106,7 @@ def build_report(runs: Path | Sequence[Path], answers: Sequence[Section] = (), d
     figures, results, details = [], [], []
     for name, (folder, content) in transfers.items():
         with _as_a_run_writes_it(folder / _TRANSFER):
-            results += transfer_sections(folder, content)
+            results += transfer_sections(folder, content, name if len(transfers) > 1 else "")
             details += _made(name, content.get("made"))
     for name, training in trained.items():
         with _as_a_run_writes_it(training.folder):

@@ -15,17 +15,19 @@ __all__ = ["percent", "transfer_sections"]
 _METRICS = ("aca", "auc", "kappa", "f1", "ece")
 
 
-def transfer_sections(folder: Path, content: dict) -> list[Section]:
+def transfer_sections(folder: Path, content: dict, name: str = "") -> list[Section]:
     """The table of a transfer, charts and classes of the method whose ACA is highest, and the same of others, folded.
 
     Args:
         folder: of the transfer.
         content: of its `results.json`.
+        name: to call it by, where the page shows several.
     """
-    metrics = [name for name in _METRICS if any(o.get(name, {}).get("mean") is not None for o in content["outcomes"])]
+    suffix = f" ({name})" if name else ""
+    metrics = [one for one in _METRICS if any(o.get(one, {}).get("mean") is not None for o in content["outcomes"])]
     ranked = sorted(content["outcomes"], key=lambda outcome: -(outcome["aca"]["mean"] or 0))
     table = Section(
-        f"Transfer: {content['data']}",
+        f"Transfer: {content['data']}{suffix}",
         f"{content['images']} images of {len(content['classes'])} classes, {content['options']['folds']} folds"
         f"{' by patient' if content['by_patient'] else ''}; mean ± standard deviation over the folds, "
         "[95 % interval over images], in percent.",
@@ -36,7 +38,7 @@ def transfer_sections(folder: Path, content: dict) -> list[Section]:
         ],
     )
     answers = _answers(folder)
-    return [table, *(_details(outcome, content["classes"], answers, n > 0) for n, outcome in enumerate(ranked))]
+    return [table, *(_details(outcome, content["classes"], answers, n > 0, suffix) for n, outcome in enumerate(ranked))]
 
 
 def percent(metric: dict | None) -> str:
@@ -49,7 +51,9 @@ def percent(metric: dict | None) -> str:
     return f"{100 * metric['mean']:.1f}{spread}{interval}"
 
 
-def _details(outcome: dict, classes: Sequence[str], answers: dict[str, np.ndarray], folded: bool) -> Section:
+def _details(
+    outcome: dict, classes: Sequence[str], answers: dict[str, np.ndarray], folded: bool, suffix: str
+) -> Section:
     """Charts and classes of one outcome."""
     name = f"{outcome['method']} {outcome['shots'] or ''}".strip()
     confusion = np.array(outcome["confusion"])
@@ -67,7 +71,7 @@ def _details(outcome: dict, classes: Sequence[str], answers: dict[str, np.ndarra
     rates = zip(classes, images.tolist(), plotted.sensitivity, plotted.specificity, strict=True)
     thresholds = outcome.get("thresholds", {})
     return Section(
-        name if folded else f"{name}, whose ACA is highest",
+        f"{name}{suffix}" if folded else f"{name}, whose ACA is highest{suffix}",
         "Each class over all folds; sensitivity and specificity in percent.",
         chart=outcome_charts(plotted, classes),
         header=["class", "images", "sensitivity", "specificity", *(["threshold"] if thresholds else [])],
