@@ -8,12 +8,14 @@ of one? Deletion and insertion
 (RISE, arXiv 1806.07421): the mean probability of the picture's own condition while its pixels, the hottest first, are
 blurred away (lower is better) or come back into a blurred picture (higher is better). Attention of a word is that of
 the words of the caption that name the condition or its lesions; captions without such a word count as missed.
-Similarity and Grad-CAM are asked for the picture's own condition among those of its modality.
+Similarity and Grad-CAM are asked for the picture's own condition among those of its modality; the controls are another
+picture's similarity and the same picture's Grad-CAM for another category.
 """
 
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -63,7 +65,7 @@ def main() -> None:
         modality: Explainer(loaded, [condition for m, condition in KINDS if m == modality], modality, scale=args.scale)
         for modality in ("CFP", "FFA", "OCT")
     }
-    explained = [explainers[retina.modality](retina.image) for retina in track(drawn, "Explaining", transient=True)]
+    explained = [explain(explainers[retina.modality], retina) for retina in track(drawn, "Explaining", transient=True)]
     rng = np.random.default_rng(args.seed)
     hits, deletion, insertion = (defaultdict(list) for _ in range(3))
     by_kind: dict[tuple[str, str], dict[str, list]] = defaultdict(lambda: defaultdict(list))
@@ -116,6 +118,15 @@ def pictures(count: int, seed: int, size: int) -> Iterator[DrawnRetina]:
             yield retina
 
 
+def explain(explainer: Explainer, retina: DrawnRetina) -> Explanation:
+    """An explanation, of its words only those that name the condition or its lesions."""
+    explanation = explainer(retina.image)
+    told = (retina.condition, *retina.lesions, *(LESIONS[name] for name in retina.lesions))
+    names = {word for text in told for word in text.split()}
+    words = [word for word in explanation.words if word.word.strip(".,:;").casefold() in names]
+    return replace(explanation, words=words)
+
+
 def near_lesions(retina: DrawnRetina) -> np.ndarray:
     """(H, W) bool: lesions and what is near enough."""
     mask = np.any(list(retina.masks.values()), axis=0).astype(np.uint8)
@@ -139,16 +150,10 @@ def heat_maps(
     own = found.categories.index(retina.condition)
     size = len(found.similarity[own])
     across = np.linspace(-1, 1, size)
-    names = {
-        word
-        for text in (retina.condition, *retina.lesions, *(LESIONS[n] for n in retina.lesions))
-        for word in text.split()
-    }
-    spoken = [word.heat for word in found.words if word.word.strip(".,:;").casefold() in names]
     return {
         "similarity": found.similarity[own],
         "Grad-CAM": found.grad_cam[own],
-        "attention of words": np.mean(spoken, axis=0) if spoken else None,
+        "attention of words": np.mean([word.heat for word in found.words], axis=0) if found.words else None,
         "another category's Grad-CAM": found.grad_cam[(own + 1) % len(found.grad_cam)],
         "another picture's similarity": other.similarity[own % len(other.similarity)],
         "centre guess": -(across[:, None] ** 2 + across[None] ** 2),
