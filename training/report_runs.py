@@ -19,7 +19,7 @@ def compare_evaluations(last: Mapping[str, Mapping[str, Any]]) -> Section:
     names = dict.fromkeys(name for values in last.values() for name in values if name != "epoch")
     rows = [[name.replace("_", " "), *(_figure(values.get(name)) for values in last.values())] for name in names]
     rows.insert(0, ["epoch", *(str(values.get("epoch", "")) for values in last.values())])
-    return Section("Last evaluation of each run", header=["", *last], rows=rows)
+    return Section("Last evaluation of each run", header=["figure", *last], rows=rows)
 
 
 def compare_losses(logs: Mapping[str, Sequence[dict]]) -> Section:
@@ -70,7 +70,7 @@ def _transfers(title: str, results: Mapping[str, Mapping]) -> Section:
         for metric in ("aca", "auc")
     ]
     text = "Mean ± standard deviation over the folds, [95 % interval over images], in percent."
-    return Section(f"Transfers to {title}", text, header=["method", "shots", "", *results], rows=rows)
+    return Section(f"Transfers to {title}", text, header=["method", "shots", "metric", *results], rows=rows)
 
 
 def _figure(value: Any) -> str:

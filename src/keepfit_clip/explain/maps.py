@@ -76,6 +76,8 @@ class Explanation:
         grad_cam: (K, H, W) float32 from 0 to 1, or None where it was not asked for.
         caption: the generated caption, or None without a decoder.
         words: its words with their maps.
+        as_measured: whether the maps are of the kind whose hits are measured (`explain.measured`): of a convolutional
+            tower, of the image enlarged as it is by default.
     """
 
     picture: Image.Image
@@ -86,6 +88,7 @@ class Explanation:
     grad_cam: np.ndarray | None = None
     caption: str | None = None
     words: list[WordMap] = field(default_factory=list)
+    as_measured: bool = False
 
 
 class Explainer:
@@ -150,6 +153,7 @@ class Explainer:
             np.full(count, np.nan),
             np.zeros((0, *size), np.float32),
             features[0].cpu(),
+            as_measured=self.scale == SCALE and visual.finer_layer is not None,
         )
         if count:
             with torch.no_grad():

@@ -34,6 +34,10 @@ _SUBTITLE = (
     "Choose a map: it lies over the picture. Warm places speak for a category, or are where the decoder looked more "
     "than for the rest of the caption while it wrote a word; each map has its own scale. A map is no proof."
 )
+_NOT_MEASURED = (
+    "How often maps hit a lesion was measured for convolutional towers at twice their size. These maps are made "
+    "otherwise (of another kind of tower, or at another size), so nothing is known of how far they can be trusted."
+)
 _UNITS = {
     "similarity": "similarity, more than the mean of all categories",
     "Grad-CAM": "Grad-CAM, of its own highest",
@@ -80,27 +84,28 @@ def write_explanations(
         model: name of the model, without the path it lies under.
         about: further facts of how the page was made.
     """
-    looks, figures = [], []
+    looks, figures, as_measured = [], [], True
     with new_folder(out) as folder:
         for number, explanation in explanations:
             image_folder = folder / f"image-{number}"
             image_folder.mkdir()
             explanation.picture.save(image_folder / "image.png")
             looks.append(_look(number, explanation, image_folder))
+            as_measured &= explanation.as_measured
             figures.append(_as_json(number, explanation))
         made = provenance()
         write_json(folder / FIGURES, {"model": model, "made": made, "images": figures})
-        write_text(folder / PAGE, _page(looks, {"model": model, **(about or {}), **_as_facts(made)}))
+        write_text(folder / PAGE, _page(looks, as_measured, {"model": model, **(about or {}), **_as_facts(made)}))
 
 
-def _page(looks: list[_Look], facts: Mapping[str, str]) -> str:
+def _page(looks: list[_Look], as_measured: bool, facts: Mapping[str, str]) -> str:
     shown = {map_.kind for look in looks for map_ in look.maps}
     ramp = ", ".join(f"rgb{colour}" for colour in colour_ramp())
     return render_template(
         "explain.html.j2",
         title="Where the model looks",
         subtitle=_SUBTITLE,
-        measured=_measured([kind for kind in _UNITS if kind in shown]),
+        measured=_measured([kind for kind in _UNITS if kind in shown]) if as_measured else _NOT_MEASURED,
         looks=looks,
         most=max((len(look.maps) for look in looks), default=0),
         ramp=ramp,
@@ -113,8 +118,8 @@ def _measured(kinds: Sequence[str]) -> str:
     """How far maps of some kinds can be trusted, by drawn lesions whose places are known."""
     hits = ", ".join(f"{kind} {POINTING_GAME[kind].share:.0%}" for kind in kinds)
     return (
-        f"On drawn retinas, whose lesions are known, the hottest point of a map is on a lesion this often: {hits}; "
-        f"a guess at the centre {CENTRE_GUESS.share:.0%}."
+        "On drawn retinas, whose lesions are known, the hottest point of a map was on a lesion this often, with a "
+        f"model trained on drawings: {hits}; a guess at the centre {CENTRE_GUESS.share:.0%}."
     )
 
 
