@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # From the lowest floor to the highest; rooms of one line do not import from each other.
 FLOORS = (
     "_version _faces _former errors",
-    "extras files finite processor provenance",
+    "extras files finite processor",
     "remote",
     "knowledge images",
     "page drawing model",
@@ -32,8 +32,6 @@ FLOORS = (
     "predict segmentation benchmark",
     "app training.programs training.flags",
     "training.text_stage training.hybrid",
-    "training.report_record training.report_transfer",
-    "training.report_runs",
     "training training.answers training.report",
     "training.demo",
     "cli",

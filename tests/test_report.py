@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from keepfit_clip._version import __version__
 from keepfit_clip.cli import app
 from keepfit_clip.errors import ConfigError, KeepFITError
+from keepfit_clip.training.hybrid.record import RunRecord
 from keepfit_clip.training.report import build_report, find_parts
-from keepfit_clip.training.report_record import RunRecord
 
 
 def command(*words):

@@ -17,18 +17,13 @@ from keepfit_clip.errors import KeepFITError, ShardError, first_line
 from keepfit_clip.files import parse_json, read_json
 from keepfit_clip.page.charts import loss_charts
 from keepfit_clip.page.report import Card, Figure, Section, picture_uri, render_report
+from keepfit_clip.training.hybrid.comparison import compare_evaluations, compare_losses, compare_settings
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME, read_losses
+from keepfit_clip.training.hybrid.record import RunRecord
 from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS, RECORD_NAME, SETTINGS_NAME
 from keepfit_clip.training.hybrid.settings import reported
-from keepfit_clip.training.report_record import RunRecord
-from keepfit_clip.training.report_runs import (
-    compare_evaluations,
-    compare_losses,
-    compare_settings,
-    compare_transfers,
-)
-from keepfit_clip.training.report_transfer import transfer_sections
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
+from keepfit_clip.transfer.report import compare_transfers, transfer_sections
 
 __all__ = ["RunParts", "build_report", "find_parts", "settings_sections", "text_section", "training_sections"]
 

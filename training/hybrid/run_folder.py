@@ -27,7 +27,7 @@ from keepfit_clip.model.config import TEXT_SOURCES, ModelConfig
 from keepfit_clip.model.preprocess import resolve_preprocess
 from keepfit_clip.model.pretrained import load_pretrained
 from keepfit_clip.model.text_tower import with_text_tower
-from keepfit_clip.provenance import date_and_time, provenance
+from keepfit_clip.page.provenance import date_and_time, provenance
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME
 from keepfit_clip.training.hybrid.settings import HybridPretraining
 from keepfit_clip.training.hybrid.upstream import world_info_from_env

@@ -21,9 +21,9 @@ from keepfit_clip.explain.maps import (
 from keepfit_clip.explain.measured import CENTRE_GUESS, POINTING_GAME
 from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.images.reading import fit_within
+from keepfit_clip.page.provenance import provenance
 from keepfit_clip.page.report import picture_uri
 from keepfit_clip.page.templates import render_template
-from keepfit_clip.provenance import provenance
 
 __all__ = ["PAGE", "write_explanations"]
 

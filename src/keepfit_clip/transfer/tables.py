@@ -10,7 +10,7 @@ import numpy as np
 from keepfit_clip.data.downstream import DownstreamSet
 from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.page.cells import csv_text
-from keepfit_clip.provenance import provenance
+from keepfit_clip.page.provenance import provenance
 from keepfit_clip.transfer.plots import write_plots
 from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 

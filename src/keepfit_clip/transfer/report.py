@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from keepfit_clip.page.report import Section
 from keepfit_clip.transfer.plots import Plotted, outcome_charts
 
-__all__ = ["percent", "transfer_sections"]
+__all__ = ["compare_transfers", "transfer_sections"]
 
 _METRICS = ("aca", "auc", "kappa", "f1", "ece")
 
@@ -33,7 +33,7 @@ def transfer_sections(folder: Path, content: dict, name: str = "") -> list[Secti
         "[95 % interval over images], in percent.",
         header=["method", "shots", *(metric.upper() for metric in metrics)],
         rows=[
-            [outcome["method"], outcome["shots"] or "", *(percent(outcome.get(metric)) for metric in metrics)]
+            [outcome["method"], outcome["shots"] or "", *(_percent(outcome.get(metric)) for metric in metrics)]
             for outcome in content["outcomes"]
         ],
     )
@@ -41,7 +41,35 @@ def transfer_sections(folder: Path, content: dict, name: str = "") -> list[Secti
     return [table, *(_details(outcome, content["classes"], answers, n > 0, suffix) for n, outcome in enumerate(ranked))]
 
 
-def percent(metric: dict | None) -> str:
+def compare_transfers(results: Mapping[str, Mapping]) -> list[Section]:
+    """A table for each data set of which several transfers are.
+
+    Args:
+        results: name of a transfer -> content of its `results.json`.
+    """
+    sections = []
+    for title in dict.fromkeys(content["data"] for content in results.values()):
+        of_title = {name: content for name, content in results.items() if content["data"] == title}
+        if len(of_title) > 1:
+            sections.append(_transfers(title, of_title))
+    return sections
+
+
+def _transfers(title: str, results: Mapping[str, Mapping]) -> Section:
+    outcomes = {
+        name: {(outcome["method"], outcome["shots"] or ""): outcome for outcome in content["outcomes"]}
+        for name, content in results.items()
+    }
+    rows = [
+        [*key, metric.upper(), *(_percent(of_run.get(key, {}).get(metric)) for of_run in outcomes.values())]
+        for key in dict.fromkeys(key for of_run in outcomes.values() for key in of_run)
+        for metric in ("aca", "auc")
+    ]
+    text = "Mean ± standard deviation over the folds, [95 % interval over images], in percent."
+    return Section(f"Transfers to {title}", text, header=["method", "shots", "metric", *results], rows=rows)
+
+
+def _percent(metric: dict | None) -> str:
     """A metric of an outcome as text: mean, deviation and interval."""
     if metric is None or metric["mean"] is None:
         return "n/a"

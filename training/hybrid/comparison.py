@@ -1,13 +1,12 @@
-"""Several runs beside each other: figures and settings in tables of a column each, losses in one chart."""
+"""Several runs beside each other: evaluations and settings in tables of a column each, losses in one chart."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keepfit_clip.page.charts import loss_charts
 from keepfit_clip.page.report import Section
-from keepfit_clip.training.report_transfer import percent
 
-__all__ = ["compare_evaluations", "compare_losses", "compare_settings", "compare_transfers"]
+__all__ = ["compare_evaluations", "compare_losses", "compare_settings"]
 
 
 def compare_evaluations(last: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -43,34 +42,6 @@ def compare_settings(settings: Mapping[str, Mapping[str, str]]) -> Section:
     rows = [row for row in rows if len(set(row[1:])) > 1]
     same = "" if rows else "The runs have the same settings."
     return Section("Settings that differ", same, header=["setting", *settings], rows=rows)
-
-
-def compare_transfers(results: Mapping[str, Mapping]) -> list[Section]:
-    """A table for each data set of which several transfers are.
-
-    Args:
-        results: name of a transfer -> content of its `results.json`.
-    """
-    sections = []
-    for title in dict.fromkeys(content["data"] for content in results.values()):
-        of_title = {name: content for name, content in results.items() if content["data"] == title}
-        if len(of_title) > 1:
-            sections.append(_transfers(title, of_title))
-    return sections
-
-
-def _transfers(title: str, results: Mapping[str, Mapping]) -> Section:
-    outcomes = {
-        name: {(outcome["method"], outcome["shots"] or ""): outcome for outcome in content["outcomes"]}
-        for name, content in results.items()
-    }
-    rows = [
-        [*key, metric.upper(), *(percent(of_run.get(key, {}).get(metric)) for of_run in outcomes.values())]
-        for key in dict.fromkeys(key for of_run in outcomes.values() for key in of_run)
-        for metric in ("aca", "auc")
-    ]
-    text = "Mean ± standard deviation over the folds, [95 % interval over images], in percent."
-    return Section(f"Transfers to {title}", text, header=["method", "shots", "metric", *results], rows=rows)
 
 
 def _figure(value: Any) -> str:
