@@ -16,7 +16,7 @@ from keepfit_clip._version import __version__
 from keepfit_clip.data.sources import read_records
 from keepfit_clip.drawing import CONDITIONS, KINDS, DrawOptions, draw_dataset
 from keepfit_clip.errors import KeepFITError, MissingExtraError, OutputError
-from keepfit_clip.page.charts import confusion_chart, loss_chart
+from keepfit_clip.page.charts import confusion_chart, loss_charts
 from keepfit_clip.page.report import Card, Figure, Section, picture_uri, render_report
 from keepfit_clip.training.demo import run as demo
 from keepfit_clip.training.demo.display import StepDisplay
@@ -115,7 +115,7 @@ def test_metrics_and_page_of_a_finished_demo(scores, run, held_out, drawn, tmp_p
     assert set(metrics["losses"]) == {"contrastive", "caption"}
     answers = Section("Where it looked", cards=[Card(picture_uri(drawn / "images" / "000000.png"), [("a", "b")], True)])
     page = build_page(tmp_path, metrics, answers)
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 1 + 4  # the confusion, and each loss term
     captioned = page.count("the expert&#39;s</dt>")  # of the last evaluation, from the validation shards
     assert captioned > 0
     assert page.count("<img") == page.count("data:image/jpeg;base64,") == 2 * len(KINDS) + 1 + captioned
@@ -181,8 +181,13 @@ def test_report_escapes_everything_but_charts(drawn):
 
 def test_charts_are_the_same_every_time():
     lines = [{"epoch": 0, "step": s, "steps": 9, "terms": {"caption_loss": 1 / s}} for s in range(1, 10)]
-    assert loss_chart(lines) == loss_chart(lines)
-    assert loss_chart(lines[:1]).startswith("<svg")
+    assert loss_charts({"a": lines}) == loss_charts({"a": lines})
+    assert loss_charts({"a": lines[:1]}).startswith("<svg")
+    two = loss_charts(
+        {"first": lines, "second": [line | {"terms": line["terms"] | {"revision_loss": 2.0}} for line in lines]}
+    )
+    assert two.count("<svg") == 2
+    assert two.count("first") == 1  # the other term it does not have
 
 
 def test_missing_extras_are_one_error(monkeypatch, tmp_path):

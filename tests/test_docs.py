@@ -80,7 +80,8 @@ def sandbox(tmp_path_factory, run, exported):
         unpack(layout, folder / name)
     for name in ("model", "demo/model"):
         shutil.copytree(exported, folder / "runs" / name)
-    shutil.copytree(run, folder / "runs" / "first")
+    for name in ("first", "second"):
+        shutil.copytree(run, folder / "runs" / name)
     return folder
 
 

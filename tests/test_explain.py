@@ -1,6 +1,8 @@
 """Where a model looks: maps have a meaning, words are those of the caption, outputs name no input."""
 
+import inspect
 import json
+import re
 
 import numpy as np
 import open_clip
@@ -10,16 +12,25 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
+from keepfit_clip.cli.explain import explain
 from keepfit_clip.errors import CategoryError, ConfigError, MissingExtraError
 from keepfit_clip.explain.maps import (
+    SCALE,
+    STRENGTH,
     Explainer,
+    Explanation,
+    WordMap,
     grad_cam,
+    heat_ends,
+    heat_layer,
     heat_overlay,
     similarity_maps,
     tower_view,
     word_maps,
     words_of_tokens,
 )
+from keepfit_clip.explain.measured import CENTRE_GUESS, POINTING_GAME, Hits
+from keepfit_clip.explain.report import write_explanations
 from keepfit_clip.folders.loaded import LoadedModel
 from keepfit_clip.folders.loading import load_model
 from keepfit_clip.images.reading import open_image
@@ -121,12 +132,40 @@ def test_a_word_has_the_tokens_of_its_letters():
 
 @pytest.mark.parametrize("categories", [CATEGORIES, ["glaucoma"], None])
 def test_the_backbone_looks_once_and_once_more_for_each_category(loaded, pictures, monkeypatch, categories):
-    trunk, passes = loaded.model.visual.trunk, []
-    look = trunk.forward_features
-    monkeypatch.setattr(trunk, "forward_features", lambda image: passes.append(len(image)) or look(image))
+    sizes = sizes_looked_at(loaded, monkeypatch)
     found = Explainer(loaded, categories, "CFP")(open_image(next((pictures / "public").glob("*.png"))))
     assert found.words
-    assert len(passes) == 1 + len(categories or ())
+    assert sizes == [64] * (1 + len(categories or ()))
+
+
+def test_maps_of_convolutional_towers_are_made_of_an_enlarged_image(convolutional, monkeypatch):
+    tower = convolutional.model.visual
+    tokenizer = open_clip.get_tokenizer("keepfit-v2-lite")
+    words = LoadedModel(convolutional.model, convolutional.preprocess, tokenizer)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8))
+    sizes = sizes_looked_at(words, monkeypatch)
+    found = Explainer(words, CATEGORIES, "CFP")(image, with_words=False)
+    side = 224 * SCALE
+    assert found.as_measured
+    assert sizes == [224, side, side, side, side]  # once for the probabilities, once for similarity, then Grad-CAM
+    assert found.picture.size == (side, side)
+    assert found.similarity.shape == found.grad_cam.shape == (3, side, side)
+    own_size = Explainer(words, CATEGORIES, "CFP", scale=1)(image, with_words=False)
+    assert own_size.picture.size == (224, 224)
+    assert np.array_equal(own_size.probabilities, found.probabilities)
+    assert tower.finer_layer is tower.trunk.get_submodule("blocks.4")
+
+
+def test_the_command_and_the_class_agree_on_the_scale():
+    assert inspect.signature(explain).parameters["map_scale"].default == SCALE
+
+
+def sizes_looked_at(model, monkeypatch):
+    """The sides of the images that the backbone is given from now on."""
+    trunk, sizes = model.model.visual.trunk, []
+    look = trunk.forward_features
+    monkeypatch.setattr(trunk, "forward_features", lambda image: sizes.append(image.shape[-1]) or look(image))
+    return sizes
 
 
 def test_an_explanation_agrees_with_the_classifier(loaded, pictures):
@@ -135,7 +174,7 @@ def test_an_explanation_agrees_with_the_classifier(loaded, pictures):
     assert found.categories == CATEGORIES
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-5)
     assert found.similarity.shape == found.grad_cam.shape == (3, 64, 64)
-    assert found.picture.size == (64, 64)
+    assert found.picture.size == (64, 64)  # a ViT knows the places of its own size
     alone = Explainer(loaded, ["glaucoma"], "CFP")(image, with_grad_cam=False, with_words=False)
     assert np.isnan(alone.probabilities).all()
     assert alone.similarity.shape == (1, 64, 64)
@@ -156,6 +195,42 @@ def test_a_view_is_the_picture_and_an_overlay_keeps_its_size(loaded):
     assert changed[10:20, 10:20].mean() > 0.9
     assert not changed[30:, 30:].any()
     assert np.array_equal(heat_overlay(picture, np.ones((64, 64))), picture)  # nothing stands out
+
+
+def test_a_layer_over_its_picture_is_the_overlay():
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    heat = rng.random((32, 32))
+    layer = heat_layer(heat)
+    alpha = layer.getchannel("A").point(lambda value: round(value * STRENGTH))
+    layer.putalpha(alpha)
+    over = Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+    assert np.abs(np.asarray(over).astype(int) - np.asarray(heat_overlay(picture, heat))).max() <= 2
+    low, high = heat_ends(heat)
+    assert low == pytest.approx(np.quantile(heat, 0.1))
+    assert high == heat.max()
+
+
+def test_beside_a_map_that_is_no_better_than_a_guess_stands_that(tmp_path):
+    heat = np.random.default_rng(0).random((1, 32, 32)).astype(np.float32)
+    shown = Explanation(Image.new("RGB", (32, 32)), ["normal"], np.array([np.nan]), heat, torch.zeros(2), heat, "disc.",
+                        [WordMap("disc.", heat[0])], as_measured=True)  # fmt: skip
+    write_explanations(tmp_path / "out", [(1, shown)], "model")
+    page = (tmp_path / "out" / "explain.html").read_text()
+    kinds = re.findall(
+        r'<b>([^<]*)</b>(<div class="weak">[^<]*)?', page[page.index("<figure") : page.index("</figure>")]
+    )
+    for (name, warning), kind in zip(kinds, ("similarity", "Grad-CAM", "attention"), strict=True):
+        hits = POINTING_GAME[kind]
+        assert name == ("word 1: disc." if kind == "attention" else f"normal: {kind}")
+        assert bool(warning) != hits.better_than(CENTRE_GUESS)
+        assert not warning or f"({hits.share:.0%} against {CENTRE_GUESS.share:.0%})" in warning
+    assert f"a guess at the centre {CENTRE_GUESS.share:.0%}." in page
+
+
+def test_better_than_a_guess_means_by_more_than_two_standard_errors():
+    assert Hits(0.6, 0.03).better_than(Hits(0.44, 0.03))
+    assert not Hits(0.5, 0.03).better_than(Hits(0.44, 0.03))
 
 
 def test_what_cannot_be_explained(loaded, monkeypatch):
@@ -185,7 +260,11 @@ def test_the_command_writes_overlays_and_a_page_that_name_no_input(exported, pic
     assert [entry["image"] for entry in told["images"]] == [1, 3]
     assert sum(told["images"][0]["categories"].values()) == pytest.approx(1, abs=1e-5)
     page = (tmp_path / "out" / "explain.html").read_text()
-    assert "glaucoma: similarity, probability" in page
+    assert page.count('<input type="radio"') == 2 * (
+        1 + page.count('class="heat"') // 2
+    )  # each map, and the image alone
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "nothing is known of how far they can be trusted" in page  # a ViT's maps were not measured
     everything = page + (tmp_path / "out" / "explanations.json").read_text() + " ".join(names)
     assert "Jane" not in everything
     assert str(exported.parent) not in everything

@@ -1,41 +1,36 @@
-"""A page about a run, whatever the run was: `keepfit-clip report RUN --out FILE.html`.
+"""A page about a run, or about several beside each other: `keepfit-clip report RUN [RUN ...] --out FILE.html`.
 
 RUN may be a run of stage 2, a text tower of stage 1, a folder of `keepfit-clip transfer`, a demo, or a folder of
-several of these; what is found of them becomes a section each. With a model and a table of labelled images there are
-heat maps of right and wrong answers too.
+several of these; what is found of them becomes a section each, results first and settings folded. With a model and a
+table of labelled images there are heat maps of right and wrong answers too.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from keepfit_clip.data.tars.locations import is_local
 from keepfit_clip.data.tars.reader import list_all_shards, read_shards
 from keepfit_clip.errors import KeepFITError, ShardError, first_line
 from keepfit_clip.files import parse_json, read_json
-from keepfit_clip.page.charts import confusion_chart, loss_chart
+from keepfit_clip.page.charts import loss_charts
 from keepfit_clip.page.report import Card, Figure, Section, picture_uri, render_report
+from keepfit_clip.training.hybrid.comparison import compare_evaluations, compare_losses, compare_settings
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME, read_losses
-from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS, SETTINGS_NAME
+from keepfit_clip.training.hybrid.record import RunRecord
+from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS, RECORD_NAME, SETTINGS_NAME
 from keepfit_clip.training.hybrid.settings import reported
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
+from keepfit_clip.transfer.report import compare_transfers, transfer_sections
 
-__all__ = [
-    "RunParts",
-    "build_report",
-    "find_parts",
-    "text_section",
-    "training_sections",
-    "transfer_section",
-]
+__all__ = ["RunParts", "build_report", "find_parts", "settings_sections", "text_section", "training_sections"]
 
 _TRANSFER = "results.json"
 _DEPTH = 3  # folders below RUN that are looked into
 _TOP = 12  # categories of a data set that are named
+_MAIN_FIGURES = ("zero_shot_aca", "caption_nll")  # beginnings of names of an evaluation that head the page
 _TERMS = (
     "Each term with its weight, as it is trained: soft-CLIP over public images (category texts) and elite images "
     "(captions), in nats; the text revision, a mean squared error; the captions, in nats per token."
@@ -87,31 +82,77 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
             yield from _folders(below, depth - 1)
 
 
-def build_report(run: Path, answers: Sequence[Section] = (), data: Sequence[str | Path] = ()) -> str:
+def build_report(runs: Path | Sequence[Path], answers: Sequence[Section] = (), data: Sequence[str | Path] = ()) -> str:
     """The page as HTML.
 
     Args:
-        run: a folder, see `find_parts`.
+        runs: a folder, see `find_parts`, or several, which are compared.
         answers: further sections, of a model on a table.
         data: where the validation shards of the trainings lie, for the pictures beside the captions.
 
     Raises:
         KeepFITError: there is nothing to report, or a file is damaged.
     """
-    parts = find_parts(run)
-    figures, sections = [], []
+    folders = [runs] if isinstance(runs, Path) else list(runs)
+    found = [find_parts(folder) for folder in folders]
+    parts = RunParts(*(_once(getattr(one, kind) for one in found) for kind in ("training", "text", "transfer")))
+    trained = {name: _Training(folder) for name, folder in _named(parts.training).items()}
+    transfers = {name: (folder, _read(folder / _TRANSFER)) for name, folder in _named(parts.transfer).items()}
+    figures, results, details = [], [], []
+    for name, (folder, content) in transfers.items():
+        with _as_a_run_writes_it(folder / _TRANSFER):
+            results += transfer_sections(folder, content, name if len(transfers) > 1 else "")
+            details += _made(name, content.get("made"))
+    for name, training in trained.items():
+        with _as_a_run_writes_it(training.folder):
+            figures += training.figures(name)
+            results += training_sections(training.folder, data, name, losses=len(trained) == 1)
+            details += settings_sections(training.folder, name)
     for tower in parts.text:
         with _as_a_run_writes_it(tower / TEXT_REPORT):
-            sections.append(text_section(_read(tower / TEXT_REPORT)["held_out"]))
-    for folder in parts.training:
-        with _as_a_run_writes_it(folder):
-            figures += _figures(folder)
-            sections += training_sections(folder, data)
-    for folder in parts.transfer:
-        with _as_a_run_writes_it(folder / _TRANSFER):
-            sections.append(transfer_section(folder))
-    names = ", ".join(dict.fromkeys(folder.name for part in (parts.training, parts.transfer) for folder in part))
-    return render_report(f"Run {run.resolve().name}", names, figures, [*sections, *answers])
+            results.append(text_section(_read(tower / TEXT_REPORT)["held_out"]))
+    compared = _compared(trained) + compare_transfers({name: content for name, (_, content) in transfers.items()})
+    names = ", ".join(folder.resolve().name for folder in folders)
+    title = f"Run {names}" if len(folders) == 1 else f"Runs {names}"
+    lines = [f"{name}: {headline}" for name, one in trained.items() if (headline := one.record.headline)]
+    subtitle = "; ".join(lines) or ", ".join((*trained, *transfers))
+    return render_report(title, subtitle, figures, [*compared, *results, *answers, *details])
+
+
+def _once(lists: Iterable[list[Path]]) -> list[Path]:
+    """All folders of several lists, each once."""
+    return list({folder.resolve(): folder for folders in lists for folder in folders}.values())
+
+
+def _named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Short names of folders that tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(parts):
+        depth += 1
+    return {"/".join(part[-depth:]): folder for part, folder in zip(parts, folders, strict=True)}
+
+
+def _made(name: str, made: Mapping | None) -> list[Section]:
+    """A folded section of date, versions and hardware of a result that tells them."""
+    if not made:
+        return []
+    versions = ", ".join(f"{library} {version}" for library, version in made["versions"].items())
+    rows = [["date", made["date"]], ["versions", versions], ["hardware", made["hardware"]]]
+    return [Section(f"How {name} was made", header=["", ""], rows=rows, folded=True)]
+
+
+def _compared(trained: Mapping[str, "_Training"]) -> list[Section]:
+    """Several runs of stage 2 beside each other; nothing of a single one."""
+    if len(trained) < 2:
+        return []
+    last = {name: one.evaluations[-1] if one.evaluations else {} for name, one in trained.items()}
+    logs = {name: one.lines for name, one in trained.items() if one.lines}
+    return [
+        *([compare_evaluations(last)] if any(last.values()) else []),
+        *([compare_losses(logs)] if logs else []),
+        compare_settings({name: one.shown_settings for name, one in trained.items()}),
+    ]
 
 
 @contextmanager
@@ -145,88 +186,99 @@ def text_section(scores: dict[str, dict]) -> Section:
     )
 
 
-def training_sections(run: Path, data: Sequence[str | Path] = ()) -> list[Section]:
-    """Settings, data, losses, evaluations and captions of a run of stage 2.
+class _Training:
+    """What a run of stage 2 left in its folder.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.settings = _read(folder / SETTINGS_NAME) if (folder / SETTINGS_NAME).exists() else {}
+        self.lines = read_losses(folder)
+        self.evaluations = _read_lines(folder / "checkpoints" / "results.jsonl")
+        self.captions = _read_lines(folder / "captions.jsonl")
+        self.record = RunRecord(_read_lines(folder / RECORD_NAME), self.settings)
+
+    @property
+    def shown_settings(self) -> dict[str, str]:
+        """Settings as text."""
+        return {name: _setting(name, value) for name, value in reported(self.settings).items()}
+
+    def figures(self, name: str) -> list[Figure]:
+        """The last evaluation's main figures, and first and last value of the loss."""
+        last = self.evaluations[-1] if self.evaluations else {}
+        figures = [
+            Figure(f"{name}: {key.replace('_', ' ')}", f"{value:.3f}", f"after epoch {last.get('epoch')}")
+            for key, value in last.items()
+            if isinstance(value, float) and key.startswith(_MAIN_FIGURES)
+        ]
+        if self.lines:
+            first, end = (sum(line["terms"].values()) for line in (self.lines[0], self.lines[-1]))
+            done = f"epoch {self.lines[-1]['epoch'] + 1}, step {self.lines[-1]['step']} of {self.lines[-1]['steps']}"
+            figures.append(Figure(f"{name}: loss", f"{end:.3f}", f"{first:.3f} at the start; {done}"))
+        return figures
+
+
+def training_sections(run: Path, data: Sequence[str | Path] = (), name: str = "", losses: bool = True) -> list[Section]:
+    """Evaluations, captions, losses and data of a run of stage 2.
 
     Args:
         run: its folder.
         data: where its validation shards lie, for the pictures beside the captions.
+        name: to call it by; the folder's own by default.
+        losses: whether they are drawn.
     """
-    settings = _read(run / SETTINGS_NAME) if (run / SETTINGS_NAME).exists() else {}
-    lines = read_losses(run)
-    sections = []
-    if settings:
-        rows = [[name, _setting(name, value)] for name, value in reported(settings).items()]
-        sections.append(Section(f"Settings of {run.name}", header=["setting", "value"], rows=rows))
-        sections += _data_sections(settings)
-    if lines:
-        sections.append(Section(f"Losses of {run.name}", _TERMS, chart=loss_chart(lines)))
-    results = run / "checkpoints" / "results.jsonl"
-    if results.exists() and (values := _read_lines(results)):
-        sections.append(_evaluations(values))
-    captions = run / "captions.jsonl"
-    if captions.exists() and (written := _read_lines(captions)):
-        sections.append(_captions(written, data))
-    return sections
+    training, name, sections = _Training(run), name or run.name, []
+    if training.evaluations:
+        sections.append(_evaluations(training.evaluations, name))
+    if training.captions:
+        sections.append(_captions(training.captions, data, name))
+    if training.lines and losses:
+        sections.append(Section(f"Losses of {name}", _TERMS, chart=loss_charts({name: training.lines})))
+    return sections + _data_sections(training.settings, name)
 
 
-def transfer_section(folder: Path) -> Section:
-    """The table of a transfer run, and its best outcome's confusion matrix where an image has one class."""
-    content = _read(folder / _TRANSFER)
-    metrics = [
-        name for name in ("aca", "auc", "f1", "ece") if any(o[name]["mean"] is not None for o in content["outcomes"])
+def settings_sections(run: Path, name: str = "") -> list[Section]:
+    """Settings of a run of stage 2 and how it was made, folded.
+
+    Args:
+        run: its folder.
+        name: to call it by; the folder's own by default.
+    """
+    training, name = _Training(run), name or run.name
+    tables = {f"Settings of {name}": training.shown_settings, f"How {name} was made": training.record.facts}
+    return [
+        Section(title, header=["", ""], rows=[[key, value] for key, value in values.items()], folded=True)
+        for title, values in tables.items()
+        if values
     ]
-    best = max(content["outcomes"], key=lambda outcome: outcome["aca"]["mean"] or 0)
-    single = np.ndim(best["confusion"]) == 2
-    name = f"{best['method']} {best['shots'] or ''}".strip()
-    return Section(
-        f"Transfer: {content['data']}",
-        f"{content['images']} images of {len(content['classes'])} classes, {content['options']['folds']} folds"
-        f"{' by patient' if content['by_patient'] else ''}; mean ± standard deviation in percent"
-        + (f". The matrix is of {name}, whose ACA is highest." if single else "."),
-        chart=confusion_chart(best["confusion"], content["classes"]) if single else "",
-        header=["method", "shots", *(metric.upper() for metric in metrics)],
-        rows=[
-            [outcome["method"], outcome["shots"] or "", *(_percent(outcome[metric]) for metric in metrics)]
-            for outcome in content["outcomes"]
-        ],
-    )
 
 
-def _figures(run: Path) -> list[Figure]:
-    """First and last value of the losses, and the last evaluation."""
-    lines = read_losses(run)
-    figures = []
-    if lines:
-        first, last = (sum(line["terms"].values()) for line in (lines[0], lines[-1]))
-        done = f"epoch {lines[-1]['epoch'] + 1}, step {lines[-1]['step']} of {lines[-1]['steps']}"
-        figures.append(Figure(f"{run.name}: loss", f"{last:.3f}", f"{first:.3f} at the start; {done}"))
-    return figures
-
-
-def _data_sections(settings: dict) -> list[Section]:
+def _data_sections(settings: dict, name: str) -> list[Section]:
     """What the manifests of a run's shards counted when it started; shards without one at hand are named only."""
     rows, categories = [], Counter()
-    for name in DATA_FLAGS:
-        locations = (settings.get(name) or "").split("::")
-        manifests = settings.get("manifests", {}).get(name) or [None] * len(locations)
+    for flag in DATA_FLAGS:
+        locations = (settings.get(flag) or "").split("::")
+        manifests = settings.get("manifests", {}).get(flag) or [None] * len(locations)
         for location, manifest in zip(locations, manifests, strict=False):
             if not location:
                 continue
             if manifest is None:
-                rows.append([name.partition("_")[0], _last(location), "no manifest", "", ""])
+                rows.append([flag.partition("_")[0], _last(location), "no manifest", "", ""])
                 continue
-            if name != "val_data":
+            if flag != "val_data":
                 categories.update(manifest["categories"] or {})
             modalities = ", ".join(f"{m} {n}" for m, n in sorted((manifest["modalities"] or {}).items()))
             counts = [str(manifest["samples"]), modalities, str(manifest["rejected"])]
-            rows.append([name.partition("_")[0], _last(location), *counts])
+            rows.append([flag.partition("_")[0], _last(location), *counts])
     if not rows:
         return []
     held_out = settings.get("hold_out_categories")
     return [
         Section(
-            "Data",
+            f"Data of {name}",
             f"From the shards' manifests; below, the {_TOP} commonest of {len(categories)} categories in training."
             + (f" Public samples of {held_out} were held out of it." if held_out else ""),
             header=["used as", "shards", "samples", "modalities", "rows left out"],
@@ -236,29 +288,34 @@ def _data_sections(settings: dict) -> list[Section]:
     ]
 
 
-def _evaluations(lines: list[dict]) -> Section:
-    names = list(dict.fromkeys(name for line in lines for name in line if name != "epoch"))
+def _evaluations(lines: list[dict], name: str) -> Section:
     rows = [
-        [name.replace("_", " "), *(f"{line[name]:.3f}" if isinstance(line.get(name), float) else "" for line in lines)]
-        for name in names
+        [key.replace("_", " "), *(f"{line[key]:.3f}" if isinstance(line.get(key), float) else "" for line in lines)]
+        for key in dict.fromkeys(key for line in lines for key in line if key != "epoch")
     ]
-    return Section("Evaluations while training", header=["epoch", *(str(line["epoch"]) for line in lines)], rows=rows)
+    header = ["epoch", *(str(line["epoch"]) for line in lines)]
+    return Section(f"Evaluations while training {name}", header=header, rows=rows)
 
 
-def _captions(lines: list[dict], data: Sequence[str | Path]) -> Section:
-    """The captions of the last evaluation, beside their pictures where it is told where the shards are."""
+def _captions(lines: list[dict], data: Sequence[str | Path], name: str) -> Section:
+    """The captions of the last evaluation, beside their pictures where it is told where the shards are.
+
+    The control beside each is what the model wrote for the next image whose expert said something else.
+    """
     last = [line for line in lines if line["epoch"] == lines[-1]["epoch"]]
     pictures = _pictures_of({line["key"] for line in last}, data)
-    cards = [
-        Card(
-            pictures.get(line["key"], ""),
-            [("the expert's", line["truth"]), ("written", line["written"])],
-            right=line["truth"].casefold() == line["written"].casefold(),
-        )
-        for line in last
-    ]
-    text = "Written at the last evaluation; a red edge marks a caption that is not the expert's word for word."
-    return Section("Captions of held-out images", text, cards=cards)
+    cards = []
+    for number, line in enumerate(last):
+        others = [other for other in last[number + 1 :] + last[:number] if other["truth"] != line["truth"]]
+        control = [("control: written for another image", others[0]["written"])] if others else []
+        facts = [("the expert's", line["truth"]), ("written", line["written"]), *control]
+        right = line["truth"].casefold() == line["written"].casefold()
+        cards.append(Card(pictures.get(line["key"], ""), facts, right))
+    text = (
+        "Written at the last evaluation; a red edge marks a caption that is not the expert's word for word. Where the "
+        "control says the same as the caption, the model did not look."
+    )
+    return Section(f"Captions of held-out images, {name}", text, cards=cards)
 
 
 def _pictures_of(keys: set[str], data: Sequence[str | Path]) -> dict[str, str]:
@@ -287,13 +344,6 @@ def _last(location: str) -> str:
     return location.rstrip("/").rpartition("/")[2] or location
 
 
-def _percent(metric: dict) -> str:
-    if metric["mean"] is None:
-        return "n/a"
-    spread = f" ± {100 * metric['sd']:.1f}" if metric.get("sd") is not None else ""
-    return f"{100 * metric['mean']:.1f}{spread}"
-
-
 def _read(path: Path) -> dict:
     try:
         content = read_json(path)
@@ -305,8 +355,10 @@ def _read(path: Path) -> dict:
 
 
 def _read_lines(path: Path) -> list[dict]:
-    """JSON lines, without one that an interruption cut."""
+    """JSON lines, without one that an interruption cut; none where there is no file."""
     lines = []
+    if not path.exists():
+        return lines
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = parse_json(text)

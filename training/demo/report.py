@@ -10,7 +10,7 @@ from keepfit_clip.errors import KeepFITError
 from keepfit_clip.page.charts import confusion_chart
 from keepfit_clip.page.report import Card, Figure, Section, picture_uri, render_report
 from keepfit_clip.training.hybrid.loss_log import read_losses
-from keepfit_clip.training.report import text_section, training_sections
+from keepfit_clip.training.report import settings_sections, text_section, training_sections
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
 
 __all__ = ["CLOCK", "METRICS", "PEAK", "REPORT", "SCORES", "build_page", "collect_metrics", "read_result"]
@@ -132,8 +132,6 @@ def build_page(out: Path, metrics: dict, answers: Section) -> str:
         "patients: these figures show that the method works, not how well it would do in a clinic.",
         figures,
         [
-            text_section(m["textual_pretraining"]),
-            *training_sections(out / "stage2", [out / "shards" / kind for kind in ("public", "elite")]),
             Section(
                 "Zero-shot classification",
                 _CONTROLS,
@@ -143,15 +141,19 @@ def build_page(out: Path, metrics: dict, answers: Section) -> str:
             ),
             Section(
                 "Pictures, predictions and generated captions",
-                "Chosen at random, two of each kind. A red edge marks a wrong prediction.",
-                cards=_cards(out / "pictures" / "test", scores["pictures"]),
+                "Chosen at random, two of each kind. A red edge marks a wrong prediction. The control is what the same "
+                "decoder writes when it is given an even grey picture.",
+                cards=_cards(out / "pictures" / "test", scores["pictures"], scores["captions"]["no_image"]["caption"]),
             ),
             answers,
+            text_section(m["textual_pretraining"]),
+            *training_sections(out / "stage2", [out / "shards" / kind for kind in ("public", "elite")]),
             Section(
                 "Time",
                 header=["step", "seconds"],
                 rows=[[name, f"{seconds:.0f}"] for name, seconds in m["seconds_by_step"].items()],
             ),
+            *settings_sections(out / "stage2"),
         ],
     )
 
@@ -164,8 +166,8 @@ _CONTROLS = (
 )
 
 
-def _cards(pictures: Path, entries: list[dict], of_each: int = 2) -> list[Card]:
-    """Some pictures of every kind."""
+def _cards(pictures: Path, entries: list[dict], blind: str, of_each: int = 2) -> list[Card]:
+    """Some pictures of every kind, with the caption of an even grey picture as the control."""
     kinds: dict[tuple, list[dict]] = {}
     for entry in entries:
         kinds.setdefault((entry["modality"], entry["condition"]), []).append(entry)
@@ -178,6 +180,7 @@ def _cards(pictures: Path, entries: list[dict], of_each: int = 2) -> list[Card]:
                 ("truth", entry["truth"]),
                 ("predicted", f"{entry['predicted']} ({entry['probability']:.0%})"),
                 ("written", entry["written"]),
+                ("control", blind),
             ],
             right=entry["predicted"] == entry["condition"],
         )

@@ -58,6 +58,8 @@ from keepfit_clip.training.hybrid.params import parse_keepfit_args, upstream_arg
 from keepfit_clip.training.hybrid.plausibility import check_held_out, doubts, image_weights_within_reach
 from keepfit_clip.training.hybrid.run_folder import (
     begin_anew,
+    begin_record,
+    end_record,
     has_weights,
     only_run_in,
     prepare_run,
@@ -91,11 +93,12 @@ class _Run:
     Args:
         settings: ours.
         rest: flags of open_clip_train alone.
+        argv: the command line, as it is written down.
         steps: after which it ends with `DryRunDone`; None makes all.
     """
 
-    def __init__(self, settings: HybridPretraining, rest: Sequence[str], steps: int | None = None):
-        self.settings, self.rest, self.steps = settings, rest, steps
+    def __init__(self, settings: HybridPretraining, rest: Sequence[str], argv: Sequence[str], steps: int | None = None):
+        self.settings, self.rest, self.argv, self.steps = settings, rest, argv, steps
         for source in self.settings.allow_source:
             allow_source(source)
         self.config: FolderConfig | None = None  # once it is prepared
@@ -161,6 +164,7 @@ class _Run:
         self.flags = shaping(flags)
         if trains and rank == 0:
             write_settings(settings.run, {**flags, "model": settings.model})
+            begin_record(settings.run, self.argv, goes_on=bool(upstream.resume))
         return upstream
 
     def _has_weights(self) -> bool:
@@ -308,20 +312,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if settings.dry_run:
         with in_temporary_folder(settings, processes) as elsewhere:
             try:
-                _train(_Run(elsewhere, rest, DRY_STEPS), argv)
+                _train(_Run(elsewhere, rest, argv, DRY_STEPS))
             except DryRunDone as done:
                 print("\n".join(described(settings, done)))
         return
     start = time.monotonic()
-    _train(_Run(settings, rest), argv)
+    _train(_Run(settings, rest, argv))
     if settings.training_data and rank == 0:
         print("\n".join(closing_lines(settings, time.monotonic() - start)))
 
 
-def _train(run: _Run, argv: Sequence[str]) -> None:
+def _train(run: _Run) -> None:
     with writing(run.settings.run), run.open:
         try:
-            code = run_main(argv, run.functions(), run.checkpoints.save, run.wrapped())
+            code = run_main(run.argv, run.functions(), run.checkpoints.save, run.wrapped())
         except (RuntimeError, ValueError) as error:
             cause = cause_of(error, run.settings)
             if cause is None:
@@ -329,6 +333,8 @@ def _train(run: _Run, argv: Sequence[str]) -> None:
             raise cause from error
     if code not in (None, 0):  # only where it gave up before it started
         raise ConfigError(f"open_clip_train refused to start {run.settings.name}; its last line above says why")
+    if run.settings.training_data and world_info_from_env()[1] == 0:
+        end_record(run.settings.run)
 
 
 def _newest_or_remote(original: Callable) -> Callable:

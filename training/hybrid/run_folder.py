@@ -5,9 +5,10 @@ export and resume read.
 """
 
 import argparse
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import open_clip
 from transformers import AutoTokenizer
 
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.files import WorkFolder, new_folder, read_json, write_json
+from keepfit_clip.files import WorkFolder, new_folder, read_json, to_json, write_json, write_text, writing
 from keepfit_clip.folders.export import RUN_MODEL, RUN_SETTINGS
 from keepfit_clip.folders.model_folder import FolderConfig, read_model_config, write_config, write_model_folder
 from keepfit_clip.folders.training_record import record_of_model
@@ -24,15 +25,19 @@ from keepfit_clip.model.config import TEXT_SOURCES, ModelConfig
 from keepfit_clip.model.preprocess import resolve_preprocess
 from keepfit_clip.model.pretrained import load_pretrained
 from keepfit_clip.model.text_tower import with_text_tower
+from keepfit_clip.page.provenance import date_and_time, provenance
 from keepfit_clip.training.hybrid.logs import DEBUG_LOG, without_folders
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME
 from keepfit_clip.training.hybrid.settings import HybridPretraining
 from keepfit_clip.training.hybrid.upstream import world_info_from_env
 
 __all__ = [
+    "RECORD_NAME",
     "SETTINGS_NAME",
     "begin_anew",
+    "begin_record",
     "differing_settings",
+    "end_record",
     "has_weights",
     "only_run_in",
     "prepare_run",
@@ -41,6 +46,7 @@ __all__ = [
 ]
 
 SETTINGS_NAME = RUN_SETTINGS
+RECORD_NAME = "record.jsonl"  # a line for each beginning and each end
 DATA_FLAGS = ("public_data", "elite_data", "val_data")
 _LOCAL = "local-dir:"
 _LOG_NAME = "out.log"  # of open_clip_train
@@ -77,7 +83,7 @@ def begin_anew(run: Path) -> None:
     if (run / _LOG_NAME).exists():
         if world_info_from_env()[2] == 1:  # else another rank may be reading it
             shutil.rmtree(run / RUN_MODEL, ignore_errors=True)
-        for name in (_LOG_NAME, DEBUG_LOG, SETTINGS_NAME, "params.txt"):
+        for name in (_LOG_NAME, DEBUG_LOG, SETTINGS_NAME, RECORD_NAME, "params.txt"):
             (run / name).unlink(missing_ok=True)
 
 
@@ -187,8 +193,8 @@ def has_weights(model: str) -> bool:
 def write_settings(run: Path, flags: dict) -> None:
     """Keeps every flag of a run, ours and open_clip's, as `RUN/settings.json`, for reports.
 
-    Of files and folders stand only the names there; of local shards also what their manifests count, and of weights
-    that the run begins with what these were trained with.
+    Of files and folders stand only the names there; of local shards also what their manifests count and
+    a hash of them, and of weights that the run begins with what these were trained with.
     """
     plain = (str, int, float, bool, list, tuple, type(None))
     settings = {
@@ -217,7 +223,37 @@ def _counts(location: str) -> dict | None:
     if not location or not isinstance(manifest, dict):
         return None
     counts = {name: manifest.get(name) for name in ("samples", "modalities", "categories")}
-    return {**counts, "rejected": len(manifest.get("rejected", []))}
+    return {**counts, "rejected": len(manifest.get("rejected", [])), "sha256": _hash_of_shards(manifest)}
+
+
+def _hash_of_shards(manifest: dict) -> str | None:
+    """One hash of all that the shards hold; None where the manifest does not tell the hash of each."""
+    shards = manifest.get("shards")
+    if not isinstance(shards, dict) or not all(isinstance(one, dict) and one.get("sha256") for one in shards.values()):
+        return None
+    lines = "".join(f"{name} {one['sha256']}\n" for name, one in sorted(shards.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def begin_record(run: Path, words: Sequence[str], goes_on: bool) -> None:
+    """Writes down that an attempt at a run begins: when, with which versions, on what, by which command.
+
+    Args:
+        run: its folder.
+        words: of the command line; of files and folders only the names are kept.
+        goes_on: whether earlier attempts stay in the record.
+    """
+    file = run / RECORD_NAME
+    before = file.read_text(encoding="utf-8", errors="replace") if goes_on and file.exists() else ""
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    line = {"event": "begin", **provenance(), "command": [without_folders(part) for part in parts]}
+    write_text(file, f"{before}{to_json(line)}\n")
+
+
+def end_record(run: Path) -> None:
+    """Writes down that the attempt came to its end."""
+    with writing(run), open(run / RECORD_NAME, "a", encoding="utf-8") as file:
+        file.write(to_json({"event": "end", "date": date_and_time()}) + "\n")
 
 
 def differing_settings(stored: dict, wanted: dict, prefix: str = "") -> list[str]:

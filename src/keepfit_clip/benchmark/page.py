@@ -8,13 +8,12 @@ import numpy as np
 from keepfit_clip.benchmark.run import BenchmarkRun
 from keepfit_clip.benchmark.tables import Comparison, Grid, Row, as_csv, as_json, as_markdown, grids, legend
 from keepfit_clip.files import write_json, write_text
-from keepfit_clip.page.charts import INK, as_svg, new_figure, plain, tidy
+from keepfit_clip.page.charts import COLOURS, INK, as_svg, new_figure, plain, tidy
 from keepfit_clip.page.report import Figure, Section, render_report
 
 __all__ = ["PAGE_NAME", "accuracy_chart", "rank_chart", "write_benchmark"]
 
 PAGE_NAME = "index.html"
-_COLOURS = ("#0b6e6e", "#d1495b", "#e0a030", "#3b6fb6", "#7a4fa3", "#5f8f2f", "#8c5a3c", "#d76fa8", "#6b7780")
 
 
 def write_benchmark(
@@ -92,7 +91,7 @@ def accuracy_chart(comparison: Comparison, rows: list[Row]) -> str:
         values, spans = zip(*(_bar(comparison, row, one) for one in sets), strict=True)
         if np.isnan(values).all():
             continue
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         look = {"hatch": "//", "color": "white", "edgecolor": colour} if row.paper else {"color": colour}
         axes.bar(places, values, 0.9 * width, label=plain(row.title), **look)
         axes.errorbar(places, values, np.array(spans).T, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
@@ -126,7 +125,7 @@ def rank_chart(comparison: Comparison) -> str:
     for number, model in enumerate(models):
         places = np.arange(len(ranks)) + (number - (len(models) - 1) / 2) * height
         values = [of_method.get(model, np.nan) for of_method in ranks.values()]
-        axes.barh(places, values, 0.9 * height, color=_COLOURS[number % len(_COLOURS)], label=plain(model))
+        axes.barh(places, values, 0.9 * height, color=COLOURS[number % len(COLOURS)], label=plain(model))
     axes.set_yticks(range(len(ranks)), [plain(name) for name in ranks], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("mean rank", fontsize=9)

@@ -25,6 +25,9 @@ def explain(
     names_only: NamesOnly = False,
     grad_cam: Annotated[bool, typer.Option("--grad-cam/--no-grad-cam", help="with Grad-CAM (extra explain)")] = True,
     words: Annotated[bool, typer.Option("--words/--no-words", help="with the words of the caption")] = True,
+    map_scale: Annotated[
+        int, typer.Option(min=1, max=4, help="maps of the image in so many times the model's size; 1 is fastest")
+    ] = 2,
     knowledge: KnowledgeFile = None,
     crop: Crop = None,
     device: Device = None,
@@ -44,7 +47,7 @@ def explain(
     if names and grad_cam:
         require_extra("explain")
     loaded = load_model(model, device, crop)
-    explainer = Explainer(loaded, names, upper(modality), Knowledge.load(knowledge), not names_only)
+    explainer = Explainer(loaded, names, upper(modality), Knowledge.load(knowledge), not names_only, map_scale)
     problems: list[str] = []
 
     def explained():

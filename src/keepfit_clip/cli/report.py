@@ -1,4 +1,4 @@
-"""`keepfit-clip report`: a page about a run."""
+"""`keepfit-clip report`: a page about runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,8 +32,9 @@ def add_commands(app: typer.Typer) -> None:
 
 @reads_tables
 def report(
-    run: Annotated[
-        Path, typer.Argument(help="folder of a training, a text tower, a transfer or a demo, or of several")
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="folder of a training, a text tower, a transfer or a demo; several are compared"),
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write")],
     source_options,
@@ -60,7 +61,7 @@ def report(
     crop: Crop = None,
     device: Device = None,
 ) -> None:
-    """Write one self-contained page about a run: settings, data, losses, tables, captions, heat maps."""
+    """Write one self-contained page about a run, or several beside each other: results, losses, settings, heat maps."""
     from keepfit_clip.evaluate.table import FIGURE_TITLES, evaluate_table
     from keepfit_clip.extras import require_extra
     from keepfit_clip.files import write_text
@@ -75,7 +76,8 @@ def report(
     require_extra("plots")
     if (model is None) != (table is None) or (table is None and images is not None):
         raise ConfigError("--model and --table go together: the answers of a model on labelled images")
-    find_parts(run)
+    for run in runs:
+        find_parts(run)
     sections = []
     if model is not None:
         known, loaded = Knowledge.load(knowledge), load_model(model, device, crop)
@@ -100,5 +102,5 @@ def report(
         sections.append(
             answers_section(loaded, classified_images(result, upper(modality)), result.classes, known, not names_only)
         )
-    write_text(out, build_report(run, sections, data or ()))
+    write_text(out, build_report(runs, sections, data or ()))
     console.print(f"-> {out}", soft_wrap=True)

@@ -2,7 +2,8 @@
 
 - similarity: each place of the last map, taken for the whole image, against the category's texts, less what all
   categories share; where the backbone averages over the map this is CAM (Zhou et al., CVPR 2016).
-- grad_cam: Grad-CAM (arXiv 1610.02391) by the library grad-cam (extra `explain`).
+- grad_cam: Grad-CAM (arXiv 1610.02391) by the library grad-cam (extra `explain`); of convolutional backbones at the
+  feature level before the last, in the form that weighs each place by its own gradient (LayerCAM, IEEE TIP 2021).
 - words: the decoder's cross-attention while it wrote a word, averaged over layers and heads, as a multiple of its mean
   over the whole caption: most of the attention goes to the same few places for every word and says nothing of any.
 
@@ -29,10 +30,15 @@ from keepfit_clip.model.ready import ReadyModel
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
 __all__ = [
+    "SCALE",
+    "STRENGTH",
     "Explainer",
     "Explanation",
     "WordMap",
+    "colour_ramp",
     "grad_cam",
+    "heat_ends",
+    "heat_layer",
     "heat_overlay",
     "similarity_maps",
     "tower_view",
@@ -40,7 +46,8 @@ __all__ = [
     "words_of_tokens",
 ]
 
-_STRENGTH = 0.55  # of the heat where it is hottest
+SCALE = 2  # see `Explainer`
+STRENGTH = 0.55  # of the heat where it is hottest
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Explanation:
     """What a model says of an image, and where it looks for it.
 
     Args:
-        picture: the image as the tower sees it, (H, W).
+        picture: the image as the tower sees it, (H, W): enlarged, see `Explainer`.
         categories: names, in the order of the maps.
         probabilities: (K,), zero-shot; of a single category NaN.
         similarity: (K, H, W) float32; higher speaks more for the category.
@@ -69,6 +76,8 @@ class Explanation:
         grad_cam: (K, H, W) float32 from 0 to 1, or None where it was not asked for.
         caption: the generated caption, or None without a decoder.
         words: its words with their maps.
+        as_measured: whether the maps are of the kind whose hits are measured (`explain.measured`): of a convolutional
+            tower, of the image enlarged as it is by default.
     """
 
     picture: Image.Image
@@ -79,6 +88,7 @@ class Explanation:
     grad_cam: np.ndarray | None = None
     caption: str | None = None
     words: list[WordMap] = field(default_factory=list)
+    as_measured: bool = False
 
 
 class Explainer:
@@ -90,6 +100,8 @@ class Explainer:
         modality: CFP, FFA, OCT or None; words the texts.
         knowledge: names and findings of the categories.
         descriptions: see `ZeroShotClassifier`.
+        scale: maps of categories are made of the image in so many times the tower's height and width, where its
+            backbone takes such; probabilities and the caption are of its own size.
 
     Raises:
         ConfigError: no category and no decoder, so that there is nothing to explain; or a model of another library.
@@ -103,10 +115,13 @@ class Explainer:
         modality: str | None = None,
         knowledge: Knowledge | None = None,
         descriptions: bool = True,
+        scale: int = SCALE,
     ):
         self.loaded = loaded
         if not isinstance(loaded.model.visual, ImageTower):
             raise ConfigError("only models of this library tell which place of an image speaks for what")
+        self.scale = scale if loaded.model.visual.takes_any_size else 1
+        self._enlarge = loaded.model.visual.image_transform(loaded.crop, self.scale)
         self.categories = list(categories or ())
         if not self.categories and loaded.model.text_decoder is None:
             raise ConfigError("a model without a caption decoder can explain categories only: name some")
@@ -119,32 +134,37 @@ class Explainer:
             self.classes = classifier.classes  # of a single category with its denial
 
     def __call__(self, image: Image.Image, with_grad_cam: bool = True, with_words: bool = True) -> Explanation:
-        """Explains an RGB image: the backbone looks at it once, and once more for each category's Grad-CAM.
+        """Explains an RGB image: the backbone looks at it once, once more enlarged, and once for each Grad-CAM.
 
         Raises:
             MissingExtraError: the library grad-cam is not installed.
             ConfigError: the backbone does not tell which place a token stands for.
         """
-        loaded, count = self.loaded, len(self.categories)
+        loaded, count, visual = self.loaded, len(self.categories), self.loaded.model.visual
         pixels = loaded.preprocess(image)[None].to(loaded.device)
+        enlarged = pixels if self.scale == 1 else self._enlarge(image)[None].to(loaded.device)
         with torch.no_grad():
-            encoding = loaded.model.visual.encode(pixels)
+            encoding = visual.encode(pixels)
             features = F.normalize(encoding.features, dim=-1).float()
+        size = tuple(enlarged.shape[-2:])
         explanation = Explanation(
-            tower_view(loaded, pixels[0]),
+            tower_view(loaded, enlarged[0]),
             self.categories,
             np.full(count, np.nan),
-            np.zeros((0, *encoding.image_size), np.float32),
+            np.zeros((0, *size), np.float32),
             features[0].cpu(),
+            as_measured=self.scale == SCALE and visual.finer_layer is not None,
         )
         if count:
-            explanation.similarity = similarity_maps(encoding, self.classes.features)[0, :count].cpu().numpy()
+            with torch.no_grad():
+                finer = encoding if self.scale == 1 else visual.encode(enlarged)
+            explanation.similarity = similarity_maps(finer, self.classes.features)[0, :count].cpu().numpy()
             if count > 1:
                 explanation.probabilities = self.classes.probabilities(features)[0].cpu().numpy()
             if with_grad_cam:
-                explanation.grad_cam = grad_cam(loaded.model.visual, pixels, self.classes.features, count)
+                explanation.grad_cam = grad_cam(visual, enlarged, self.classes.features, count)
         if with_words and loaded.model.text_decoder is not None:
-            explanation.caption, explanation.words = word_maps(loaded, encoding)
+            explanation.caption, explanation.words = word_maps(loaded, encoding, size)
         return explanation
 
 
@@ -181,15 +201,16 @@ def grad_cam(tower: ImageTower, pixels: Tensor, class_features: Tensor, count: i
         MissingExtraError: the library grad-cam is not installed.
     """
     require_extra("explain")
-    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam import GradCAM, LayerCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     own = class_features - class_features.mean(dim=0) if len(class_features) > 1 else class_features
     network = _Similarities(tower, own)
+    method = GradCAM if tower.finer_layer is None else LayerCAM
     with (
         _frozen(tower),
         torch.enable_grad(),
-        GradCAM(network, [network.caught], lambda values: tower.grid(values).permute(0, 3, 1, 2)) as library,
+        method(network, [network.caught], lambda values: tower.grid(values).permute(0, 3, 1, 2)) as library,
     ):
         pixels = pixels.clone().requires_grad_()  # gradients flow although no weight asks for one
         maps = [library(pixels, [ClassifierOutputTarget(number)])[0] for number in range(len(own))[:count]]
@@ -230,18 +251,23 @@ class _Similarities(nn.Module):
         # A class token gathers from the places in the last block: behind it they have no gradient.
         has_tokens = hasattr(tower.trunk, "num_prefix_tokens") and hasattr(tower.trunk, "blocks")
         self.caught = tower.trunk.blocks[-1].norm1 if has_tokens else self.map
+        if tower.finer_layer is not None:
+            self.caught = tower.finer_layer
 
     def forward(self, pixels: Tensor) -> Tensor:
         tower = self.map.tower
         return F.normalize(tower.project(tower.pool(self.map(pixels))), dim=-1) @ self.classes.T
 
 
-def word_maps(loaded: ReadyModel, encoding: ImageEncoding, **options) -> tuple[str, list[WordMap]]:
+def word_maps(
+    loaded: ReadyModel, encoding: ImageEncoding, size: tuple[int, int] | None = None, **options
+) -> tuple[str, list[WordMap]]:
     """Writes a caption and tells where the decoder looked for each of its words.
 
     Args:
         loaded: the model.
         encoding: of one image.
+        size: height and width of the maps; the image's by default.
         **options: transformers' generation options.
 
     Returns:
@@ -259,7 +285,7 @@ def word_maps(loaded: ReadyModel, encoding: ImageEncoding, **options) -> tuple[s
     attention = torch.stack(shown.cross_attentions).float().mean(dim=(0, 2))[0]  # (L-1, N): of the next token each
     attention = attention / attention.mean(dim=0)
     maps = F.interpolate(
-        attention.view(-1, 1, height, width), size=encoding.image_size, mode="bicubic", align_corners=False
+        attention.view(-1, 1, height, width), size=size or encoding.image_size, mode="bicubic", align_corners=False
     )
     maps = maps[:, 0].cpu().numpy()
     so_far = [loaded.decode(ids[:, : index + 2])[0] for index in range(ids.shape[1] - 1)]
@@ -316,9 +342,36 @@ def heat_overlay(picture: Image.Image, heat: np.ndarray) -> Image.Image:
         picture: RGB, (H, W).
         heat: (H, W), any scale; the coolest tenth stays clear, the hottest place is red.
     """
-    cool, hot = np.percentile(heat, 10), heat.max()
-    scaled = np.clip((heat - cool) / max(hot - cool, 1e-12), 0, 1)
-    colours = cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
-    strength = _STRENGTH * scaled[:, :, None]
-    mixed = np.asarray(picture) * (1 - strength) + colours * strength
+    scaled = _scaled(heat)
+    strength = STRENGTH * scaled[:, :, None]
+    mixed = np.asarray(picture) * (1 - strength) + _colours(scaled) * strength
     return Image.fromarray(np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+
+
+def heat_layer(heat: np.ndarray) -> Image.Image:
+    """A heat map alone, RGBA, to lie over the picture with an opacity of `STRENGTH`: then it is `heat_overlay`.
+
+    Args:
+        heat: as `heat_overlay` takes it.
+    """
+    scaled = _scaled(heat)
+    return Image.fromarray(np.dstack([_colours(scaled), (scaled * 255 + 0.5).astype(np.uint8)]))
+
+
+def heat_ends(heat: np.ndarray) -> tuple[float, float]:
+    """The values of a heat map that are coloured: up to the first it is clear, at the second it is red."""
+    return float(np.percentile(heat, 10)), float(heat.max())
+
+
+def colour_ramp(count: int = 9) -> list[tuple[int, int, int]]:
+    """So many RGB colours of heat maps, from cool to hot."""
+    return [tuple(map(int, colour)) for colour in _colours(np.linspace(0, 1, count)[None])[0]]
+
+
+def _scaled(heat: np.ndarray) -> np.ndarray:
+    cool, hot = heat_ends(heat)
+    return np.clip((heat - cool) / max(hot - cool, 1e-12), 0, 1)
+
+
+def _colours(scaled: np.ndarray) -> np.ndarray:
+    return cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]

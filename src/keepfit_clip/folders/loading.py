@@ -87,7 +87,7 @@ def load_model(name: str | Path, device: str | torch.device | None = None, crop:
         raise CheckpointError(f"{name}: {len(broken)} of its tensors hold NaN or infinity, e.g. {broken[0]}")
     loaded.model.eval()
     if crop is not None:
-        loaded.preprocess = loaded.model.visual.image_transform(crop)
+        loaded.preprocess, loaded.crop = loaded.model.visual.image_transform(crop), crop
     return loaded
 
 

@@ -82,13 +82,17 @@ class ImageTower(nn.Module):
         """All values in force: open_clip's, and those that it does not know (`OWN_PREPROCESS_KEYS`)."""
         return {**self.preprocess_cfg, **self._not_of_open_clip}
 
-    def image_transform(self, crop: bool | None = None) -> Callable[[Image.Image], Tensor]:
+    def image_transform(self, crop: bool | None = None, scale: int = 1) -> Callable[[Image.Image], Tensor]:
         """From a PIL image to the tensor (3, H, W) that the tower takes, with its crop and its padding.
 
         Args:
             crop: whether the black border of colour photographs is cut off; as the tower was trained by default.
+            scale: so many times the tower's height and width, see `takes_any_size`.
         """
-        return image_transform(self.preprocess if crop is None else {**self.preprocess, "crop": crop})
+        values = self.preprocess if crop is None else {**self.preprocess, "crop": crop}
+        size = values["size"]
+        larger = size * scale if isinstance(size, int) else [side * scale for side in size]
+        return image_transform({**values, "size": larger})
 
     def forward(self, image: Tensor) -> Tensor:
         """Global features (B, D), not normalised, of images (B, 3, H, W)."""
@@ -132,6 +136,19 @@ class ImageTower(nn.Module):
     def channels_last(self) -> bool:
         """Whether the backbone's maps are (B, h, w, C)."""
         return getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the backbone takes images of other sizes than its own: one without places that it has learnt."""
+        return not hasattr(self.trunk, "set_input_size") and not hasattr(self.trunk, "patch_embed")
+
+    @property
+    def finer_layer(self) -> nn.Module | None:
+        """The layer that ends the feature level before the last; None where timm does not tell it."""
+        levels = getattr(self.trunk, "feature_info", None) or ()
+        if len(levels) < 2 or (hasattr(self.trunk, "blocks") and hasattr(self.trunk, "num_prefix_tokens")):
+            return None
+        return self.trunk.get_submodule(levels[-2]["module"])
 
     @property
     def token_grid(self) -> tuple[int, int]:

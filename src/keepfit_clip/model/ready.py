@@ -1,7 +1,7 @@
 """A model ready for use: the network, what its images go through, and its words."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -19,11 +19,13 @@ class ReadyModel:
         model: a `KeepFIT`, or another model under its surface (`keepfit_clip.model.adapters`).
         preprocess: from a PIL image to a tensor (3, H, W).
         tokenizer: from `open_clip.get_tokenizer`, or a `Tokenizer`; None where the model has no text tower.
+        crop: whether `preprocess` cuts the black border of colour photographs off; None as the model was trained.
     """
 
     model: nn.Module
     preprocess: Callable
     tokenizer: Callable | None
+    crop: bool | None = field(default=None, kw_only=True)
 
     @property
     def device(self) -> torch.device:

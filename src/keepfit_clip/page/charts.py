@@ -1,40 +1,73 @@
 """Charts as SVG texts, drawn by matplotlib (extra `plots`)."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from keepfit_clip.extras import require_extra
 
-__all__ = ["INK", "as_svg", "confusion_chart", "draw_confusion", "loss_chart", "new_figure", "plain", "tidy"]
+__all__ = [
+    "COLOURS",
+    "INK",
+    "as_svg",
+    "confusion_chart",
+    "draw_confusion",
+    "loss_charts",
+    "new_figure",
+    "plain",
+    "tidy",
+]
 
 _WIDE_RANGE = 30  # a term that falls further than this is drawn on a logarithmic scale
-INK, _LINE, _PALE = "#24303a", "#0b6e6e", "#b9cfcf"
+INK, _PALE = "#24303a", "#b9cfcf"
+COLOURS = (
+    "#0b6e6e",
+    "#d1495b",
+    "#e0a030",
+    "#3b6fb6",
+    "#7a4fa3",
+    "#5f8f2f",
+    "#8c5a3c",
+    "#d76fa8",
+    "#6b7780",
+    "#17a2b8",
+)  # of lines and bars that stand for different things
 
 
-def loss_chart(lines: Sequence[dict]) -> str:
-    """A panel for each loss term over the steps of a run.
+def loss_charts(logs: Mapping[str, Sequence[dict]]) -> str:
+    """A chart for each loss term over the steps of one run, or of several in different colours.
 
     Args:
-        lines: as `keepfit_clip.training.hybrid.loss_log.read_losses` gives them.
+        logs: name of a run -> its lines, at least one, as `training.hybrid.loss_log.read_losses` gives them.
     """
-    terms = list(lines[0]["terms"])
-    lines = [line for line in lines if line["terms"].keys() >= set(terms)]
-    figure = new_figure(3.1 * len(terms), 2.5)
-    steps = [line["epoch"] * line["steps"] + line["step"] for line in lines]
-    for number, term in enumerate(terms, start=1):
-        values = np.array([line["terms"][term] for line in lines])
-        axes = figure.add_subplot(1, len(terms), number)
-        axes.plot(steps, values, color=_PALE, linewidth=1)
-        axes.plot(steps, _smooth(values), color=_LINE, linewidth=1.8)
-        axes.set_title(term.removesuffix("_loss").replace("_", " "), fontsize=10, color=INK)
-        axes.set_xlabel("step", fontsize=8)
-        if values.min() > 0 and values.max() > _WIDE_RANGE * values.min():
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(bottom=min(0, values.min()))
-        tidy(axes)
+    terms = dict.fromkeys(term for lines in logs.values() for term in lines[0]["terms"])
+    return "".join(_loss_chart(term, logs) for term in terms)
+
+
+def _loss_chart(term: str, logs: Mapping[str, Sequence[dict]]) -> str:
+    figure = new_figure(3.4, 2.5)
+    axes = figure.add_subplot()
+    curves = []
+    for number, (name, lines) in enumerate(logs.items()):
+        lines = [line for line in lines if term in line["terms"]]
+        if not lines:
+            continue
+        steps = [line["epoch"] * line["steps"] + line["step"] for line in lines]
+        curves.append(values := np.array([line["terms"][term] for line in lines]))
+        if len(logs) == 1:
+            axes.plot(steps, values, color=_PALE, linewidth=1)
+        axes.plot(steps, _smooth(values), color=COLOURS[number % len(COLOURS)], linewidth=1.6, label=plain(name))
+    axes.set_title(term.removesuffix("_loss").replace("_", " "), fontsize=10, color=INK)
+    axes.set_xlabel("step", fontsize=8)
+    if len(logs) > 1:
+        axes.legend(fontsize=7, frameon=False)
+    values = np.concatenate(curves)
+    if values.min() > 0 and values.max() > _WIDE_RANGE * values.min():
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=min(0, values.min()))
+    tidy(axes)
     return as_svg(figure)
 
 
@@ -68,7 +101,9 @@ def new_figure(width: float, height: float):
     require_extra("plots")
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches; a browser's letters may be wider than matplotlib's
+    return figure
 
 
 def plain(text: str) -> str:

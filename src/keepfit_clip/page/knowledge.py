@@ -2,12 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from keepfit_clip.knowledge.conditions import Condition, Knowledge
+from keepfit_clip.page.templates import render_template
 
 __all__ = ["render_knowledge"]
 
@@ -28,7 +25,8 @@ def render_knowledge(
     signs = sum(condition.kind == "sign" for condition in conditions)
     reviewed = sum(not condition.unreviewed for condition in conditions)
     roots = [condition for condition in conditions if not condition.parents]
-    return _template().render(
+    return render_template(
+        "knowledge.html.j2",
         title=title,
         subtitle=f"{len(conditions)} entries, {signs} of them signs; in {len(conditions) - reviewed} something is "
         "marked as not yet reviewed by a clinician.",
@@ -75,11 +73,3 @@ def _entry(condition: Condition, knowledge: Knowledge, pictures: Sequence[tuple[
 
 def _id(name: str) -> str:
     return re.sub(r"\W+", "-", name).strip("-").lower()
-
-
-@lru_cache(maxsize=1)
-def _template():
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("knowledge.html.j2")

@@ -2,13 +2,12 @@
 
 import base64
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from keepfit_clip.images.reading import encode_jpeg, fit_within, open_image
+from keepfit_clip.page.templates import render_template
 
 __all__ = ["Card", "Figure", "Section", "picture_uri", "render_report"]
 
@@ -38,11 +37,12 @@ class Section:
     Args:
         title: of the part.
         text: a paragraph.
-        chart: an SVG text; it goes into the page as it is.
+        chart: an SVG text, or several one after the other; it goes into the page as it is.
         header, rows: of a table.
         bars: names and counts, drawn as bars.
         cards: pictures with facts.
         sheet: pictures with a line each, close together.
+        folded: only its title is seen until it is opened.
     """
 
     title: str
@@ -53,11 +53,13 @@ class Section:
     bars: list[tuple[str, int]] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
     sheet: list[tuple[str, str]] = field(default_factory=list)
+    folded: bool = False
 
 
 def render_report(title: str, subtitle: str, figures: list[Figure], sections: list[Section]) -> str:
     """The page as HTML; everything but charts is escaped."""
-    return _template().render(title=title, subtitle=subtitle, figures=figures, sections=sections)
+    values = {"title": title, "subtitle": subtitle, "figures": figures, "sections": sections}
+    return render_template("report.html.j2", **values)
 
 
 def picture_uri(picture: str | Path | bytes | Image.Image, quality: int = 90, longest: int | None = None) -> str:
@@ -74,11 +76,3 @@ def picture_uri(picture: str | Path | bytes | Image.Image, quality: int = 90, lo
     image = picture if isinstance(picture, Image.Image) else open_image(picture)
     content = base64.b64encode(encode_jpeg(fit_within(image, longest), quality)).decode()
     return f"data:image/jpeg;base64,{content}"
-
-
-@lru_cache(maxsize=1)
-def _template():
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("report.html.j2")

@@ -10,6 +10,7 @@ import numpy as np
 from keepfit_clip.data.downstream import DownstreamSet
 from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.page.cells import csv_text
+from keepfit_clip.page.provenance import provenance
 from keepfit_clip.transfer.plots import write_plots
 from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 
@@ -97,7 +98,8 @@ def write_results(
     """
     downstream = encoded.downstream
     with new_folder(out) as folder:
-        write_json(folder / "results.json", as_json(downstream, outcomes, options, model))
+        figures = as_json(downstream, outcomes, options, model)
+        write_json(folder / "results.json", {**figures, "made": provenance()})
         write_text(folder / "results.csv", _as_csv(outcomes))
         pooled = "".join(f"\n{line}\n" for line in pooled_lines(outcomes) + conformal_lines(outcomes))
         write_text(folder / "table.md", as_markdown(downstream, outcomes, options) + pooled)
