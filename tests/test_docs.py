@@ -52,6 +52,12 @@ def commands(text):
 
 
 @pytest.fixture(scope="module")
+def done():
+    """The blocks of Python and commands that ran already: what several documents say runs once."""
+    return set()
+
+
+@pytest.fixture(scope="module")
 def sandbox(tmp_path_factory, run, exported):
     """A folder with everything that the documents speak of, in small."""
     folder = tmp_path_factory.mktemp("docs")
@@ -124,21 +130,23 @@ def any_key(shards):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_blocks_run(document, sandbox, tmp_path, monkeypatch):
+def test_blocks_run(document, sandbox, done, monkeypatch):
     found = blocks(document)
     if not found:
         pytest.skip("no block")
-    folder = tmp_path / "sandbox"
-    shutil.copytree(sandbox, folder)
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(sandbox)
     for block in found:
         if block["why"] is not None:
             assert block["why"].strip()
         elif block["kind"] == "python":
-            exec(compile(block["text"], document, "exec"), {"__name__": "__main__"})
+            if block["text"] not in done:
+                exec(compile(block["text"], document, "exec"), {"__name__": "__main__"})
+                done.add(block["text"])
         else:
             for words in commands(block["text"]):
-                run_command(words, folder)
+                if tuple(words) not in done:
+                    run_command(words, sandbox)
+                    done.add(tuple(words))
 
 
 def test_links_between_documents_lead_somewhere():

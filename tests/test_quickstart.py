@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from keepfit_clip.cli import app
-from keepfit_clip.cli.quickstart import look_at, plan
+from keepfit_clip.cli.quickstart import guess_modality, look_at, plan
 from keepfit_clip.drawing.retina import draw_retina
 from keepfit_clip.errors import TableError
 
@@ -29,6 +29,16 @@ def test_folders_of_classes_lead_to_a_table_a_probe_and_pages(folder, tmp_path):
     assert [command[0] for command in commands] == ["transfer", "report", "explain"]
     assert commands[0][commands[0].index("--method") + 1] == "zero-shot,linear-probe"
     assert commands[0][commands[0].index("--folds") + 1] == "3"
+
+
+def test_what_photographs_and_scans_look_like_is_told(folder, tmp_path):
+    assert guess_modality(look_at(folder).first) == ("CFP", 6, 6)
+    scans = []
+    for number in range(3):
+        scans.append(tmp_path / f"{number}.png")
+        draw_retina("OCT", "normal", [3, number], size=128).image.save(scans[-1])
+    assert guess_modality(scans) == ("OCT", 3, 3)
+    assert guess_modality([]) is None
 
 
 def test_without_a_model_only_a_probe_is_promised(folder, tmp_path):

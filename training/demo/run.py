@@ -81,7 +81,7 @@ class DemoSettings:
 
 FULL = DemoSettings()
 QUICK = DemoSettings(
-    pictures=320, test_pictures=32, size=64, text_epochs=0.25, epochs=2, samples_per_epoch=192, batch_size=16, warmup=3
+    pictures=320, test_pictures=32, size=64, text_epochs=0.1, epochs=2, samples_per_epoch=192, batch_size=16, warmup=3
 )
 
 

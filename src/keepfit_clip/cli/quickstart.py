@@ -20,6 +20,7 @@ _IMAGES_ONLY = "timm:tf_efficientnet_lite0.in1k"
 _TABLES = (".csv", ".tsv", ".xlsx", ".jsonl", ".json", ".parquet")
 _FOLDS = 5
 _EXPLAINED = 3  # images
+_LOOKED_AT = 12
 _SHOWN = 8  # labels
 _ASKED = {
     "CFP": "normal,diabetic retinopathy,glaucoma,age-related macular degeneration,cataract",
@@ -46,6 +47,7 @@ class Look:
         modalities: the same.
         patients: how many are told apart.
         first: some of the images.
+        guessed: what some images look like, where nobody says: a modality, of how many, out of how many.
         left_out: rows that cannot be used.
         others: tables that could be used too.
     """
@@ -58,6 +60,7 @@ class Look:
     modalities: Counter = field(default_factory=Counter)
     patients: int = 0
     first: list[Path] = field(default_factory=list)
+    guessed: tuple[str, int, int] | None = None
     left_out: list = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
@@ -95,6 +98,8 @@ def quickstart(
     modality = upper(modality)
     require_free(out)
     look = look_at(data, images)
+    if modality is None and not look.modalities:
+        look.guessed = guess_modality(look.first)
     _tell(look)
     model = model or (DEMO_MODEL if Path(DEMO_MODEL).is_dir() else None)
     if model is None:
@@ -103,7 +108,8 @@ def quickstart(
             "texts.[/] `keepfit-clip demo` trains one on drawn retinas; --model takes your own or another project's",
             soft_wrap=True,
         )
-    commands = plan(look, model, modality or _only(look.modalities), out)
+    guessed = look.guessed[0] if look.guessed else None
+    commands = plan(look, model, modality or _only(look.modalities) or guessed, out)
     console.print("\nthe way to a first result:", highlight=False)
     for command in commands:
         console.print(f"  keepfit-clip {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
@@ -143,7 +149,24 @@ def look_at(data: Path, images: Path | None = None) -> Look:
     found = sorted(walk_images(data))
     if not found:
         raise TableError(f"{data}: holds no images (.jpg, .png, .tif, .dcm, ...) and no table of some")
-    return Look(None, data, len(found), first=[data / name for name in found[:_EXPLAINED]])
+    return Look(None, data, len(found), first=[data / name for name in found[:_LOOKED_AT]])
+
+
+def guess_modality(images: Sequence[Path]) -> tuple[str, int, int] | None:
+    """The modality that most of some images look like, of how many, out of how many; None where they are unsure."""
+    from keepfit_clip.errors import ImageError
+    from keepfit_clip.images.reading import open_image
+    from keepfit_clip.model.modality import guess_by_looks
+
+    pictures = []
+    for path in images:
+        with suppress(ImageError):  # what then reads it says so
+            pictures.append(open_image(path))
+    guesses = Counter(filter(None, map(guess_by_looks, pictures)))
+    if not guesses:
+        return None
+    ((name, count),) = guesses.most_common(1)
+    return (name, count, len(pictures)) if count > len(pictures) / 2 else None
 
 
 def _readable(sources: Sequence[Path], root: Path) -> list[Look]:
@@ -171,7 +194,7 @@ def _read(source: Path, root: Path) -> Look:
         look.alone.update(labels if len(labels) == 1 else ())
         look.modalities.update(filter(None, [record.modality]))
         patients.add(record.patient)
-        if isinstance(record.image, Path) and len(look.first) < _EXPLAINED:
+        if isinstance(record.image, Path) and len(look.first) < _LOOKED_AT:
             look.first.append(record.image)
     look.patients = len(patients - {None})
     if not look.images:
@@ -190,6 +213,9 @@ def _tell(look: Look) -> None:
     if look.modalities:
         most = ", ".join(f"{name} {count}" for name, count in look.modalities.most_common())
         console.print(f"  modalities  {most}", markup=False, highlight=False)
+    if look.guessed:
+        name, count, total = look.guessed
+        console.print(f"  modalities  {count} of {total} images look like {name} (--modality says it)", highlight=False)
     if look.patients:
         console.print(f"  patients    {look.patients}, whose images stay together", highlight=False)
     elif look.source:
@@ -246,7 +272,7 @@ def plan(look: Look, model: str | None, modality: str | None, out: Path) -> list
         commands.append(["predict", *inputs, "--model", model, *asked, "--out", answers])
     categories = ",".join(look.classes[:_SHOWN]) or _ASKED[modality or "CFP"]
     explained = str(out / "explained")
-    pictures = list(map(str, look.first))
+    pictures = list(map(str, look.first[:_EXPLAINED]))
     if pictures:
         commands.append(
             ["explain", *pictures, "--model", model, *worded, "--categories", categories, "--out", explained]

@@ -14,7 +14,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +25,7 @@ from keepfit_clip.knowledge.templates import modality_text
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.model.zero_shot import ClassTexts
 
-__all__ = ["MARGIN", "ModalityGuess", "ModalityGuesser", "looks"]
+__all__ = ["MARGIN", "ModalityGuess", "ModalityGuesser", "guess_by_looks", "looks"]
 
 MARGIN = 0.5  # by which the likeliest modality has to lead the next
 _SIZE = 128  # pixels of the side at which an image is looked at
@@ -82,17 +84,33 @@ class ModalityGuesser:
             features: (B, D), of them, L2-normalised.
         """
         seen = looks((images.cpu().float() * self._std + self._mean).clamp(0, 1))  # (B, 4)
-        often = seen.new_tensor([_SEEN[modality] for modality in MODALITIES])  # (M, 4)
-        likely = (seen[:, None] * often + (1 - seen[:, None]) * (1 - often)).log().sum(dim=-1)  # (B, M)
+        likely = _likely(seen)
         if self._texts is not None:
             own = torch.nan_to_num(self._texts.probabilities(features.cpu()), nan=1 / len(MODALITIES))
             likely = likely + ((1 - _DOUBT) * own + _DOUBT / len(MODALITIES)).log()
         likely[seen.isnan().any(dim=1)] = 0  # nor can the model have seen anything
-        guesses = []
-        for row in likely.softmax(dim=-1).tolist():
-            ranked = sorted(zip(MODALITIES, row, strict=True), key=lambda pair: -pair[1])
-            guesses.append(ModalityGuess(dict(ranked)))
-        return guesses
+        return _guesses(likely)
+
+
+def guess_by_looks(picture: Image.Image) -> str | None:
+    """What an RGB picture is taken for by colour and shape alone, without a model; None where that is unsure."""
+    plane = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+    (guess,) = _guesses(torch.nan_to_num(_likely(looks(plane[None]))))
+    return guess.modality
+
+
+def _likely(seen: Tensor) -> Tensor:
+    """Logarithm of how likely what is seen of pictures (B, 4) is in each modality (B, M)."""
+    often = seen.new_tensor([_SEEN[modality] for modality in MODALITIES])  # (M, 4)
+    return (seen[:, None] * often + (1 - seen[:, None]) * (1 - often)).log().sum(dim=-1)
+
+
+def _guesses(likely: Tensor) -> list[ModalityGuess]:
+    guesses = []
+    for row in likely.softmax(dim=-1).tolist():
+        ranked = sorted(zip(MODALITIES, row, strict=True), key=lambda pair: -pair[1])
+        guesses.append(ModalityGuess(dict(ranked)))
+    return guesses
 
 
 def looks(pictures: Tensor) -> Tensor:
