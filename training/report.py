@@ -24,6 +24,7 @@ from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS, RECORD_NAME, SET
 from keepfit_clip.training.hybrid.settings import reported
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
 from keepfit_clip.transfer.report import compare_transfers, transfer_sections
+from keepfit_clip.transfer.tables import MADE_NAME
 
 __all__ = ["RunParts", "build_report", "find_parts", "settings_sections", "text_section", "training_sections"]
 
@@ -102,7 +103,8 @@ def build_report(runs: Path | Sequence[Path], answers: Sequence[Section] = (), d
     for name, (folder, content) in transfers.items():
         with _as_a_run_writes_it(folder / _TRANSFER):
             results += transfer_sections(folder, content, name if len(transfers) > 1 else "")
-            details += _made(name, content.get("made"))
+            made = folder / MADE_NAME
+            details += _made(name, _read(made) if made.exists() else None)
     for name, training in trained.items():
         with _as_a_run_writes_it(training.folder):
             figures += training.figures(name)

@@ -1,6 +1,7 @@
 """Where commands write: results to standard output, everything else to standard error."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ __all__ = [
 
 _PIPED = 10_000  # columns where no terminal says how many: no line is broken for a program that reads it
 
-console = Console(width=None if sys.stdout.isatty() else _PIPED)
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED)
 error_console = Console(stderr=True)
 
 _SHOWN = 5

@@ -14,7 +14,9 @@ from keepfit_clip.page.provenance import provenance
 from keepfit_clip.transfer.plots import write_plots
 from keepfit_clip.transfer.protocol import METRICS, Encoded, Outcome, TransferOptions
 
-__all__ = ["as_json", "as_markdown", "conformal_lines", "pooled_lines", "write_results"]
+__all__ = ["MADE_NAME", "as_json", "as_markdown", "conformal_lines", "pooled_lines", "write_results"]
+
+MADE_NAME = "made.json"  # when, with which versions and on what results were made
 
 _TITLES = {"aca": "ACA", "auc": "AUC", "kappa": "kappa", "f1": "F1", "ece": "ECE"}
 
@@ -83,7 +85,7 @@ def _kept_together(downstream: DownstreamSet) -> str:
 def write_results(
     out: Path, encoded: Encoded, outcomes: Sequence[Outcome], options: TransferOptions, model: str, plots: bool = True
 ) -> None:
-    """Makes a folder of `results.json`, `results.csv`, `table.md`, `predictions.npz` and `plots`.
+    """Makes a folder of `results.json`, `made.json`, `results.csv`, `table.md`, `predictions.npz` and `plots`.
 
     Args:
         out: folder to make.
@@ -98,8 +100,8 @@ def write_results(
     """
     downstream = encoded.downstream
     with new_folder(out) as folder:
-        figures = as_json(downstream, outcomes, options, model)
-        write_json(folder / "results.json", {**figures, "made": provenance()})
+        write_json(folder / "results.json", as_json(downstream, outcomes, options, model))
+        write_json(folder / MADE_NAME, provenance())  # apart, so that the same command gives the same results
         write_text(folder / "results.csv", _as_csv(outcomes))
         pooled = "".join(f"\n{line}\n" for line in pooled_lines(outcomes) + conformal_lines(outcomes))
         write_text(folder / "table.md", as_markdown(downstream, outcomes, options) + pooled)
