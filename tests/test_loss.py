@@ -19,7 +19,7 @@ from keepfit_clip.model.loss import HybridLoss, soft_clip_loss_sum
 from keepfit_clip.model.pairs import positive_pairs
 from keepfit_clip.model.revision import revised_text_features
 from keepfit_clip.training.hybrid.guard import NonFiniteGuard
-from keepfit_clip.training.hybrid.params import upstream_argv
+from keepfit_clip.training.hybrid.params import parse_keepfit_args, upstream_argv
 from keepfit_clip.training.hybrid.run import _Run
 from tests.conftest import MODEL
 
@@ -153,7 +153,8 @@ def step(rows, distributed=False, flags=(), device="cpu", config=None):
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if distributed else model
     texts = BatchEncoding({key: value[rows] for key, value in texts.items()}).to(device)
-    run = _Run(["--public-data", "p", "--elite-data", "e", "--public-caption-weight", "0.3", "--name", "n", *flags])
+    argv = ["--public-data", "p", "--elite-data", "e", "--public-caption-weight", "0.3", "--name", "n", *flags]
+    run = _Run(*parse_keepfit_args(argv), argv)
     loss = run.create_loss(upstream_parse_args(upstream_argv(run.settings, run.rest, "p")))
     terms = loss(**wrapped(images[rows].to(device), texts))
     sum(terms.values()).backward()
