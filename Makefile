@@ -11,7 +11,7 @@ $(VENV)/.installed: setup.cfg setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[lite,plots,test]'
 	touch $@
 
-# The whole method on drawn retinas, in five minutes on two idle cores: see runs/demo/report.html.
+# The whole method on drawn retinas, in five to eight minutes on two idle cores: see runs/demo/report.html.
 demo: $(VENV)/.installed
 	$(BIN)/keepfit-clip demo
 

@@ -422,7 +422,7 @@ def test_a_modality_is_corrected_by_one_click_of_its_own_image(browse, tmp_path)
     assert [row["modality"] for row in csv_rows(page)] == ["OCT", "CFP"]
     assert page.evaluate("document.activeElement.dataset") == {"image": "1", "modality": "OCT"}  # the focus stays
     page.keyboard.press("Enter")  # taken back
-    page.wait_for_selector("button[data-modality=OCT][aria-pressed=false]")
+    cards.nth(0).locator("button[data-modality=OCT][aria-pressed=false]").wait_for()
     assert probabilities(page) == before
     page.locator("#kf-modality").get_by_label("FFA").click()
     page.wait_for_function("document.querySelectorAll('.kf-card')[1].innerText.includes('FFA (you said so of all)')")

@@ -66,12 +66,12 @@ class DemoSettings:
         seed: of everything.
     """
 
-    pictures: int = 4000
-    test_pictures: int = 480
+    pictures: int = 2400
+    test_pictures: int = 320
     size: int = 128
-    text_epochs: float = 1.0
+    text_epochs: float = 0.4
     epochs: int = 4
-    samples_per_epoch: int = 960
+    samples_per_epoch: int = 704
     batch_size: int = 32
     lr: float = 7e-4
     warmup: int = 15
@@ -164,7 +164,7 @@ class _Step:
         results: what stands when it is done, in the order in which it is made.
         own: the folder or file all of it lies in.
         do: does it, telling how far it is.
-        seconds: that it takes on two idle cores, at FULL.
+        seconds: that it takes on two slow cores, at FULL.
         resumes: whether it goes on from what it left unfinished.
     """
 
@@ -211,12 +211,12 @@ class _Demo:
         trained = (self.run / LOSSES_NAME, self.run / "checkpoints" / f"epoch_{settings.epochs}.pt")
         exported = (model / WEIGHTS_NAME, model / CONFIG_NAME)
         self.steps = (
-            _Step("draw pictures", drawn, pictures, self.draw, 20, resumes=True),
-            _Step("build shards", built, shards, self.build, 3, resumes=True),
-            _Step("stage 1: textual pretraining", pretrained, tower, self.stage1, 60),
-            _Step("stage 2: hybrid pretraining", trained, self.run, self.stage2, 180, resumes=True),
+            _Step("draw pictures", drawn, pictures, self.draw, 34, resumes=True),
+            _Step("build shards", built, shards, self.build, 14, resumes=True),
+            _Step("stage 1: textual pretraining", pretrained, tower, self.stage1, 64),
+            _Step("stage 2: hybrid pretraining", trained, self.run, self.stage2, 315, resumes=True),
             _Step("export", exported, model, self.export, 1),
-            _Step("evaluate in a fresh process", (out / SCORES,), out / SCORES, self.evaluate, 25),
+            _Step("evaluate in a fresh process", (out / SCORES,), out / SCORES, self.evaluate, 27),
         )
 
     def draw(self, on_step) -> None:

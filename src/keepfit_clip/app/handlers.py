@@ -122,12 +122,22 @@ class Handlers:
         """Another kind of map or another image: other targets to choose from."""
         import gradio as gr
 
-        choices, opening = list(asked.names), asked.names[0] if asked.names else None
+        image = _numbered(images, asked.number)
+        choices, opening = list(asked.names), self._likeliest(image, asked)
         if asked.kind == "attention":
-            image = _numbered(images, asked.number)
             choices, opening = self.service.words_to_choose(image, asked.every_word) if image else ([], None)
         chosen = asked.target if asked.target in choices else opening
         return gr.update(choices=choices, value=chosen), self.heat(images, replace(asked, target=chosen))
+
+    def _likeliest(self, image: ImageAnswer | None, asked: Asked) -> str | None:
+        """The category that the image is likeliest to be of, or where nothing tells the first."""
+        first = asked.names[0] if asked.names else None
+        if image is None:
+            return first
+        try:
+            return next(iter(self.service.answer(image, asked.names, asked.of_all).probabilities), first)
+        except KeepFITError:  # the answers themselves say what is wrong
+            return first
 
     def heat(self, images: list[ImageAnswer], asked: Asked) -> str:
         """The heat map of a category or a word."""

@@ -24,7 +24,7 @@ def demo(
     open_page: Annotated[bool, typer.Option("--open", help="show the report in a browser at the end")] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Run the whole method on drawn retinas: both stages, export, evaluation, report. Five minutes on two cores."""
+    """Run the whole method on drawn retinas: both stages, export, evaluation, report. Five to eight minutes."""
     from keepfit_clip.training.demo.run import FULL, QUICK, run_demo
 
     quiet_libraries()
