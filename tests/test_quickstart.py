@@ -83,6 +83,9 @@ def test_of_images_with_several_labels_those_that_stand_alone_are_told_apart(fol
 def test_a_folder_of_nothing_says_so(tmp_path):
     with pytest.raises(TableError, match="holds no images"):
         look_at(tmp_path)
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(TableError, match=r"is no table \(.csv"):
+        look_at(tmp_path / "notes.txt")
     with pytest.raises(TableError, match="no such folder"):
         look_at(tmp_path / "none")
 

@@ -136,6 +136,8 @@ def look_at(data: Path, images: Path | None = None) -> Look:
     """
     from keepfit_clip.data.sources.folder import walk_images
 
+    if data.is_file() and data.suffix.lower() not in _TABLES:
+        raise TableError(f"{data}: is no table ({', '.join(_TABLES)}); give one of images, or a folder of images")
     if data.is_file():
         return _read(data, images or data.parent)
     if not data.is_dir():
