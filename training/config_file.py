@@ -1,6 +1,5 @@
 """`--config run.yaml`: flags out of a file, or those of an earlier run."""
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from keepfit_clip.errors import ConfigError
-from keepfit_clip.training.flags import flag_of
+from keepfit_clip.training.flags import flag_of, no_flag
 
 __all__ = ["RunFile", "with_config"]
 
@@ -55,8 +54,7 @@ def with_config(argv: Sequence[str], known: Mapping[str, Any], run_file: RunFile
     from_file: list[str] = []
     for name, value in content.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(f"{file}: there is no flag {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"{file}: {no_flag(name, known)}")
         if flag_of(name) not in given and value != known[name]:
             from_file += _words(file, name, value, several=isinstance(known[name], list))
     return [*from_file, *words]

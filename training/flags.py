@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-__all__ = ["FlagParser", "add_flags", "flag_of", "listed", "marked", "setting"]
+__all__ = ["FlagParser", "add_flags", "flag_of", "listed", "marked", "no_flag", "setting"]
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -46,8 +46,7 @@ class FlagParser(argparse.ArgumentParser):
         known = sorted({*self._option_string_actions, *others})
         for flag in (word.partition("=")[0] for word in words if word.startswith("--") and word != "--"):
             if flag not in known and not any(other.startswith(flag) for other in others):
-                near = difflib.get_close_matches(flag, known, n=2, cutoff=0.6)
-                self.error(f"there is no flag {flag}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+                self.error(no_flag(flag, known))
 
 
 def setting(
@@ -85,6 +84,12 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         groups[title].add_argument(flag_of(field.name), help=field.metadata["help"], **_options(field, kinds))
+
+
+def no_flag(name: str, known: Iterable[str]) -> str:
+    """That there is no such flag, and which of those known may have been meant."""
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"there is no flag {name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def flag_of(name: str) -> str:

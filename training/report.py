@@ -15,12 +15,14 @@ from keepfit_clip.data.tars.locations import is_local
 from keepfit_clip.data.tars.reader import list_all_shards, read_shards
 from keepfit_clip.errors import KeepFITError, ShardError, first_line
 from keepfit_clip.files import parse_json, read_json
+from keepfit_clip.folders.export import RUN_CHECKPOINTS
 from keepfit_clip.page.charts import loss_charts
+from keepfit_clip.page.provenance import in_words
 from keepfit_clip.page.report import Card, Figure, Section, picture_uri, render_report
 from keepfit_clip.training.hybrid.comparison import compare_evaluations, compare_losses, compare_settings
 from keepfit_clip.training.hybrid.loss_log import LOSSES_NAME, read_losses
 from keepfit_clip.training.hybrid.record import RunRecord
-from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS, RECORD_NAME, SETTINGS_NAME
+from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS, RECORD_NAME, RESULTS_NAME, SETTINGS_NAME
 from keepfit_clip.training.hybrid.settings import reported
 from keepfit_clip.training.text_stage.pretrain import REPORT_NAME as TEXT_REPORT
 from keepfit_clip.transfer.report import compare_transfers, transfer_sections
@@ -139,8 +141,7 @@ def _made(name: str, made: Mapping | None) -> list[Section]:
     """A folded section of date, versions and hardware of a result that tells them."""
     if not made:
         return []
-    versions = ", ".join(f"{library} {version}" for library, version in made["versions"].items())
-    rows = [["date", made["date"]], ["versions", versions], ["hardware", made["hardware"]]]
+    rows = [["date", made["date"]], ["versions", in_words(made["versions"])], ["hardware", made["hardware"]]]
     return [Section(f"How {name} was made", header=["", ""], rows=rows, folded=True)]
 
 
@@ -199,7 +200,7 @@ class _Training:
         self.folder = folder
         self.settings = _read(folder / SETTINGS_NAME) if (folder / SETTINGS_NAME).exists() else {}
         self.lines = read_losses(folder)
-        self.evaluations = _read_lines(folder / "checkpoints" / "results.jsonl")
+        self.evaluations = _read_lines(folder / RUN_CHECKPOINTS / RESULTS_NAME)
         self.captions = _read_lines(folder / "captions.jsonl")
         self.record = RunRecord(_read_lines(folder / RECORD_NAME), self.settings)
 

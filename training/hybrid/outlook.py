@@ -10,6 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from keepfit_clip.files import parse_json
+from keepfit_clip.folders.export import RUN_CHECKPOINTS
+from keepfit_clip.training.hybrid.run_folder import RESULTS_NAME
 from keepfit_clip.training.hybrid.settings import HybridPretraining
 
 __all__ = ["Pace", "checkpoint_bytes", "closing_lines", "disk_line", "duration", "kept_checkpoints", "memory"]
@@ -118,9 +120,9 @@ def closing_lines(settings: HybridPretraining, seconds: float) -> list[str]:
         seconds: that it took.
     """
     run = settings.run
-    results = run / "checkpoints" / "results.jsonl"  # of evaluations, one a line
+    results = run / RUN_CHECKPOINTS / RESULTS_NAME
     lines = [f"trained for {duration(seconds)}: {run}"]
-    lines.append(f"  checkpoints  {run / 'checkpoints'}")
+    lines.append(f"  checkpoints  {run / RUN_CHECKPOINTS}")
     if results.exists():
         lines.append(f"  evaluation   {results}")
         lines += [f"               {line}" for line in _last_values(results)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from keepfit_clip.page.provenance import in_words
 from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS
 
 __all__ = ["RunRecord"]
@@ -41,10 +42,9 @@ class RunRecord:
         """Names and values for a table."""
         facts = {}
         if self._last:
-            versions = ", ".join(f"{name} {version}" for name, version in self._last["versions"].items())
             began = next(line["date"] for line in self.lines if line["event"] == "begin")
             facts = {"began": began.replace("T", " ").replace("Z", " UTC"), "duration": self._duration}
-            facts |= {"versions": versions, "hardware": self._last["hardware"]}
+            facts |= {"versions": in_words(self._last["versions"]), "hardware": self._last["hardware"]}
             facts |= {"command": f"keepfit-clip train {' '.join(self._last['command'])}"}
         return facts | self._hashes
 

@@ -319,6 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.monotonic()
     _train(_Run(settings, rest, argv))
     if settings.training_data and rank == 0:
+        end_record(settings.run)
         print("\n".join(closing_lines(settings, time.monotonic() - start)))
 
 
@@ -333,8 +334,6 @@ def _train(run: _Run) -> None:
             raise cause from error
     if code not in (None, 0):  # only where it gave up before it started
         raise ConfigError(f"open_clip_train refused to start {run.settings.name}; its last line above says why")
-    if run.settings.training_data and world_info_from_env()[1] == 0:
-        end_record(run.settings.run)
 
 
 def _newest_or_remote(original: Callable) -> Callable:

@@ -33,6 +33,7 @@ from keepfit_clip.training.hybrid.upstream import world_info_from_env
 
 __all__ = [
     "RECORD_NAME",
+    "RESULTS_NAME",
     "SETTINGS_NAME",
     "begin_anew",
     "begin_record",
@@ -47,6 +48,7 @@ __all__ = [
 
 SETTINGS_NAME = RUN_SETTINGS
 RECORD_NAME = "record.jsonl"  # a line for each beginning and each end
+RESULTS_NAME = "results.jsonl"  # of evaluations, beside the checkpoints
 DATA_FLAGS = ("public_data", "elite_data", "val_data")
 _LOCAL = "local-dir:"
 _LOG_NAME = "out.log"  # of open_clip_train

@@ -13,6 +13,7 @@ from torch import nn
 from keepfit_clip.errors import KeepFITError
 from keepfit_clip.files import to_json, writing
 from keepfit_clip.training.hybrid.evaluators import Evaluation, Evaluator, WrittenCaption
+from keepfit_clip.training.hybrid.run_folder import RESULTS_NAME
 from keepfit_clip.training.hybrid.upstream import get_autocast, is_master, unwrap_model
 
 __all__ = ["CAPTIONS_NAME", "Validation", "evaluate"]
@@ -98,7 +99,7 @@ def _measure(model: nn.Module, evaluators: Sequence[Evaluator], args: argparse.N
 
 
 def _save(evaluation: Evaluation, epoch: int, args: argparse.Namespace, tb_writer) -> None:
-    _append(Path(args.checkpoint_path) / "results.jsonl", [{"epoch": epoch, **evaluation.values}])
+    _append(Path(args.checkpoint_path) / RESULTS_NAME, [{"epoch": epoch, **evaluation.values}])
     if evaluation.captions:
         lines = [{"epoch": epoch, "key": c.key, "truth": c.truth, "written": c.written} for c in evaluation.captions]
         _append(Path(args.logs) / args.name / CAPTIONS_NAME, lines)

@@ -24,7 +24,6 @@ import datasets
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from rich.console import Console
 from safetensors.torch import load_model as load_weights
 from tqdm import tqdm
 from transformers import (
@@ -51,6 +50,7 @@ from keepfit_clip.model.pretrained import allow_source, load_pretrained, resolve
 from keepfit_clip.registry import list_keepfit_models
 from keepfit_clip.training.config_file import with_config
 from keepfit_clip.training.flags import listed
+from keepfit_clip.training.programs import output_console
 from keepfit_clip.training.text_stage.corpus import CorpusFigures, build_corpus, stamp_sources
 from keepfit_clip.training.text_stage.probe import TextPretrainingResult, score_masked_words, synonym_retrieval
 from keepfit_clip.training.text_stage.settings import TextPretraining, text_parser
@@ -68,7 +68,6 @@ __all__ = ["TextPretraining", "TextPretrainingResult", "main", "pretrain_text"]
 REPORT_NAME = "textual_pretraining.json"
 _CONTROL, _TRAINED = "frozen", "trained"
 _DATA = "data"
-_PIPED = 10_000  # columns where no terminal says how many
 
 
 def pretrain_text(
@@ -400,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with _bar() as on_step:
         result = pretrain_text(sources, settings, out, None if no_knowledge else Knowledge.load(file), on_step)
     if result:
-        console = Console(width=None if sys.stdout.isatty() else _PIPED)
+        console = output_console()
         console.print(result.table(f"Textual pretraining -> {out}"))
         console.print(f"next: keepfit-clip train --text-tower {out} --public-data ... --elite-data ...", soft_wrap=True)
     if torch.distributed.is_initialized():

@@ -4,10 +4,8 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from keepfit_clip.app.maps import bar_colours
@@ -18,6 +16,7 @@ from keepfit_clip.drawing import draw_retina
 from keepfit_clip.errors import KeepFITError
 from keepfit_clip.knowledge.conditions import MODALITIES
 from keepfit_clip.page.report import picture_uri
+from keepfit_clip.page.templates import template
 
 __all__ = ["EXAMPLES", "GUESS", "MAX_FOLDER", "Asked", "Handlers", "example_buttons"]
 
@@ -123,9 +122,10 @@ class Handlers:
         import gradio as gr
 
         image = _numbered(images, asked.number)
-        choices, opening = list(asked.names), self._likeliest(image, asked)
         if asked.kind == "attention":
             choices, opening = self.service.words_to_choose(image, asked.every_word) if image else ([], None)
+        else:
+            choices, opening = list(asked.names), self._likeliest(image, asked)
         chosen = asked.target if asked.target in choices else opening
         return gr.update(choices=choices, value=chosen), self.heat(images, replace(asked, target=chosen))
 
@@ -286,11 +286,8 @@ def _clear_uri(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-@lru_cache(maxsize=1)
 def _pieces():
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("pieces.html.j2").module
+    return template(Path(__file__).parent, "pieces.html.j2").module
 
 
 def example_buttons() -> str:

@@ -157,9 +157,8 @@ class Service:
         self.has_captions = loaded.has_captions
         self._explainer = lru_cache(maxsize=32)(self._make_explainer)
         self._guesser = ModalityGuesser.of_model(loaded.model, loaded.tokenizer)
-        self._turn = (
-            threading.RLock()
-        )  # maps change the model while they are made, and a folder has a thread of its own
+        # Maps change the model while they are made, and a folder has a thread of its own.
+        self._turn = threading.RLock()
 
     def look(self, image: Image.Image, name: str = "", told: str | None = None, with_maps: bool = True) -> ImageAnswer:
         """Everything about an image that does not depend on the categories.
@@ -172,12 +171,14 @@ class Service:
         """
         with self._turn:
             pixels = self.loaded.preprocess(image)[None]
-            pooled, features = (part.cpu() for part in self.loaded.encode_batch(pixels))
             explanation, caption = None, None
-            if self.has_captions and with_maps:
+            if self.has_captions and with_maps:  # the backbone's one look gives the caption's maps too
                 explanation = self._words_of(image)
                 caption = explanation.caption
-            elif self.has_captions:
+                pooled, features = explanation.pooled[None], explanation.features[None]
+            else:
+                pooled, features = (part.cpu() for part in self.loaded.encode_batch(pixels))
+            if self.has_captions and not with_maps:
                 caption = self.loaded.caption(pixels[0])
             return ImageAnswer(
                 self._shown(image),

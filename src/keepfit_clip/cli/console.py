@@ -1,8 +1,6 @@
 """Where commands write: results to standard output, everything else to standard error."""
 
 import logging
-import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from keepfit_clip.errors import KeepFITWarning
+from keepfit_clip.training.programs import output_console
 
 __all__ = [
     "StepProgress",
@@ -27,9 +26,7 @@ __all__ = [
     "with_progress",
 ]
 
-_PIPED = 10_000  # columns where no terminal says how many: no line is broken for a program that reads it
-
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED)
+console = output_console()
 error_console = Console(stderr=True)
 
 _SHOWN = 5

@@ -78,6 +78,7 @@ class Explanation:
         words: its words with their maps.
         as_measured: whether the maps are of the kind whose hits are measured (`explain.measured`): of a convolutional
             tower, of the image enlarged as it is by default.
+        pooled: (C,) float32 on the CPU, the backbone's features of the image.
     """
 
     picture: Image.Image
@@ -89,6 +90,7 @@ class Explanation:
     caption: str | None = None
     words: list[WordMap] = field(default_factory=list)
     as_measured: bool = False
+    pooled: Tensor | None = None
 
 
 class Explainer:
@@ -154,6 +156,7 @@ class Explainer:
             np.zeros((0, *size), np.float32),
             features[0].cpu(),
             as_measured=self.scale == SCALE and visual.finer_layer is not None,
+            pooled=encoding.pooled[0].float().cpu(),
         )
         if count:
             with torch.no_grad():

@@ -21,7 +21,7 @@ from keepfit_clip.explain.maps import (
 from keepfit_clip.explain.measured import CENTRE_GUESS, POINTING_GAME
 from keepfit_clip.files import new_folder, write_json, write_text
 from keepfit_clip.images.reading import fit_within
-from keepfit_clip.page.provenance import provenance
+from keepfit_clip.page.provenance import in_words, provenance
 from keepfit_clip.page.report import picture_uri
 from keepfit_clip.page.templates import render_template
 
@@ -134,8 +134,7 @@ def _warning(kind: str) -> str:
 
 
 def _as_facts(made: dict) -> dict[str, str]:
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    return {"made": made["date"], "versions": versions, "hardware": made["hardware"]}
+    return {"made": made["date"], "versions": in_words(made["versions"]), "hardware": made["hardware"]}
 
 
 def _look(number: int, explanation: Explanation, folder: Path) -> _Look:

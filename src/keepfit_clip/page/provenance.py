@@ -3,11 +3,12 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 from keepfit_clip._version import __version__
 
-__all__ = ["date_and_time", "hardware", "provenance", "versions"]
+__all__ = ["date_and_time", "hardware", "in_words", "provenance", "versions"]
 
 _LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers", "numpy", "scikit-learn")
 
@@ -20,6 +21,11 @@ def provenance() -> dict:
 def date_and_time() -> str:
     """Now, in UTC, as ISO 8601 to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def in_words(versions: Mapping[str, str]) -> str:
+    """Names and versions in a line."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def versions() -> dict[str, str]:
