@@ -1,6 +1,7 @@
 """Stage 2 on the tiny model: the loop, its log, resume, refusals, export and use in another process."""
 
 import json
+import logging
 import re
 from argparse import Namespace
 from functools import partial
@@ -498,6 +499,13 @@ def test_create_model_from_pretrained_takes_the_export(exported):
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{exported}")
     assert preprocess.transforms[-1].mean == [0.5, 0.5, 0.5]
     assert load_file(exported / "open_clip_model.safetensors").keys() == model.state_dict().keys()
+
+
+def test_an_export_warns_of_no_missing_weights(run, tmp_path, caplog):
+    export_model(run, tmp_path / "model")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    open_clip.create_model(f"local-dir:{run / 'model'}")  # where none follow the warning is right
+    assert "initialized randomly" in caplog.text
 
 
 def test_training_goes_on_from_an_export(exported, shards, tmp_path):

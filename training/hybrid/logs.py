@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from keepfit_clip.files import write_text
+from keepfit_clip.folders.weightless import warns_of_no_weights
 
 __all__ = ["DEBUG_LOG", "LEVELS", "set_up_logs", "strip_folders", "without_folders"]
 
@@ -28,11 +29,6 @@ _SETTING = re.compile(r"  (\w+): (\S.*)")  # as open_clip_train logs each
 # Of open_clip_train's own lines: the model's layers, all parameters, and the metrics that `Pace` tells in short.
 _DETAILS = re.compile(
     r"Model:|Params:|\w+\(\n|  \w+: |Train Epoch: |Start epoch |No latest resume checkpoint|Created \w+ \("
-)
-# What open_clip warns of where a run begins with a folder that holds a config and no weights, as ours does.
-_NO_TROUBLE = re.compile(
-    r"Local config loaded, but no CLIP weights found|Model \S+ initialized partially|"
-    r"No pretrained weights loaded for model"
 )
 
 
@@ -74,7 +70,7 @@ def _is_for_people(record: logging.LogRecord) -> bool:
     """Whether a line is news of the run, and no detail of how a library works."""
     message = record.getMessage()
     if record.levelno >= logging.WARNING:
-        return not _NO_TROUBLE.match(message)
+        return not warns_of_no_weights(record)  # a run begins with such a folder
     ours = record.name.startswith("keepfit_clip") or "open_clip_train" in Path(record.pathname).parts
     return ours and not _DETAILS.match(message)
 

@@ -11,6 +11,7 @@ from keepfit_clip.errors import CheckpointError
 from keepfit_clip.files import read_json, require_free
 from keepfit_clip.folders.model_folder import read_model_config, write_model
 from keepfit_clip.folders.training_record import TrainingRecord, record_of_run
+from keepfit_clip.folders.weightless import weights_follow
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.state_dicts import fit_of
 
@@ -41,7 +42,8 @@ def export_model(run_or_checkpoint: str | Path, out: str | Path) -> Path:
     source = checkpoint.parent.parent / RUN_MODEL
     config = read_model_config(source)
     name = f"local-dir:{source}"
-    model = open_clip.create_model(name, load_weights=False, pretrained_text=False, pretrained_image=False)
+    with weights_follow():
+        model = open_clip.create_model(name, load_weights=False, pretrained_text=False, pretrained_image=False)
     state = load_training_checkpoint(checkpoint)
     check_state_dict(model, state, checkpoint)
     tokenizer = open_clip.get_tokenizer(name)
