@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from keepfit_clip.page.provenance import in_words
+from keepfit_clip.training.hybrid.outlook import duration
 from keepfit_clip.training.hybrid.run_folder import DATA_FLAGS
 
 __all__ = ["RunRecord"]
@@ -66,7 +67,7 @@ class RunRecord:
                 seconds += (moment - began).total_seconds()
                 began = None
         unfinished += began is not None
-        parts = [_as_text(seconds)] if seconds or not unfinished else []
+        parts = [duration(seconds)] if seconds or not unfinished else []
         if unfinished:
             parts.append(f"{unfinished} attempt{'s' * (unfinished > 1)} without an end")
         return " and ".join(parts)
@@ -81,9 +82,3 @@ class RunRecord:
             if told:
                 hashes[f"{flag.partition('_')[0]} data, SHA-256"] = ", ".join(told)
         return hashes
-
-
-def _as_text(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -26,6 +26,7 @@ from keepfit_clip.extras import require_extra
 from keepfit_clip.knowledge.conditions import Knowledge
 from keepfit_clip.model.decoder import CaptionDecoder
 from keepfit_clip.model.image_tower import ImageEncoding, ImageTower
+from keepfit_clip.model.preprocess import to_levels
 from keepfit_clip.model.ready import ReadyModel
 from keepfit_clip.model.zero_shot import ZeroShotClassifier
 
@@ -332,9 +333,7 @@ def _attention_shown(decoder: CaptionDecoder) -> Iterator[None]:
 
 def tower_view(loaded: ReadyModel, pixels: Tensor) -> Image.Image:
     """A preprocessed image (3, H, W) as a picture."""
-    values = loaded.model.visual.preprocess_cfg
-    mean, std = (torch.tensor(values[name]).view(3, 1, 1) for name in ("mean", "std"))
-    image = (pixels.cpu().float() * std + mean).clamp(0, 1).permute(1, 2, 0)
+    image = to_levels(loaded.model.visual.preprocess_cfg, pixels).permute(1, 2, 0)
     return Image.fromarray((image.numpy() * 255 + 0.5).astype(np.uint8))
 
 

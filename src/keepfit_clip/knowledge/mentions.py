@@ -268,7 +268,7 @@ class _Sentence:
         gap: list[Piece] = []
         for number, item in enumerate(self.items):
             if item.kind == "term":
-                if waiting and any(i.kind == "comma" for i in gap) and not self._is_one_list(number, waiting):
+                if waiting and any(i.kind == "comma" for i in gap) and not self._is_one_list(number):
                     waiting = []
                 item.eye = self.eye
                 waiting.append(item)
@@ -283,9 +283,9 @@ class _Sentence:
             else:
                 gap.append(item)
 
-    def _is_one_list(self, number: int, waiting: Sequence[Piece]) -> bool:
+    def _is_one_list(self, number: int) -> bool:
         """Whether a term behind a comma goes on with a list that ends in "and C"."""
-        return self._list_goes_on(number - 1, "uncertain") if self.items[number - 1].kind == "comma" else False
+        return self.items[number - 1].kind == "comma" and self._list_goes_on(number - 1, "uncertain")
 
     def _heads(self, number: int) -> bool:
         """Whether an eye stands at the head of a clause, with something said of it.

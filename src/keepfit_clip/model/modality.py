@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from keepfit_clip.knowledge.conditions import MODALITIES
 from keepfit_clip.knowledge.templates import modality_text
+from keepfit_clip.model.preprocess import to_levels
 from keepfit_clip.model.tokenization import Tokenizer
 from keepfit_clip.model.zero_shot import ClassTexts
 
@@ -64,8 +65,7 @@ class ModalityGuesser:
     """
 
     def __init__(self, visual: nn.Module, texts: ClassTexts | None):
-        mean, std = (torch.tensor(visual.preprocess[name]).view(3, 1, 1) for name in ("mean", "std"))
-        self._mean, self._std, self._texts = mean, std, texts
+        self._preprocess, self._texts = visual.preprocess, texts
 
     @classmethod
     def of_model(cls, model: nn.Module, tokenizer: Callable | None) -> "ModalityGuesser":
@@ -83,7 +83,7 @@ class ModalityGuesser:
             images: (B, 3, H, W), preprocessed.
             features: (B, D), of them, L2-normalised.
         """
-        seen = looks((images.cpu().float() * self._std + self._mean).clamp(0, 1))  # (B, 4)
+        seen = looks(to_levels(self._preprocess, images))  # (B, 4)
         likely = _likely(seen)
         if self._texts is not None:
             own = torch.nan_to_num(self._texts.probabilities(features.cpu()), nan=1 / len(MODALITIES))

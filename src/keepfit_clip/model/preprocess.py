@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import open_clip
+import torch
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from PIL import Image
 from torch import Tensor
@@ -21,6 +22,7 @@ __all__ = [
     "of_open_clip",
     "resolve_preprocess",
     "to_input_size",
+    "to_levels",
 ]
 
 
@@ -72,6 +74,12 @@ def to_input_size(preprocess_cfg: dict) -> Callable[[Image.Image], Image.Image]:
         )
         steps = transform.transforms[:-2]  # the last two make a tensor and normalise it
     return Compose([crop_colour, *steps] if preprocess_cfg.get("crop", False) else steps)
+
+
+def to_levels(preprocess_cfg: dict, images: Tensor) -> Tensor:
+    """The levels from 0 to 1 of preprocessed images (..., 3, H, W), as they were before they were normalised."""
+    mean, std = (torch.tensor(preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    return (images.cpu().float() * std + mean).clamp(0, 1)
 
 
 def is_padded_at_end(preprocess_cfg: dict) -> bool:
