@@ -4,11 +4,11 @@ BIN = $(VENV)/bin
 
 .PHONY: demo test test-long lint smoke docs check-docs bench wheel clean
 
-# Everything a fresh machine needs: an environment of its own, the package and what the demo and the tests use.
+# Everything a fresh machine needs: an environment of its own, the package and what the demo, tests and docs use.
 $(VENV)/.installed: setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[lite,plots,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[lite,plots,test,docs]'
 	touch $@
 
 # The whole method on drawn retinas, in five to eight minutes on two idle cores: see runs/demo/report.html.
@@ -36,7 +36,6 @@ smoke: $(VENV)/.installed
 
 # The site, into runs/docs; a warning is an error.
 docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html --doctree-dir runs/docs-cache docs runs/docs
 	@echo "-> runs/docs/index.html"
 
@@ -51,7 +50,7 @@ check-docs: $(VENV)/.installed
 # All measurements; with SMALL=1 they only show that each of them runs.
 ifdef SMALL
 IMPORT_TIME = --runs 1
-CPU_STEP = --steps 1
+CPU_STEP = --steps 1 --rounds 1
 DRAW = --count 24
 DATA_LOADING = --sizes 224 --workers 1 --batches 4
 SHARD_BUILDING = --images 24 --rows 100

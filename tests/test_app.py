@@ -443,6 +443,7 @@ def test_two_images_side_by_side(browse, tmp_path):
     page.wait_for_function("document.querySelector('.kf-pair').innerText.includes('Image 3')")
 
 
+@pytest.mark.long
 def test_a_folder_is_a_table_that_can_be_stopped(browse, address, tmp_path):
     (tmp_path / "eyes" / "deep").mkdir(parents=True)
     pictures = [Path(drawn(tmp_path, number)) for number in range(2)]
@@ -584,6 +585,7 @@ STORED = """async () => {
 }"""
 
 
+@pytest.mark.long
 def test_nothing_of_a_visit_stays_in_the_browser(address, tmp_path):
     profile = tmp_path / "profile"
     with visit(profile) as browser:

@@ -225,14 +225,14 @@ print(json.dumps(problems))
 """
 
 
-@pytest.mark.parametrize("stride", ["7", pytest.param("1", marks=pytest.mark.long)])
+@pytest.mark.parametrize("stride", ["17", pytest.param("1", marks=pytest.mark.long)])
 def test_a_build_killed_at_any_time_ends_in_the_same_bytes(tmp_path, table, stride):
     done = subprocess.run(
         [sys.executable, "-c", KILLING, str(table), stride], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     problems = json.loads(done.stdout)
-    assert len(problems) > 12
+    assert len(problems) > 6
     assert {at: problem for at, problem in problems.items() if problem} == {}
 
 

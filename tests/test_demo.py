@@ -90,6 +90,7 @@ def test_the_judge_holds_its_controls_beside_the_model(scores):
     assert len(scores["pictures"]) == 4 * len(KINDS)
 
 
+@pytest.mark.long
 def test_judge_as_a_program(drawn, tmp_path):
     failed = Program("keepfit_clip.training.demo.judge", ["/no/model", str(drawn), str(tmp_path / "a.json")])
     failed.wait(60)

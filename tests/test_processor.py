@@ -32,6 +32,7 @@ def faults(*words: str, **environment: str) -> tuple[bool, int]:
     return kept == "True", int(count)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_freed_memory_is_kept_unless_the_environment_says_otherwise():
     kept, count = faults("keep")

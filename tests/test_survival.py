@@ -183,6 +183,7 @@ def kill_again_and_again(shards, folder, processes, kills, seed):
     return killed
 
 
+@pytest.mark.long
 def test_a_run_killed_twice_ends_with_the_same_weights(shards, tmp_path):
     assert kill_again_and_again(shards, tmp_path, processes=1, kills=2, seed=0) == ["step", "save"]
 
