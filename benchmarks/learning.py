@@ -123,6 +123,8 @@ ARMS = {
     "root": Arm("the defaults, --lr 3e-4, public categories balanced half the way, elite ones wholly", FAST | ROOT),
     "decay": Arm("the defaults, --lr 3e-4, --layer-decay 0.85", FAST | {"--layer-decay": 0.85}),
     "faster": Arm("the defaults, --lr 6e-4", {"--lr": 6e-4}),
+    "faster_root": Arm("the defaults, --lr 6e-4, balanced as root", {"--lr": 6e-4} | ROOT),
+    "fastest_root": Arm("the defaults, --lr 1e-3, balanced as root", {"--lr": 1e-3} | ROOT),
     "quarter": Arm("the defaults, --lr 3e-4, a quarter of each batch elite", FAST | {"--elite-fraction": 0.25}),
     "joint": Arm("the defaults, public and elite contrasted together", {"--joint-contrast": True}),
     "masked": Arm("the defaults, --implied mask", {"--implied": "mask"}),
@@ -286,11 +288,11 @@ def _cell(runs: Sequence, part: str, measure: str) -> str:
     answers = [Answers(run[f"{part} {measure} labels"], run[f"{part} {measure} probabilities"]) for run in runs]
     scores = [score_classification(a.labels, a.probabilities) for a in answers]
     aca, auc = (np.mean([getattr(score, name) for score in scores]) for name in ("aca", "auc"))
-    (low, high), (auc_low, auc_high) = _intervals(answers)
+    (low, high), (auc_low, auc_high) = intervals(answers)
     return f"{aca:.3f} [{low:.3f}, {high:.3f}] / {auc:.3f} [{auc_low:.3f}, {auc_high:.3f}]"
 
 
-def _intervals(answers: Sequence[Answers], resamples: int = 500) -> np.ndarray:
+def intervals(answers: Sequence[Answers], resamples: int = 500) -> np.ndarray:
     """95 % of the mean ACA and AUC: images are drawn once for all seeds, and seeds are drawn too, with replacement."""
     scores = bootstrap_scores(answers, shared=True, resamples=resamples)  # (seeds, 2, resamples)
     drawn = np.random.default_rng(1).integers(len(answers), size=(len(answers), 1, resamples))

@@ -1,7 +1,7 @@
 """The whole chain on real retinal images: split, shards, both stages, export, evaluation beside a linear probe.
 
     pip install 'keepfit-clip[lite]'
-    python examples/real_images.py DIR --out RUN [-- --lr 6e-4 ...]
+    python examples/real_images.py DIR --out RUN [-- --lr 3e-4 ...]
 
 DIR holds the tables cfp_four_classes.csv, cfp_myopia.csv, ffa_disease.csv and ffa_phase.csv (FLAIR's format; public
 data), cfp_specialist.csv and oct_specialist.csv (captions, categories, patient, eye; elite data), with the image paths
@@ -206,7 +206,7 @@ def train(args: argparse.Namespace, shards: dict[str, list[str]], text_tower: Pa
         "--elite-fraction": 0.375,
         "--balance": "root",
         "--elite-balance": "category",
-        "--lr": 3e-4,
+        "--lr": 6e-4,
         "--batch-size": 32,
         "--epochs": args.epochs,
         "--train-num-samples": args.samples_per_epoch,
