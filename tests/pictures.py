@@ -51,3 +51,19 @@ def _drawn(folder: Path, count: int, kind: str, seed: int) -> list[tuple[str, Dr
         retina.image.save(folder / name)
         drawn.append((name, retina))
     return drawn
+
+
+def drawn(folder, number=0):
+    path = folder / f"Jane_Doe_{number}.png"
+    draw_retina("CFP", ("glaucoma", "cataract")[number % 2], number, 96).image.save(path)
+    return str(path)
+
+
+def files_below(folder):
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.stat().st_size
+        and path.name != "_remote_module_non_scriptable.py"  # torch's own, before 2.9
+    ]

@@ -217,6 +217,7 @@ def test_one_dead_rank_ends_all_and_torchrun_starts_them_again(shards, tmp_path)
     assert int(found[0]) >= 2
 
 
+@pytest.mark.long
 def test_without_torchrun_the_other_rank_ends_with_one_sentence(shards, tmp_path):
     flags = flags_of(shards, tmp_path, "plain", batch_size=4)
     port = str(20000 + os.getpid() % 20000)

