@@ -99,6 +99,7 @@ class Arm:
 LR = 1e-4
 BEFORE = {"--lr": LR, "--head-lr": LR, "--ema-decay": 0, "--implied": "negative", "--eps": 1e-6}
 FAST = {"--lr": 3e-4}
+FASTER = {"--lr": 6e-4}
 BALANCED = {"--balance": "category", "--elite-balance": "category"}
 ROOT = {"--balance": "root", "--elite-balance": "category"}
 LETTERBOX = {"--image-resize-mode": "longest"}
@@ -122,8 +123,8 @@ ARMS = {
     "balanced": Arm("the defaults, --lr 3e-4, categories balanced", FAST | BALANCED),
     "root": Arm("the defaults, --lr 3e-4, public categories balanced half the way, elite ones wholly", FAST | ROOT),
     "decay": Arm("the defaults, --lr 3e-4, --layer-decay 0.85", FAST | {"--layer-decay": 0.85}),
-    "faster": Arm("the defaults, --lr 6e-4", {"--lr": 6e-4}),
-    "faster_root": Arm("the defaults, --lr 6e-4, balanced as root", {"--lr": 6e-4} | ROOT),
+    "faster": Arm("the defaults, --lr 6e-4", FASTER),
+    "faster_root": Arm("the defaults, --lr 6e-4, balanced as root", FASTER | ROOT),
     "fastest_root": Arm("the defaults, --lr 1e-3, balanced as root", {"--lr": 1e-3} | ROOT),
     "quarter": Arm("the defaults, --lr 3e-4, a quarter of each batch elite", FAST | {"--elite-fraction": 0.25}),
     "joint": Arm("the defaults, public and elite contrasted together", {"--joint-contrast": True}),
@@ -192,7 +193,7 @@ class Experiment:
     def __init__(self, args: argparse.Namespace):
         self.args, self.images, self.out = args, args.images, args.out
         self.out.mkdir(parents=True, exist_ok=True)
-        records = {s.name: list(read_records(self.images / s.table, self.images)) for s in real_images.SETS}
+        records = real_images.read_sets(self.images)
         self.split = real_images.split_rows(records, self.out / "split.json")
         self.shards = real_images.build_all_shards(self.images, self.split, self.out / "shards")
         self.tower = self.out / "text_tower"
@@ -285,14 +286,18 @@ class Experiment:
 
 
 def _cell(runs: Sequence, part: str, measure: str) -> str:
-    answers = [Answers(run[f"{part} {measure} labels"], run[f"{part} {measure} probabilities"]) for run in runs]
+    return cell([Answers(run[f"{part} {measure} labels"], run[f"{part} {measure} probabilities"]) for run in runs])
+
+
+def cell(answers: Sequence[Answers]) -> str:
+    """ACA and AUC of the same images by several seeds: means, with their intervals."""
     scores = [score_classification(a.labels, a.probabilities) for a in answers]
     aca, auc = (np.mean([getattr(score, name) for score in scores]) for name in ("aca", "auc"))
-    (low, high), (auc_low, auc_high) = intervals(answers)
+    (low, high), (auc_low, auc_high) = _intervals(answers)
     return f"{aca:.3f} [{low:.3f}, {high:.3f}] / {auc:.3f} [{auc_low:.3f}, {auc_high:.3f}]"
 
 
-def intervals(answers: Sequence[Answers], resamples: int = 500) -> np.ndarray:
+def _intervals(answers: Sequence[Answers], resamples: int = 500) -> np.ndarray:
     """95 % of the mean ACA and AUC: images are drawn once for all seeds, and seeds are drawn too, with replacement."""
     scores = bootstrap_scores(answers, shared=True, resamples=resamples)  # (seeds, 2, resamples)
     drawn = np.random.default_rng(1).integers(len(answers), size=(len(answers), 1, resamples))

@@ -13,12 +13,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from learning import intervals, real_images
+from learning import cell, real_images
 from rich.console import Console
 from rich.progress import track
 
 from keepfit_clip.data.downstream import read_downstream
-from keepfit_clip.data.sources import read_records
 from keepfit_clip.evaluate.metrics.classification import Answers, score_classification
 from keepfit_clip.folders import load_model
 from keepfit_clip.processor import keep_freed_memory
@@ -43,8 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
-    records = {s.name: list(read_records(args.images / s.table, args.images)) for s in real_images.SETS}
-    split = real_images.split_rows(records, args.out / "split.json")[args.table]
+    split = real_images.split_rows(real_images.read_sets(args.images), args.out / "split.json")[args.table]
     chosen = next(s for s in real_images.SETS if s.name == args.table)
     train, test = (
         _labelled(args.images, chosen, {row for part in parts for row in split[part]})
@@ -67,29 +65,19 @@ def main() -> None:
 
 
 def _labelled(images: Path, chosen: real_images.RetinaSet, rows: set[int]) -> LabelledImages:
-    labelled = read_downstream(images / chosen.table, images, chosen.classes)
-    of_part = np.array([record.row in rows for record in labelled.records])
-    records = [record for record, wanted in zip(labelled.records, of_part, strict=True) if wanted]
-    names = [str(record.row) for record in records]
-    return LabelledImages(records, names, labelled.labels[of_part], np.array(names))
+    labelled = read_downstream(images / chosen.table, images, chosen.classes, rows=rows)
+    names = [str(record.row) for record in labelled.records]
+    return LabelledImages(labelled.records, names, labelled.labels, np.array(names))
 
 
 def as_markdown(chosen: real_images.RetinaSet, answers: list[Answers]) -> str:
     """ACA and AUC with their intervals, and how much of each class is right."""
-    scores = [score_classification(a.labels, a.probabilities) for a in answers]
-    aca, auc = (np.mean([getattr(score, name) for score in scores]) for name in ("aca", "auc"))
-    (low, high), (auc_low, auc_high) = intervals(answers)
-    confusion = np.sum([score.confusion for score in scores], axis=0)
-    right = (f"{name} {share:.2f}" for name, share in zip(chosen.classes, _recall(confusion), strict=True))
+    shares = np.mean([score_classification(a.labels, a.probabilities).sensitivity for a in answers], axis=0)
+    right = ", ".join(f"{name} {share:.2f}" for name, share in zip(chosen.classes, shares, strict=True))
     return (
-        "| table | images | seeds | ACA | AUC | right |\n| --- | --- | --- | --- | --- | --- |\n"
-        f"| {chosen.name} | {len(answers[0].labels)} | {len(answers)} | {aca:.3f} [{low:.3f}, {high:.3f}] | "
-        f"{auc:.3f} [{auc_low:.3f}, {auc_high:.3f}] | {', '.join(right)} |"
+        "| table | images | seeds | ACA / AUC | right |\n| --- | --- | --- | --- | --- |\n"
+        f"| {chosen.name} | {len(answers[0].labels)} | {len(answers)} | {cell(answers)} | {right} |"
     )
-
-
-def _recall(confusion: np.ndarray) -> np.ndarray:
-    return confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main() -> None:
     args = argparse.Namespace(**vars(parser.parse_args(own)), train_flags=train_flags)
     keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
-    records = {s.name: list(read_records(args.images / s.table, args.images)) for s in SETS}
+    records = read_sets(args.images)
     split = split_rows(records, args.out / "split.json")
     shards = build_all_shards(args.images, split, args.out / "shards")
     text_tower = args.out / "text_tower"
@@ -126,6 +126,11 @@ def _parted(words: list[str]) -> tuple[list[str], list[str]]:
     """What stands before and after "--"."""
     cut = words.index("--") if "--" in words else len(words)
     return words[:cut], words[cut + 1 :]
+
+
+def read_sets(images: Path) -> dict[str, list[Record]]:
+    """The records of each table."""
+    return {s.name: list(read_records(images / s.table, images)) for s in SETS}
 
 
 def split_rows(records: dict[str, list[Record]], cache: Path) -> dict[str, dict[str, list[int]]]:

@@ -12,7 +12,7 @@ def write_public(folder: Path, count: int = 16, name: str = "public.csv", seed: 
     """Pictures and a FLAIR table; returns the table."""
     rows = [
         {"image": image, "atributes": "[]", "categories": repr([retina.condition])}
-        for image, retina in _drawn(folder, count, "public", seed)
+        for image, retina in _draw_all(folder, count, "public", seed)
     ]
     return write_table(folder / name, rows)
 
@@ -28,7 +28,7 @@ def write_elite(folder: Path, count: int = 16, name: str = "elite.csv", seed: in
             "patient": f"Doe-{number // 2}",
             "eye": retina.eye,
         }
-        for number, (image, retina) in enumerate(_drawn(folder, count, "elite", seed))
+        for number, (image, retina) in enumerate(_draw_all(folder, count, "elite", seed))
     ]
     return write_table(folder / name, rows)
 
@@ -41,7 +41,7 @@ def write_table(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def _drawn(folder: Path, count: int, kind: str, seed: int) -> list[tuple[str, DrawnRetina]]:
+def _draw_all(folder: Path, count: int, kind: str, seed: int) -> list[tuple[str, DrawnRetina]]:
     (folder / kind).mkdir(parents=True, exist_ok=True)
     drawn = []
     for number in range(count):
@@ -53,13 +53,15 @@ def _drawn(folder: Path, count: int, kind: str, seed: int) -> list[tuple[str, Dr
     return drawn
 
 
-def drawn(folder, number=0):
+def drawn(folder: Path, number: int = 0) -> str:
+    """A file with one picture, under a name that must not be seen."""
     path = folder / f"Jane_Doe_{number}.png"
     draw_retina("CFP", ("glaucoma", "cataract")[number % 2], number, 96).image.save(path)
     return str(path)
 
 
-def files_below(folder):
+def files_below(folder: Path) -> list[Path]:
+    """The files anywhere in a folder that hold something."""
     return [
         path
         for path in folder.rglob("*")

@@ -232,7 +232,7 @@ def test_a_build_killed_at_any_time_ends_in_the_same_bytes(tmp_path, table, stri
     )
     assert done.returncode == 0, done.stderr
     problems = json.loads(done.stdout)
-    assert len(problems) > 6
+    assert (len(problems) - 1) * int(stride) > 84  # steps at which it was killed, beside those of "often"
     assert {at: problem for at, problem in problems.items() if problem} == {}
 
 
